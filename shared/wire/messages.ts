@@ -1,0 +1,151 @@
+import type { Branded, Coherency, Consistency, CutId, ObjectId, StorePath } from "../words.ts";
+
+/**
+ * What travels between two agents, typed; `proto/understudy.proto` is the same on the wire and `codec.ts` the only place
+ * that knows both. Epochs, seqs and other 64-bit counters are bigint where they may pass 2^53, sizes and offsets are
+ * safe integers (the decoder refuses larger ones).
+ */
+export type Message =
+  | { readonly kind: "hello"; readonly hello: Hello }
+  | { readonly kind: "welcome"; readonly hello: Hello }
+  | { readonly kind: "refusal"; readonly code: string; readonly message: string; readonly hint: string }
+  | { readonly kind: "ping"; readonly nonce: number }
+  | { readonly kind: "pong"; readonly nonce: number }
+  | ({ readonly kind: "sourceState" } & SourceState)
+  | ({ readonly kind: "acknowledgement" } & Acknowledgement)
+  | {
+      readonly kind: "cutRejected";
+      readonly cut: CutId;
+      readonly code: string;
+      readonly message: string;
+      readonly remedy: "retry" | "replan" | "stop";
+      readonly committed: CutId;
+    }
+  | { readonly kind: "stagedRequest"; readonly object: ObjectId }
+  | { readonly kind: "stagedRuns"; readonly object: ObjectId; readonly blockSize: number }
+  | BulkMessage;
+
+/** The messages of a cut: decoded by the replica's catalog worker, never by the main thread. */
+export type BulkMessage =
+  | ({ readonly kind: "cutBegin" } & CutBegin)
+  | { readonly kind: "rows"; readonly objects: readonly ObjectRow[]; readonly paths: readonly PathRow[] }
+  | {
+      readonly kind: "extents";
+      readonly extents: readonly Extent[];
+      readonly encoding: PayloadEncoding;
+      readonly decodedBytes: number;
+    }
+  | { readonly kind: "objectDropped"; readonly object: ObjectId }
+  | ({ readonly kind: "cutEnd" } & CutEnd)
+  | { readonly kind: "cutAborted"; readonly cut: CutId; readonly reason: string };
+
+export type PayloadEncoding = "plain" | "zstd";
+/** 32 bytes. */
+export type Digest = Branded<Uint8Array, "Digest">;
+
+export interface Hello {
+  readonly major: number;
+  readonly minor: number;
+  readonly features: readonly string[];
+  readonly software: string;
+  readonly node: string;
+  readonly group: string;
+  /** "" while unformed. */
+  readonly groupId: string;
+  readonly role: string;
+  readonly epoch: bigint;
+  readonly epochs: readonly { readonly epoch: bigint; readonly firstSeq: bigint }[];
+  readonly incarnation: string;
+  readonly committed: CutId;
+  /** Of the set as of `committed`; empty when there is none. */
+  readonly digest: Uint8Array;
+  readonly stores: readonly { readonly name: string; readonly kind: string; readonly digest: Uint8Array }[];
+  readonly generation: bigint;
+  readonly epochSeen: bigint;
+}
+
+export interface SourceState {
+  readonly taken: CutId;
+  readonly backlogBytes: number;
+  readonly waitingMs: number;
+  readonly paused: boolean;
+  /** Why the group stands still; "" when it does not. */
+  readonly halted: string;
+}
+
+export interface Acknowledgement {
+  readonly received: CutId;
+  readonly durable: CutId;
+  readonly applied: CutId;
+  /** Why the copy is suspect; "" when it is not. */
+  readonly suspect: string;
+  readonly unappliedBytes: number;
+}
+
+export interface CutBegin {
+  readonly cut: CutId;
+  /** The cut that this one is a delta from; seq 0 for a first copy. */
+  readonly base: CutId;
+  readonly incarnation: string;
+  readonly takenAtUs: number;
+  readonly groupId: string;
+}
+
+export type ObjectType = "file" | "directory" | "symlink";
+
+export interface ObjectRow {
+  readonly object: ObjectId;
+  readonly type: ObjectType;
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly mtimeUs: number;
+  readonly size: number;
+  /** 0 unless a file. */
+  readonly blockSize: number;
+  /** Of a symlink, in latin1. */
+  readonly target: string;
+  /** Content digest (shared/manifest/digest.ts); all zero for an empty or wholly zero file and for other types. */
+  readonly content: Uint8Array;
+  readonly fresh: boolean;
+}
+
+export interface PathRow {
+  /** Index of the store in the group's stores sorted by name. */
+  readonly store: number;
+  readonly path: StorePath;
+  /** undefined: the path is gone. */
+  readonly object: ObjectId | undefined;
+}
+
+export interface Extent {
+  readonly object: ObjectId;
+  readonly offset: number;
+  readonly length: number;
+  /** 32 bytes for each block, in order; empty for a zero extent. */
+  readonly hashes: Uint8Array;
+  /** All bytes are zero: no hashes, no payload. */
+  readonly zero: boolean;
+}
+
+export interface CutStore {
+  readonly name: string;
+  readonly kind: string;
+  readonly consistency: Consistency;
+  readonly position: string;
+  readonly bytes: number;
+  readonly files: number;
+  readonly behind: readonly StorePath[];
+}
+
+export interface CutEnd {
+  readonly cut: CutId;
+  readonly digest: Uint8Array;
+  readonly stores: readonly CutStore[];
+  readonly coherency: Coherency;
+  /** How many rows and payload bytes came since the begin: a last check against a lost frame. */
+  readonly paths: number;
+  readonly objects: number;
+  readonly payloadBytes: number;
+  readonly freezeMs: number;
+}
