@@ -89,6 +89,8 @@ export interface CutBegin {
   readonly incarnation: string;
   readonly takenAtUs: number;
   readonly groupId: string;
+  /** Names of the stores in the order that `PathRow.store` counts them. */
+  readonly stores: readonly string[];
 }
 
 export type ObjectType = "file" | "directory" | "symlink";
@@ -107,11 +109,12 @@ export interface ObjectRow {
   readonly target: string;
   /** Content digest (shared/manifest/digest.ts); all zero for an empty or wholly zero file and for other types. */
   readonly content: Uint8Array;
-  readonly fresh: boolean;
+  /** Index into `CutBegin.stores`. */
+  readonly store: number;
 }
 
 export interface PathRow {
-  /** Index of the store in the group's stores sorted by name. */
+  /** Index into `CutBegin.stores`. */
   readonly store: number;
   readonly path: StorePath;
   /** undefined: the path is gone. */
@@ -126,6 +129,11 @@ export interface Extent {
   readonly hashes: Uint8Array;
   /** All bytes are zero: no hashes, no payload. */
   readonly zero: boolean;
+  /** Index into `CutBegin.stores`. */
+  readonly store: number;
+  readonly blockSize: number;
+  /** The object is new to the replica: all its bytes come with this cut, and are staged as a file of their own. */
+  readonly fresh: boolean;
 }
 
 export interface CutStore {
