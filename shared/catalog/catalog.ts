@@ -1,0 +1,301 @@
+import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
+import { assert, UnderstudyError } from "../errors.ts";
+import type { CutStore } from "../wire/messages.ts";
+import { type Coherency, type CutId, type Epoch, epoch, type GroupId, type Role, type Seq, seq } from "../words.ts";
+import { catalogVersion, schema } from "./schema.ts";
+
+/** The catalog cannot be read, or is of another version. */
+export class CatalogUnusable extends UnderstudyError {
+  readonly code = "CATALOG_UNUSABLE";
+  readonly remedy = "stop";
+  readonly state = "Nothing was changed; the copy itself is not concerned.";
+  readonly hint = "Run the version of understudy that wrote it, or move catalog.db aside: the copy is then compared anew.";
+}
+
+/** What a node is in its group, durably. */
+export interface Standing {
+  readonly groupId: GroupId | "";
+  readonly role: Role;
+  readonly epoch: Epoch;
+  /** First seq of each epoch known here, oldest first. */
+  readonly epochs: readonly { readonly epoch: bigint; readonly firstSeq: bigint }[];
+  /** The highest epoch ever heard of. */
+  readonly epochSeen: Epoch;
+  /** The last cut whose rows are visible: taken (primary) or committed (replica). */
+  readonly committed: CutId;
+  readonly applied: Seq;
+  /** Set digest as of `committed`. */
+  readonly digest: Uint8Array;
+  /** A batch is being written into the copy: redo it, without saving images. */
+  readonly applying: { readonly from: Seq; readonly to: Seq } | undefined;
+  /** Nothing is committed from then on: a promotion has begun. */
+  readonly sealed: boolean;
+  /** Why the copy is not to be trusted as it stands; "" when it is. */
+  readonly suspect: string;
+  /** Why the group stands still until a person acts; "" when it does not. */
+  readonly halted: string;
+  readonly nextObject: number;
+  readonly lastTakenAtUs: number;
+  readonly generation: bigint;
+}
+
+const initial: Standing = {
+  groupId: "",
+  role: "unformed",
+  epoch: epoch(0),
+  epochs: [],
+  epochSeen: epoch(0),
+  committed: { epoch: epoch(0), seq: seq(0) },
+  applied: seq(0),
+  digest: new Uint8Array(32),
+  applying: undefined,
+  sealed: false,
+  suspect: "",
+  halted: "",
+  nextObject: 1,
+  lastTakenAtUs: 0,
+  generation: 0n,
+};
+
+export interface CutRecord {
+  readonly cut: CutId;
+  readonly incarnation: string;
+  readonly base: Seq;
+  readonly takenAtUs: number;
+  readonly state: "receiving" | "committed" | "applied";
+  readonly digest: Uint8Array;
+  readonly coherency: Coherency;
+  readonly stores: readonly CutStore[];
+  readonly payloadBytes: number;
+  readonly freezeMs: number;
+  readonly committedAtUs: number;
+  readonly appliedAtUs: number;
+  readonly point: boolean;
+}
+
+/** Called around every durable commit; the crash matrix throws from it. */
+export type CommitObserver = (when: "before" | "after", purpose: string) => void;
+
+/**
+ * The one transaction log of a group on a node (SQLite: WAL, synchronous=FULL). A single connection writes; it belongs
+ * to one worker. Rows written between `begin` and `commit` become durable together.
+ */
+export class Catalog {
+  readonly db: DatabaseSync;
+  readonly #statements = new Map<string, StatementSync>();
+  #standing: Standing;
+  #open = false;
+  #standingBefore: Standing;
+  readonly #observer: CommitObserver | undefined;
+
+  constructor(path: string, options: { observer?: CommitObserver; synchronous?: "FULL" | "OFF" } = {}) {
+    this.#observer = options.observer;
+    this.db = new DatabaseSync(path);
+    try {
+      this.db.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = ${options.synchronous ?? "FULL"};
+        PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;`);
+      const version = Number(this.get("PRAGMA user_version")?.user_version ?? 0);
+      if (version === 0) {
+        this.db.exec(`BEGIN IMMEDIATE; ${schema} PRAGMA user_version = ${catalogVersion}; COMMIT;`);
+      } else if (version !== catalogVersion) {
+        throw new CatalogUnusable(`catalog ${path} has version ${version}, this program knows ${catalogVersion}`);
+      }
+      this.#standing = this.#readStanding();
+      this.#standingBefore = this.#standing;
+    } catch (error) {
+      this.db.close();
+      if (error instanceof UnderstudyError) throw error;
+      throw new CatalogUnusable(`cannot open catalog ${path}`, { cause: error });
+    }
+  }
+
+  close(): void {
+    if (this.#open) this.rollback();
+    this.db.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  get standing(): Standing {
+    return this.#standing;
+  }
+
+  /** Statements are prepared once; `sql` is a literal of the program. */
+  statement(sql: string): StatementSync {
+    let found = this.#statements.get(sql);
+    if (found === undefined) {
+      found = this.db.prepare(sql);
+      this.#statements.set(sql, found);
+    }
+    return found;
+  }
+
+  get(sql: string, ...values: SQLInputValue[]): Record<string, unknown> | undefined {
+    return this.statement(sql).get(...values) as Record<string, unknown> | undefined;
+  }
+
+  all(sql: string, ...values: SQLInputValue[]): Record<string, unknown>[] {
+    return this.statement(sql).all(...values) as Record<string, unknown>[];
+  }
+
+  run(sql: string, ...values: SQLInputValue[]): void {
+    this.statement(sql).run(...values);
+  }
+
+  get inTransaction(): boolean {
+    return this.#open;
+  }
+
+  /** Opens a transaction unless one is open. */
+  begin(): void {
+    if (this.#open) return;
+    this.db.exec("BEGIN IMMEDIATE");
+    this.#standingBefore = this.#standing;
+    this.#open = true;
+  }
+
+  /** Makes everything since `begin` durable; `purpose` names the step for the crash matrix and the trace. */
+  commit(purpose: string): void {
+    assert(this.#open, "commit without begin");
+    this.#observer?.("before", purpose);
+    this.db.exec("COMMIT");
+    this.#open = false;
+    this.#observer?.("after", purpose);
+  }
+
+  rollback(): void {
+    if (!this.#open) return;
+    this.#open = false;
+    this.#standing = this.#standingBefore;
+    // SQLite has rolled back by itself after some failures (a full disk): then there is nothing left to end.
+    if (this.db.isTransaction) this.db.exec("ROLLBACK");
+  }
+
+  /** One transaction of its own around `change`; nothing of it remains when it throws. */
+  transaction<T>(purpose: string, change: () => T): T {
+    assert(!this.#open, `transaction "${purpose}" within another`);
+    this.begin();
+    try {
+      const result = change();
+      this.commit(purpose);
+      return result;
+    } catch (error) {
+      this.rollback();
+      throw error;
+    }
+  }
+
+  /** Changes standing within the open transaction. */
+  stand(change: Partial<Standing>): void {
+    assert(this.#open, "standing changes within a transaction");
+    this.#standing = { ...this.#standing, ...change };
+    for (const key of Object.keys(change) as (keyof Standing)[]) {
+      this.run("INSERT OR REPLACE INTO standing (key, value) VALUES (?, ?)", key, encode(this.#standing[key]));
+    }
+  }
+
+  #readStanding(): Standing {
+    const result: Record<string, unknown> = { ...initial };
+    for (const row of this.all("SELECT key, value FROM standing")) {
+      const key = String(row.key);
+      if (key in initial) result[key] = decode(String(row.value));
+    }
+    return result as unknown as Standing;
+  }
+
+  /** The number of a store in this catalog, given at its first use. Within a transaction when it may be new. */
+  storeNumber(name: string, kind: string): number {
+    const found = this.get("SELECT number FROM stores WHERE name = ?", name);
+    if (found !== undefined) return Number(found.number);
+    this.run("INSERT INTO stores (name, kind) VALUES (?, ?)", name, kind);
+    return Number(this.get("SELECT number FROM stores WHERE name = ?", name)?.number);
+  }
+
+  storeNames(): Map<number, string> {
+    return new Map(this.all("SELECT number, name FROM stores").map((row) => [Number(row.number), String(row.name)]));
+  }
+
+  recordCut(record: CutRecord): void {
+    this.run(
+      `INSERT OR REPLACE INTO cuts (seq, epoch, incarnation, base_seq, taken_at_us, state, digest, coherency, stores,
+        payload_bytes, freeze_ms, committed_at_us, applied_at_us, point) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
+      record.cut.seq,
+      record.cut.epoch,
+      record.incarnation,
+      record.base,
+      record.takenAtUs,
+      record.state,
+      record.digest,
+      record.coherency,
+      JSON.stringify(record.stores),
+      record.payloadBytes,
+      record.freezeMs,
+      record.committedAtUs,
+      record.appliedAtUs,
+      record.point ? 1 : 0,
+    );
+  }
+
+  cut(at: Seq): CutRecord | undefined {
+    const row = this.get("SELECT * FROM cuts WHERE seq = ?", at);
+    return row === undefined ? undefined : cutRecord(row);
+  }
+
+  cuts(where: "receiving" | "committed" | "applied" | "point"): CutRecord[] {
+    const rows =
+      where === "point"
+        ? this.all("SELECT * FROM cuts WHERE point = 1 ORDER BY seq")
+        : this.all("SELECT * FROM cuts WHERE state = ? ORDER BY seq", where);
+    return rows.map(cutRecord);
+  }
+
+  event(name: string, detail: Record<string, unknown>, atUs: number): void {
+    this.run("INSERT INTO events (at_us, name, detail) VALUES (?, ?, ?)", atUs, name, encode(detail));
+  }
+
+  /** Copies the WAL back into the database; called when idle, since a committing connection must not pay for it. */
+  checkpoint(): void {
+    if (!this.#open) this.db.exec("PRAGMA wal_checkpoint(PASSIVE)");
+  }
+}
+
+function cutRecord(row: Record<string, unknown>): CutRecord {
+  return {
+    cut: { epoch: epoch(Number(row.epoch)), seq: seq(Number(row.seq)) },
+    incarnation: String(row.incarnation),
+    base: seq(Number(row.base_seq)),
+    takenAtUs: Number(row.taken_at_us),
+    state: row.state as CutRecord["state"],
+    digest: row.digest === null ? new Uint8Array(0) : (row.digest as Uint8Array),
+    coherency: (row.coherency ?? "independent") as Coherency,
+    stores: row.stores === null ? [] : (JSON.parse(String(row.stores)) as CutStore[]),
+    payloadBytes: Number(row.payload_bytes),
+    freezeMs: Number(row.freeze_ms),
+    committedAtUs: Number(row.committed_at_us ?? 0),
+    appliedAtUs: Number(row.applied_at_us ?? 0),
+    point: row.point === 1,
+  };
+}
+
+/** JSON with bigints and bytes tagged, for the few values of standing and events. */
+function encode(value: unknown): string {
+  if (value === undefined) return "null";
+  return JSON.stringify(value, (_key, item: unknown) => {
+    if (typeof item === "bigint") return { $bigint: item.toString() };
+    if (item instanceof Uint8Array) return { $bytes: Buffer.from(item).toString("base64") };
+    return item;
+  });
+}
+
+function decode(text: string): unknown {
+  const value: unknown = JSON.parse(text, (_key, item: unknown) => {
+    if (typeof item === "object" && item !== null) {
+      if ("$bigint" in item) return BigInt(String(item.$bigint));
+      if ("$bytes" in item) return new Uint8Array(Buffer.from(String(item.$bytes), "base64"));
+    }
+    return item;
+  });
+  return value ?? undefined;
+}

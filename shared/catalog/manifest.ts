@@ -1,0 +1,325 @@
+import { assert } from "../errors.ts";
+import { runTerm, Sum256, pathTerm } from "../manifest/digest.ts";
+import type { ObjectRow, ObjectType } from "../wire/messages.ts";
+import type { ObjectId, Seq, StorePath } from "../words.ts";
+import type { Catalog } from "./catalog.ts";
+
+/** An object as of some cut, with the seq that wrote this version. */
+export interface ObjectVersion extends Omit<ObjectRow, "store"> {
+  readonly birth: number;
+}
+
+export interface PathEntry {
+  readonly store: number;
+  readonly path: StorePath;
+  readonly object: ObjectId;
+}
+
+const typeNumbers: Record<ObjectType, number> = { file: 1, directory: 2, symlink: 3 };
+const typeNames: readonly (ObjectType | undefined)[] = [undefined, "file", "directory", "symlink"];
+
+/** `dir` and `name` of a path; the root is ("", ""). */
+export function splitPath(path: StorePath): { dir: string; name: string } {
+  const slash = path.lastIndexOf("/");
+  return slash < 0 ? { dir: "", name: path } : { dir: path.slice(0, slash), name: path.slice(slash + 1) };
+}
+
+export function joinPath(dir: string, name: string): StorePath {
+  return (dir === "" ? name : `${dir}/${name}`) as StorePath;
+}
+
+/**
+ * The versioned manifest in a catalog: paths to objects, objects to runs of block hashes. Every look-up is as of a seq;
+ * every change is a row with the seq of the cut that brings it.
+ */
+export class Manifest {
+  readonly #catalog: Catalog;
+
+  constructor(catalog: Catalog) {
+    this.#catalog = catalog;
+  }
+
+  objectAtPath(store: number, path: StorePath, at: Seq): ObjectId | undefined {
+    const { dir, name } = splitPath(path);
+    const row = this.#catalog.get(
+      "SELECT object FROM path_versions WHERE store=? AND dir=? AND name=? AND birth<=? ORDER BY birth DESC LIMIT 1",
+      store,
+      dir,
+      name,
+      at,
+    );
+    return row === undefined || row.object === null ? undefined : (Number(row.object) as ObjectId);
+  }
+
+  /** The object as of `at`; undefined when it was not there or dead. */
+  object(object: ObjectId, at: Seq): ObjectVersion | undefined {
+    const row = this.#catalog.get(
+      "SELECT * FROM object_versions WHERE object=? AND birth<=? ORDER BY birth DESC LIMIT 1",
+      object,
+      at,
+    );
+    return row === undefined || row.type === 0 ? undefined : objectVersion(row);
+  }
+
+  run(object: ObjectId, run: number, at: Seq): Uint8Array | undefined {
+    const row = this.#catalog.get(
+      "SELECT hashes FROM run_versions WHERE object=? AND run=? AND birth<=? ORDER BY birth DESC LIMIT 1",
+      object,
+      run,
+      at,
+    );
+    return row === undefined ? undefined : (row.hashes as Uint8Array);
+  }
+
+  /** Hashes and births (undefined: all blocks have the row's birth) of a run as of `at`. */
+  runWithBirths(object: ObjectId, run: number, at: Seq): { hashes: Uint8Array; birth: number; births: Uint8Array | undefined } | undefined {
+    const row = this.#catalog.get(
+      "SELECT hashes, birth, births FROM run_versions WHERE object=? AND run=? AND birth<=? ORDER BY birth DESC LIMIT 1",
+      object,
+      run,
+      at,
+    );
+    if (row === undefined) return undefined;
+    return {
+      hashes: row.hashes as Uint8Array,
+      birth: Number(row.birth),
+      births: row.births === null ? undefined : (row.births as Uint8Array),
+    };
+  }
+
+  /** Highest run number + 1 that any version up to `at` has. */
+  runCount(object: ObjectId, at: Seq): number {
+    const row = this.#catalog.get("SELECT max(run) AS last FROM run_versions WHERE object=? AND birth<=?", object, at);
+    return row === undefined || row.last === null ? 0 : Number(row.last) + 1;
+  }
+
+  pathsOf(object: ObjectId, at: Seq): PathEntry[] {
+    const rows = this.#catalog.all(
+      `SELECT p.store, p.dir, p.name FROM path_versions p WHERE p.object=? AND p.birth<=? AND NOT EXISTS (
+         SELECT 1 FROM path_versions n WHERE n.store=p.store AND n.dir=p.dir AND n.name=p.name AND n.birth>p.birth AND n.birth<=?)`,
+      object,
+      at,
+      at,
+    );
+    return rows.map((row) => ({
+      store: Number(row.store),
+      path: joinPath(String(row.dir), String(row.name)),
+      object,
+    }));
+  }
+
+  hasPath(object: ObjectId, at: Seq): boolean {
+    return this.pathsOf(object, at).length > 0;
+  }
+
+  /** Names directly below a directory with their objects, by name. */
+  children(store: number, directory: StorePath, at: Seq): { name: string; object: ObjectId }[] {
+    const rows = this.#catalog.all(
+      `SELECT name, object FROM path_versions p WHERE store=? AND dir=? AND birth<=? AND object IS NOT NULL AND name<>''
+         AND NOT EXISTS (SELECT 1 FROM path_versions n WHERE n.store=p.store AND n.dir=p.dir AND n.name=p.name
+           AND n.birth>p.birth AND n.birth<=?) ORDER BY name`,
+      store,
+      directory,
+      at,
+      at,
+    );
+    return rows.map((row) => ({ name: String(row.name), object: Number(row.object) as ObjectId }));
+  }
+
+  /** Everything below a path, the path itself not included; deepest last is not promised. */
+  *below(store: number, directory: StorePath, at: Seq): Generator<PathEntry> {
+    const pending: StorePath[] = [directory];
+    for (let dir = pending.pop(); dir !== undefined; dir = pending.pop()) {
+      for (const { name, object } of this.children(store, dir, at)) {
+        const path = joinPath(dir, name);
+        yield { store, path, object };
+        if (this.object(object, at)?.type === "directory") pending.push(path);
+      }
+    }
+  }
+
+  /** All paths as of `at`, a directory before what is below it, with their objects. */
+  *entries(store: number, at: Seq): Generator<{ path: StorePath; object: ObjectVersion }> {
+    const root = this.objectAtPath(store, "" as StorePath, at);
+    if (root !== undefined) yield { path: "" as StorePath, object: this.#alive(root, at) };
+    for (const entry of this.below(store, "" as StorePath, at)) {
+      yield { path: entry.path, object: this.#alive(entry.object, at) };
+    }
+  }
+
+  #alive(object: ObjectId, at: Seq): ObjectVersion {
+    const version = this.object(object, at);
+    assert(version !== undefined, `object ${object} has a path at ${at} and no version`);
+    return version;
+  }
+
+  countPaths(store: number, at: Seq): number {
+    const row = this.#catalog.get(
+      `SELECT count(*) AS n FROM path_versions p WHERE store=? AND birth<=? AND object IS NOT NULL AND NOT EXISTS (
+         SELECT 1 FROM path_versions n WHERE n.store=p.store AND n.dir=p.dir AND n.name=p.name AND n.birth>p.birth AND n.birth<=?)`,
+      store,
+      at,
+      at,
+    );
+    return Number(row?.n ?? 0);
+  }
+
+  putPath(store: number, path: StorePath, object: ObjectId | undefined, birth: Seq): void {
+    const { dir, name } = splitPath(path);
+    this.#catalog.run(
+      "INSERT OR REPLACE INTO path_versions (store, dir, name, birth, object) VALUES (?,?,?,?,?)",
+      store,
+      dir,
+      name,
+      birth,
+      object ?? null,
+    );
+  }
+
+  putObject(row: Omit<ObjectRow, "store">, birth: Seq): void {
+    this.#catalog.run(
+      `INSERT OR REPLACE INTO object_versions (object, birth, type, mode, uid, gid, mtime_us, size, block_size, target, content)
+         VALUES (?,?,?,?,?,?,?,?,?,?,?)`,
+      row.object,
+      birth,
+      typeNumbers[row.type],
+      row.mode,
+      row.uid,
+      row.gid,
+      row.mtimeUs,
+      row.size,
+      row.blockSize,
+      row.target,
+      row.content,
+    );
+  }
+
+  /** No path leads to the object from `birth` on. */
+  putDeath(object: ObjectId, birth: Seq): void {
+    this.#catalog.run(
+      `INSERT OR REPLACE INTO object_versions (object, birth, type, mode, uid, gid, mtime_us, size, block_size, target, content)
+         VALUES (?,?,0,0,0,0,0,0,0,'',x'')`,
+      object,
+      birth,
+    );
+  }
+
+  putRun(object: ObjectId, run: number, birth: Seq, hashes: Uint8Array, births?: Uint8Array): void {
+    this.#catalog.run(
+      "INSERT OR REPLACE INTO run_versions (object, run, birth, hashes, births) VALUES (?,?,?,?,?)",
+      object,
+      run,
+      birth,
+      hashes,
+      births ?? null,
+    );
+  }
+
+  pathsBorn(after: Seq, upTo: Seq): IterableIterator<Record<string, unknown>> {
+    return this.#catalog
+      .statement(
+        `SELECT store, dir, name, object, birth FROM path_versions p WHERE birth>? AND birth<=? AND NOT EXISTS (
+           SELECT 1 FROM path_versions n WHERE n.store=p.store AND n.dir=p.dir AND n.name=p.name AND n.birth>p.birth AND n.birth<=?)`,
+      )
+      .iterate(after, upTo, upTo) as IterableIterator<Record<string, unknown>>;
+  }
+
+  /** Objects whose row changed in (after, upTo], as of `upTo`; dead ones have type undefined in the raw row (0). */
+  objectsBorn(after: Seq, upTo: Seq): { object: ObjectId; version: ObjectVersion | undefined }[] {
+    const rows = this.#catalog.all(
+      "SELECT DISTINCT object FROM object_versions WHERE birth>? AND birth<=? ORDER BY object",
+      after,
+      upTo,
+    );
+    return rows.map((row) => {
+      const object = Number(row.object) as ObjectId;
+      return { object, version: this.object(object, upTo) };
+    });
+  }
+
+  /** Forgets what an uncommitted cut brought. */
+  dropBirth(birth: Seq): void {
+    for (const table of ["path_versions", "object_versions", "run_versions"]) {
+      this.#catalog.run(`DELETE FROM ${table} WHERE birth = ?`, birth);
+    }
+  }
+
+  /** Content digest of an object as of `at`, added up anew from its runs. */
+  contentOf(object: ObjectId, at: Seq): Uint8Array {
+    const sum = new Sum256();
+    const runs = this.runCount(object, at);
+    for (let run = 0; run < runs; run++) {
+      const term = runTerm(run, this.run(object, run, at) ?? new Uint8Array(0));
+      if (term !== undefined) sum.add(term);
+    }
+    return sum.bytes();
+  }
+
+  /** Marks as dead, at `birth`, the objects that lost their last path in that cut. */
+  settleDeaths(birth: Seq, base: Seq): void {
+    for (const row of this.#catalog.all("SELECT store, dir, name, object FROM path_versions WHERE birth = ?", birth)) {
+      const before = this.objectAtPath(Number(row.store), joinPath(String(row.dir), String(row.name)), base);
+      if (before === undefined || before === row.object) continue;
+      if (!this.hasPath(before, birth)) this.putDeath(before, birth);
+    }
+  }
+
+  /** The set's digest after cut `birth`, from the digest at `base`: what was changed is exchanged. */
+  digestAfter(base: Seq, baseDigest: Uint8Array, birth: Seq): Uint8Array {
+    const sum = Sum256.from(baseDigest);
+    const names = this.#catalog.storeNames();
+    const done = new Set<string>();
+    const exchange = (store: number, path: StorePath): void => {
+      const key = `${store}/${path}`;
+      if (done.has(key)) return;
+      done.add(key);
+      const name = names.get(store);
+      assert(name !== undefined, `store ${store} has no name`);
+      const before = this.objectAtPath(store, path, base);
+      if (before !== undefined) sum.subtract(pathTerm(name, path, this.#alive(before, base)));
+      const after = this.objectAtPath(store, path, birth);
+      if (after !== undefined) sum.add(pathTerm(name, path, this.#alive(after, birth)));
+    };
+    const fresh = base === 0n;
+    if (fresh) {
+      // A first copy: nothing to exchange, and no set of every path in memory.
+      for (const row of this.#catalog
+        .statement(
+          `SELECT p.store AS store, p.dir AS dir, p.name AS name, o.* FROM path_versions p
+             JOIN object_versions o ON o.object = p.object AND o.birth = p.birth WHERE p.birth = ?`,
+        )
+        .iterate(birth)) {
+        const name = names.get(Number(row.store));
+        assert(name !== undefined, `store ${row.store} has no name`);
+        sum.add(pathTerm(name, joinPath(String(row.dir), String(row.name)), objectVersion(row as Record<string, unknown>)));
+      }
+      return sum.bytes();
+    }
+    for (const row of this.#catalog.all("SELECT store, dir, name FROM path_versions WHERE birth = ?", birth)) {
+      exchange(Number(row.store), joinPath(String(row.dir), String(row.name)));
+    }
+    for (const row of this.#catalog.all("SELECT object FROM object_versions WHERE birth = ?", birth)) {
+      const object = Number(row.object) as ObjectId;
+      for (const entry of [...this.pathsOf(object, base), ...this.pathsOf(object, birth)]) exchange(entry.store, entry.path);
+    }
+    return sum.bytes();
+  }
+}
+
+export function objectVersion(row: Record<string, unknown>): ObjectVersion {
+  const type = typeNames[Number(row.type)];
+  assert(type !== undefined, `object row of type ${String(row.type)}`);
+  return {
+    object: Number(row.object) as ObjectId,
+    birth: Number(row.birth),
+    type,
+    mode: Number(row.mode),
+    uid: Number(row.uid),
+    gid: Number(row.gid),
+    mtimeUs: Number(row.mtime_us),
+    size: Number(row.size),
+    blockSize: Number(row.block_size),
+    target: String(row.target),
+    content: row.content as Uint8Array,
+  };
+}
