@@ -111,6 +111,9 @@ export interface ObjectRow {
   readonly content: Uint8Array;
   /** Index into `CutBegin.stores`. */
   readonly store: number;
+  /** Names of the owner and its group where the source gives them (`owners: names`); absent: only the numbers count. */
+  readonly owner?: string;
+  readonly ownerGroup?: string;
 }
 
 export interface PathRow {
@@ -134,6 +137,8 @@ export interface Extent {
   readonly blockSize: number;
   /** The object is new to the replica: all its bytes come with this cut, and are staged as a file of their own. */
   readonly fresh: boolean;
+  /** The replica said that it has these bytes in staging: hashes, but no payload. */
+  readonly held: boolean;
 }
 
 export interface CutStore {
