@@ -92,6 +92,7 @@ export interface Seen {
   readonly inode: number;
   readonly size: number;
   readonly mtimeNs: bigint;
+  /** 0n where a read is due again whatever stat says (it was read within 2 s of its last change): equals no real one. */
   readonly ctimeNs: bigint;
   /** More than 1: other paths may lead to the same content. */
   readonly links: number;
@@ -124,6 +125,12 @@ export interface SeenIndex {
   children(directory: StorePath): Iterable<{ name: string; entry: SeenEntry }>;
   /** Paths that lead to the same object. */
   pathsOf(object: number): StorePath[];
+  /**
+   * Paths that lead to an object last seen under this inode. An adapter that finds the inode under a new path looks at
+   * these in the same view: otherwise the content of a new file that got the inode of a deleted one would be taken for
+   * the old path's too.
+   */
+  pathsOfInode?(inode: number): StorePath[];
   /** All paths of the store; false when the store was never cut. */
   everCut(): boolean;
   count(): number;
