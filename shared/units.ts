@@ -89,7 +89,8 @@ function parse(text: string, dimension: Dimension): number {
   const match = /^(\d{1,16}(?:\.\d{1,9})?) ?([A-Za-z][A-Za-z/]*)?$/.exec(text);
   if (!match) throw new UnitInvalid(`${JSON.stringify(text)} is not a ${dimension.noun}`, hint);
   const [, digits = "", unit] = match;
-  if (unit === undefined) throw new UnitInvalid(`${JSON.stringify(text)} is a ${dimension.noun} without its unit`, hint);
+  if (unit === undefined)
+    throw new UnitInvalid(`${JSON.stringify(text)} is a ${dimension.noun} without its unit`, hint);
   const worth = dimension.units.get(unit);
   if (worth === undefined) {
     throw new UnitInvalid(`${JSON.stringify(text)} has the unknown unit ${JSON.stringify(unit)}`, hint);
