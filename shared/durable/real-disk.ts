@@ -2,6 +2,7 @@ import { spawnSync } from "node:child_process";
 import {
   type BigIntStats,
   chmodSync,
+  chownSync,
   closeSync,
   constants,
   fchmodSync,
@@ -26,6 +27,7 @@ import {
   statfsSync,
   symlinkSync,
   unlinkSync,
+  utimesSync,
   writeSync,
 } from "node:fs";
 import { assert } from "../errors.ts";
@@ -192,6 +194,17 @@ export class RealDisk implements Disk {
     if (meta.mtimeUs !== undefined) {
       const seconds = utimesSeconds(meta.mtimeUs);
       lutimesSync(path, seconds, seconds);
+    }
+  }
+
+  setDirectoryMeta(directory: Directory, meta: Partial<FileMeta>): void {
+    // The magic link leads to the directory that was opened, whatever has its name by now.
+    const path = `/proc/self/fd/${real(directory).descriptor}`;
+    if (meta.uid !== undefined || meta.gid !== undefined) chownSync(path, meta.uid ?? -1, meta.gid ?? -1);
+    if (meta.mode !== undefined) chmodSync(path, meta.mode);
+    if (meta.mtimeUs !== undefined) {
+      const seconds = utimesSeconds(meta.mtimeUs);
+      utimesSync(path, seconds, seconds);
     }
   }
 

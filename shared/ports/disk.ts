@@ -43,6 +43,9 @@ export interface Disk {
   /** Owner, mode (not of symlinks) and mtime of what has this name, without following. */
   setMeta(directory: Directory, name: string, meta: Partial<FileMeta>): void;
 
+  /** Owner and mode of an opened directory itself. */
+  setDirectoryMeta(directory: Directory, meta: Partial<FileMeta>): void;
+
   syncDirectory(directory: Directory): void;
   /** Everything of the filesystem that holds `directory`: one call for many files. */
   syncFilesystem(directory: Directory): void;
