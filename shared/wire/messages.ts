@@ -62,6 +62,8 @@ export interface Hello {
   readonly stores: readonly { readonly name: string; readonly kind: string; readonly digest: Uint8Array }[];
   readonly generation: bigint;
   readonly epochSeen: bigint;
+  /** The highest object that this node's manifest has: a later one is new to it. */
+  readonly lastObject: number;
 }
 
 export interface SourceState {
