@@ -2,7 +2,6 @@ import { spawnSync } from "node:child_process";
 import {
   type BigIntStats,
   chmodSync,
-  chownSync,
   closeSync,
   constants,
   fchmodSync,
@@ -27,7 +26,6 @@ import {
   statfsSync,
   symlinkSync,
   unlinkSync,
-  utimesSync,
   writeSync,
 } from "node:fs";
 import { assert } from "../errors.ts";
@@ -129,17 +127,10 @@ export class RealDisk implements Disk {
     ftruncateSync(opened(file).descriptor, size);
   }
 
-  /** Owner first: changing it clears the setuid and setgid bits. */
   setFileMeta(file: OpenFile, meta: Partial<FileMeta>): void {
     const handle = opened(file);
-    const { descriptor } = handle;
     handle.metaChanged = true;
-    if (meta.uid !== undefined || meta.gid !== undefined) fchownSync(descriptor, meta.uid ?? -1, meta.gid ?? -1);
-    if (meta.mode !== undefined) fchmodSync(descriptor, meta.mode);
-    if (meta.mtimeUs !== undefined) {
-      const seconds = utimesSeconds(meta.mtimeUs);
-      futimesSync(descriptor, seconds, seconds);
-    }
+    setDescriptorMeta(handle.descriptor, meta);
   }
 
   /** fdatasync leaves owner, mode and times out, so what this handle set of them needs the whole fsync. */
@@ -165,7 +156,9 @@ export class RealDisk implements Disk {
   makeDirectory(parent: Directory, name: string, mode: number): void {
     const path = pathOf(parent, name);
     mkdirSync(path, mode & 0o777);
-    if ((mode & (this.umask | 0o7000)) === 0) return;
+    // Otherwise the umask takes bits away, or a parent with the setgid bit adds that.
+    const inherits = (fstatSync(real(parent).descriptor).mode & 0o2000) !== 0;
+    if (!inherits && (mode & (this.umask | 0o7000)) === 0) return;
     const descriptor = openSync(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
     try {
       fchmodSync(descriptor, mode);
@@ -198,14 +191,7 @@ export class RealDisk implements Disk {
   }
 
   setDirectoryMeta(directory: Directory, meta: Partial<FileMeta>): void {
-    // The magic link leads to the directory that was opened, whatever has its name by now.
-    const path = `/proc/self/fd/${real(directory).descriptor}`;
-    if (meta.uid !== undefined || meta.gid !== undefined) chownSync(path, meta.uid ?? -1, meta.gid ?? -1);
-    if (meta.mode !== undefined) chmodSync(path, meta.mode);
-    if (meta.mtimeUs !== undefined) {
-      const seconds = utimesSeconds(meta.mtimeUs);
-      utimesSync(path, seconds, seconds);
-    }
+    setDescriptorMeta(real(directory).descriptor, meta);
   }
 
   syncDirectory(directory: Directory): void {
@@ -296,6 +282,16 @@ function pathOf(directory: Directory, name: string): string | Buffer {
   return kernelPath(real(directory).path + name);
 }
 
+/** Owner first: changing it clears the setuid and setgid bits. */
+function setDescriptorMeta(descriptor: number, meta: Partial<FileMeta>): void {
+  if (meta.uid !== undefined || meta.gid !== undefined) fchownSync(descriptor, meta.uid ?? -1, meta.gid ?? -1);
+  if (meta.mode !== undefined) fchmodSync(descriptor, meta.mode);
+  if (meta.mtimeUs !== undefined) {
+    const seconds = utimesSeconds(meta.mtimeUs);
+    futimesSync(descriptor, seconds, seconds);
+  }
+}
+
 /**
  * There is no lchmod: the inode is pinned by O_PATH, which needs no permission on it and never opens a device, and
  * changed through the descriptor's magic link. The mode of a symlink means nothing and is left alone.
@@ -311,13 +307,15 @@ function chmodUnfollowed(path: string | Buffer, mode: number): void {
 
 /**
  * libuv takes seconds as a double and cuts it off: aiming at the middle of the microsecond survives the rounding of the
- * division, and whole seconds, which archives leave behind, are exact as they are. Right for the years 1698 to 2242;
- * beyond, a double has no such resolution. Node turns a negative number into "now" without a word, but takes the same
- * number as text.
+ * division, and whole seconds, which archives leave behind, are exact as they are. Right up to the year 2242, when a
+ * double has no such resolution any more; what a filesystem cannot hold it bends by itself (ext4: before December
+ * 1901). Node turns a negative number into "now" without a word, but takes the same number as text.
  */
 function utimesSeconds(mtimeUs: number): number | string {
   assert(Number.isSafeInteger(mtimeUs), "mtimeUs is a whole number");
-  const seconds = mtimeUs % 1e6 === 0 ? mtimeUs / 1e6 : (mtimeUs + 0.5) / 1e6;
+  const whole = Math.floor(mtimeUs / 1e6);
+  const rest = mtimeUs - whole * 1e6;
+  const seconds = rest === 0 ? whole : whole + (rest + 0.5) / 1e6;
   return seconds < 0 ? String(seconds) : seconds;
 }
 
