@@ -1,0 +1,32 @@
+/** When to do something about the length of the log. */
+export type TurnStep = "rest" | "advance" | "turn";
+
+export interface LogState {
+  /** Length of the present generation. */
+  readonly logBytes: number;
+  /** What was added to it since the reader was last moved up. */
+  readonly grownBytes: number;
+  readonly sinceAdvanceMs: number;
+  /** Since the write lock was last asked for. */
+  readonly sinceTurnMs: number;
+  /** Turns in a row that another reader, or a busy writer, has prevented. */
+  readonly prevented: number;
+}
+
+const advanceMsMax = 10_000;
+const turnMsMin = 50;
+const preventedMsMax = 10_000;
+
+/**
+ * `advance`: move the reader up and let the frames below it go to the database file. That costs the writers nothing, and
+ * where they pause for some milliseconds it ends the generation as well. `turn`: end it with the writers shut out for a
+ * moment, where they never pause. An application without a busy timeout would meet that as an error, so it is what is
+ * left when the log has reached its bound; where something prevents it, it is tried less and less often.
+ */
+export function dueStep(state: LogState, walBytesMax: number): TurnStep {
+  const patienceMs = Math.min(preventedMsMax, turnMsMin * 2 ** Math.min(state.prevented, 20));
+  if (state.logBytes >= walBytesMax && state.grownBytes > 0 && state.sinceTurnMs >= patienceMs) return "turn";
+  if (state.grownBytes >= walBytesMax / 8) return "advance";
+  if (state.grownBytes > 0 && state.sinceAdvanceMs >= advanceMsMax) return "advance";
+  return "rest";
+}

@@ -1,0 +1,183 @@
+import { type BigIntStats, fdatasync } from "node:fs";
+import { promisify } from "node:util";
+import type { FollowedLog } from "./followed-log.ts";
+import type { HolderProcess } from "./holder-process.ts";
+import { dueStep } from "./turning.ts";
+
+/** How the lengths of the log were kept down, for people. */
+export interface SqliteCounters {
+  /** Generations that ended under our reader, in all. */
+  turns: number;
+  /** Times that writers were shut out for it, and for how long each, the last hundred: what a writer may have waited. */
+  turnsLocked: number;
+  turnMs: number[];
+  /** Times that a turn was not made, since a long transaction or another reader was in the way. */
+  turnsPrevented: number;
+  /** Times that the reader was moved up. */
+  advances: number;
+  /** Holders that ended unasked, and how often the log proved that nothing was missed. */
+  holdersLost: number;
+  holdersReplaced: number;
+  /** Views that had to compare everything. */
+  everythingFound: number;
+}
+
+export function noCounts(): SqliteCounters {
+  return {
+    turns: 0,
+    turnsLocked: 0,
+    turnMs: [],
+    turnsPrevented: 0,
+    advances: 0,
+    holdersLost: 0,
+    holdersReplaced: 0,
+    everythingFound: 0,
+  };
+}
+
+const turnMsKept = 100;
+const attemptsMax = 3;
+/** A writer's transaction that is longer than this is not waited for: the turn is made another time. */
+const lockWaitMs = 10;
+/** What may be read of the log while writers wait: some milliseconds' worth. */
+const tailBytesMax = 1024 * 1024;
+
+const datasync = promisify(fdatasync);
+
+/** A database in WAL mode: its log, read along, and the process that keeps it from being overwritten unread. */
+export class WalSource {
+  readonly journal = "wal";
+  readonly log: FollowedLog;
+  #holder: HolderProcess;
+  readonly #counters: SqliteCounters;
+  readonly #walBytesMax: number;
+  /** False from the moment that it is not certain that the holder's reader stands. */
+  #held = true;
+  #grownFrom: number;
+  #advancedAt = performance.now();
+  #lockedAt = Number.NEGATIVE_INFINITY;
+  #prevented = 0;
+
+  constructor(holder: HolderProcess, log: FollowedLog, walBytesMax: number, counters: SqliteCounters) {
+    this.#holder = holder;
+    this.log = log;
+    this.#walBytesMax = walBytesMax;
+    this.#counters = counters;
+    this.#grownFrom = log.bytesRead;
+  }
+
+  get pid(): number | undefined {
+    return this.#holder.pid;
+  }
+  get databaseInode(): number {
+    return this.log.databaseInode;
+  }
+
+  /** While true, nothing was lost from the log and the database file holds what the log says. */
+  alive(): boolean {
+    return this.#held && this.#holder.alive();
+  }
+
+  /**
+   * Another holder stands in. True when the log proves that no generation ended meanwhile: then all that was committed
+   * is still to be read there.
+   */
+  async replaceHolder(holder: HolderProcess): Promise<boolean> {
+    this.#held = false;
+    await this.#holder.close();
+    this.#holder = holder;
+    const { journal } = await holder.request({ op: "hold" });
+    if (journal !== "wal" || !this.log.provesContinuity()) return false;
+    this.log.handedOver();
+    this.#held = true;
+    this.#counters.holdersReplaced++;
+    return true;
+  }
+
+  /**
+   * Keeps the log short, if it is time. Each move of the reader runs by itself through `exclusively`, which answers
+   * false when a view needs the reader where it is.
+   */
+  async keepShort(exclusively: (step: () => Promise<void>) => Promise<boolean>): Promise<void> {
+    const now = performance.now();
+    const { log } = this;
+    const step = dueStep(
+      {
+        logBytes: log.logBytes,
+        grownBytes: log.bytesRead - this.#grownFrom,
+        sinceAdvanceMs: now - this.#advancedAt,
+        sinceTurnMs: now - this.#lockedAt,
+        prevented: this.#prevented,
+      },
+      this.#walBytesMax,
+    );
+    if (step === "rest") return;
+    if (!(await exclusively(() => this.#handOver()))) return;
+    for (let attempt = 0; attempt < attemptsMax; attempt++) {
+      const { busy, log: frames, checkpointed } = await this.#holder.request({ op: "checkpoint" });
+      if (!(await exclusively(() => this.#handOver()))) return;
+      // A reader that began when all was in the file stands in nobody's way: the generation ends with the next commit.
+      if (!busy && frames === checkpointed && frames === (log.position?.frame ?? 0)) return;
+    }
+    if (step === "advance") return;
+    // Synced here, from another process and while writers write: what is left for the moment when they wait is little.
+    for (const descriptor of log.descriptors) await datasync(descriptor);
+    await this.#holder.request({ op: "checkpoint" });
+    await exclusively(() => this.#turn());
+  }
+
+  stat(): BigIntStats {
+    return this.log.stat();
+  }
+
+  async close(): Promise<void> {
+    this.log.close();
+    await this.#holder.close();
+  }
+
+  /** The rule of `FollowedLog`: a new reader begins, the log is read to its end, the old reader lets go. */
+  async #handOver(): Promise<void> {
+    await this.#orDoubt(async () => {
+      await this.#holder.request({ op: "second" });
+      this.log.read();
+      await this.#holder.request({ op: "swap" });
+    });
+    this.#moved();
+    this.#counters.advances++;
+  }
+
+  async #turn(): Promise<void> {
+    this.log.read();
+    const from = this.log.position;
+    if (from === undefined) return;
+    this.#lockedAt = performance.now();
+    const result = await this.#orDoubt(() => this.#holder.request({ op: "turn", from, tailBytesMax, lockWaitMs }));
+    if (result.kind === "moved") {
+      this.log.absorb(result.commits, result.end);
+      this.#moved();
+      this.#counters.turnsLocked++;
+      this.#counters.turnMs = [...this.#counters.turnMs, result.lockedMs].slice(-turnMsKept);
+    }
+    if (result.kind === "moved" && result.complete) this.#prevented = 0;
+    else {
+      this.#prevented++;
+      this.#counters.turnsPrevented++;
+    }
+  }
+
+  /** A step that fails leaves it open whether a reader still stands: the holder is replaced. */
+  async #orDoubt<T>(step: () => Promise<T>): Promise<T> {
+    try {
+      return await step();
+    } catch (error) {
+      this.#held = false;
+      throw error;
+    }
+  }
+
+  #moved(): void {
+    this.log.handedOver();
+    this.#grownFrom = this.log.bytesRead;
+    this.#advancedAt = performance.now();
+  }
+}
