@@ -6,6 +6,8 @@ import { describeTree, type Planted, type Tree } from "./disk-tree.ts";
 import { chunkBytes } from "./simulated-content.ts";
 import { type Inode, type InodeMeta, Mount, type Owner, type PowerLossMode, withMeta } from "./simulated-mount.ts";
 
+export { type PowerLossMode, powerLossModes } from "./simulated-mount.ts";
+
 /**
  * What a crash can fall before or after. The list is closed: a method that is new in the port does not compile here
  * before it is decided whether it changes the disk.

@@ -3,7 +3,8 @@
 import type { FileMeta, Stat } from "../../shared/ports/disk.ts";
 import { Content, contentAfter, type DataChange, type DataFate, everythingSurvives } from "./simulated-content.ts";
 
-export type PowerLossMode = "lose-all" | "keep-all" | "torn" | "reordered" | "prefix";
+export const powerLossModes = ["lose-all", "keep-all", "torn", "reordered", "prefix"] as const;
+export type PowerLossMode = (typeof powerLossModes)[number];
 
 /**
  * Marks what one disk may change in place. A snapshot gives both sides a new owner, so that whoever changes something
