@@ -102,6 +102,13 @@ export function decodeMessage(header: Uint8Array): Message {
   }
 }
 
+/** What a header claims to be, by its first field alone: enough to tell a heartbeat from what others must decode. */
+export function peekKind(header: Uint8Array): Message["kind"] | undefined {
+  const first = header[0] ?? 0;
+  const tag = first < 0x80 ? first : (first & 0x7f) + (header[1] ?? 0) * 0x80;
+  return kinds.get(tag >>> 3);
+}
+
 /** By hand, so that two bodies are noticed (the generated code would merge them), and one decode is enough. */
 function openEnvelope(header: Uint8Array): { kind: Kind; body: Uint8Array } {
   const reader = new protobuf.Reader(header);
@@ -521,6 +528,7 @@ function helloOf(fields: Fields): Hello {
     })),
     generation: bigintOf(fields, "generation"),
     epochSeen: bigintOf(fields, "epochSeen"),
+    lastObject: numberOf(fields, "lastObject"),
   };
 }
 

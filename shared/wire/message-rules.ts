@@ -133,6 +133,7 @@ function checkHello(hello: Hello, fail: Fail): void {
   }
   checkUint64(hello.generation, "generation", fail);
   checkUint64(hello.epochSeen, "epochSeen", fail);
+  checkNumber(hello.lastObject, "lastObject", fail);
 }
 
 export function checkObjectRow(row: ObjectRow, fail: Fail): void {

@@ -39,6 +39,7 @@ const hello = fc.record({
   stores: fc.array(fc.record({ name: text, kind: text, digest: fc.oneof(digest, fc.constant(new Uint8Array(0))) })),
   generation: uint64,
   epochSeen: uint64,
+  lastObject: number,
 }) as fc.Arbitrary<Hello>;
 
 const objectRow = fc
