@@ -1,0 +1,303 @@
+import { type ExitCode, exitCodes, UnderstudyError } from "../../shared/errors.ts";
+import {
+  type Coherency,
+  type Consistency,
+  type CutId,
+  epoch,
+  type PeerState,
+  type Role,
+  type StoreKind,
+  seq,
+} from "../../shared/words.ts";
+
+/**
+ * What an agent answers over its control socket; the same interface on both ends of it. Everything here is what JSON
+ * can carry: times as ISO 8601 in UTC, numbers with their unit in the name, null where something is not known.
+ */
+export interface ControlHandler {
+  status(): Promise<AgentStatus>;
+  /** Prometheus' text form. */
+  metrics(): Promise<string>;
+  isPrimary(group: string): Promise<IsPrimaryAnswer>;
+  /** Takes a cut of everything that was written before the call. */
+  cut(group: string, options: CutOptions, signal?: AbortSignal): Promise<CutAnswer>;
+  /** Returns when a cut that was observed after the call is durable on the replicas. @throws when it takes longer */
+  wait(group: string, options: WaitOptions, signal?: AbortSignal): Promise<WaitAnswer>;
+  points(group: string): Promise<PointsAnswer>;
+  restore(group: string, options: RestoreOptions, signal?: AbortSignal): Promise<RestoreAnswer>;
+  verify(group: string, options: VerifyOptions, signal?: AbortSignal): Promise<VerifyAnswer>;
+  /** Goes on when the caller is gone: what was begun must end in one state or the other. */
+  promote(group: string, options: PromoteOptions): Promise<PromoteAnswer>;
+  /** Unseals a promotion that has not reached its epoch. */
+  abortPromotion(group: string): Promise<RoleAnswer>;
+  form(group: string, options: FormOptions): Promise<RoleAnswer>;
+  /** Takes over what lies in the paths of a replica's stores: only the difference is shipped. */
+  adopt(group: string): Promise<RoleAnswer>;
+}
+
+export interface CutOptions {
+  /** Names from `acceptances.cut`. */
+  readonly accept: readonly string[];
+}
+
+export interface WaitOptions {
+  readonly timeoutMs: number;
+  /** Whose acknowledgements are waited for; empty: all that the group has. */
+  readonly replicas: readonly string[];
+}
+
+export interface RestoreOptions {
+  readonly at: RestorePoint;
+  /** Absolute; does not exist yet, or is empty. */
+  readonly to: string;
+}
+
+/** A cut, or the newest one that was taken at or before a time. */
+export type RestorePoint = { readonly cut: CutRef } | { readonly time: string };
+
+export interface VerifyOptions {
+  /** Compares digests only; else every file of the copy is read. */
+  readonly quick: boolean;
+}
+
+export interface PromoteOptions {
+  /** `true`: whatever it is. A cut as `epoch.seq`: only what is lost by going on from exactly this cut. */
+  readonly acceptLoss?: true | string;
+  /** Names from `acceptances.promote`. */
+  readonly accept: readonly string[];
+}
+
+export interface FormOptions {
+  /** Without the answer of replicas that cannot be reached. */
+  readonly alone: boolean;
+}
+
+/**
+ * What can be accepted with `--accept-NAME`, for each verb that may refuse. A refusal names the flag that would pass it,
+ * and no flag passes two. `--accept-loss` is apart, since it may name the cut.
+ */
+export const acceptances = {
+  promote: {
+    suspect: "the copy is suspect: a stranger changed it, or a sync failed",
+    consistency: "the newest cut has a store that is worth less than the group requires",
+    "live-primary": "the primary still answers: both would be primary until it is fenced",
+  },
+  cut: {
+    source: "the source is older than the replica, vanished or became empty: ship it as it is",
+  },
+} as const;
+
+export const statusSchema = 1;
+
+export interface AgentStatus {
+  readonly schema: typeof statusSchema;
+  readonly node: string;
+  /** Version of the agent. */
+  readonly software: string;
+  readonly startedAt: string;
+  readonly groups: Readonly<Record<string, GroupStatus>>;
+}
+
+export interface GroupStatus {
+  /** Null while unformed. */
+  readonly id: string | null;
+  readonly role: Role;
+  /** 0 while unformed. */
+  readonly epoch: number;
+  /** A primary's last cut; a replica's last durable one. Null when there is none. */
+  readonly cut: CutStatus | null;
+  /** A primary: its replicas. A replica: whom it follows. */
+  readonly peers: Readonly<Record<string, PeerStatus>>;
+  readonly promotable: Promotable;
+  readonly stores: Readonly<Record<string, StoreStatus>>;
+  /** Nodes whose answer an unformed group waits for. */
+  readonly waitingFor: readonly string[];
+  /** Why the group stands still; null when it does not. */
+  readonly halted: Reason | null;
+  readonly history: HistoryStatus;
+  /** How long the last cut froze the application; absent where there are no freeze hooks. */
+  readonly lastFreezeMs?: number;
+}
+
+export interface CutRef {
+  readonly epoch: number;
+  readonly seq: number;
+}
+
+export interface CutStatus extends CutRef {
+  readonly takenAt: string;
+  readonly coherency: Coherency;
+  /** Of the set, 64 hex digits. */
+  readonly digest: string;
+}
+
+export interface PeerStatus {
+  readonly state: PeerState;
+  /** Why it is refused, paused or halted; "" when there is nothing to say. */
+  readonly reason: string;
+  readonly lag: Lag;
+  readonly received: CutRef | null;
+  readonly durable: CutRef | null;
+  readonly applied: CutRef | null;
+  /** The promise towards this replica; null where none was made. */
+  readonly rpo: { readonly seconds: number; readonly broken: boolean } | null;
+}
+
+export interface Lag {
+  readonly bytes: number | null;
+  readonly cuts: number | null;
+  readonly seconds: number | null;
+  /**
+   * What it was told from. `log`: counted in the stores' own logs. `scan`: by the last comparison of the files.
+   * `silence`: the link is down, at least the time since the other side was last heard.
+   */
+  readonly basis: "log" | "scan" | "silence";
+}
+
+export interface Promotable {
+  readonly ok: boolean;
+  /** Each refusal that stands in the way; empty when `ok`. */
+  readonly why: readonly Reason[];
+  /** What would be lost now, as far as this node knows. */
+  readonly loss: Lag;
+  readonly rtoEstimateSeconds: number | null;
+}
+
+export interface Reason {
+  readonly code: string;
+  readonly message: string;
+  readonly hint: string;
+  /** The flag that would pass it, whole; null when nothing does. */
+  readonly flag: string | null;
+}
+
+export interface StoreStatus {
+  readonly kind: StoreKind;
+  readonly path: string;
+  /** In the store's own terms; "" where the kind has none. */
+  readonly position: string;
+  /** Of the last cut; null before the first. */
+  readonly consistency: Consistency | null;
+  readonly bytes: number;
+  readonly files: number;
+  /** Paths that keep an older state in the last cut, since they moved while they were read. */
+  readonly behind: number;
+  /** How long writers of the store were made to wait; absent where the kind never makes them. */
+  readonly writerWaitMs?: { readonly p50: number; readonly p99: number; readonly max: number };
+}
+
+export interface HistoryStatus {
+  readonly points: number;
+  readonly bytes: number;
+  readonly oldestAt: string | null;
+}
+
+export interface IsPrimaryAnswer {
+  readonly primary: boolean;
+  readonly role: Role;
+  readonly epoch: number;
+}
+
+export interface CutAnswer {
+  readonly cut: CutStatus;
+  readonly stores: Readonly<Record<string, Consistency>>;
+}
+
+export interface WaitAnswer {
+  readonly cut: CutRef;
+  /** What each replica that was waited for has durable by now. */
+  readonly replicas: Readonly<Record<string, CutRef>>;
+  readonly seconds: number;
+}
+
+export interface PointsAnswer {
+  readonly group: string;
+  /** Newest first. */
+  readonly points: readonly RecoveryPoint[];
+}
+
+export interface RecoveryPoint extends CutRef {
+  readonly takenAt: string;
+  readonly coherency: Coherency;
+  readonly stores: Readonly<Record<string, Consistency>>;
+}
+
+export interface RestoreAnswer {
+  readonly cut: CutRef & { readonly takenAt: string };
+  readonly to: string;
+  readonly files: number;
+  readonly bytes: number;
+}
+
+export interface VerifyAnswer {
+  readonly ok: boolean;
+  readonly cut: CutRef;
+  readonly quick: boolean;
+  readonly files: number;
+  readonly bytes: number;
+  readonly seconds: number;
+  /** The first of them; `differencesTotal` counts all. */
+  readonly differences: readonly Difference[];
+  readonly differencesTotal: number;
+}
+
+/** `path`, or `pathB64` where it is not UTF-8. */
+export type Difference = { readonly store: string; readonly what: string } & (
+  | { readonly path: string }
+  | { readonly pathB64: string }
+);
+
+export interface PromoteAnswer {
+  readonly epoch: number;
+  /** The last cut of the former reign that is in the copy. */
+  readonly cut: CutRef;
+  readonly loss: Lag;
+  readonly seconds: number;
+}
+
+export interface RoleAnswer {
+  readonly role: Role;
+  readonly epoch: number;
+}
+
+/** What a failure says over the socket. */
+export interface ControlFailure {
+  readonly code: string;
+  readonly message: string;
+  readonly state: string;
+  readonly hint: string;
+  readonly exitCode: ExitCode;
+}
+
+/** The agent has no such group. */
+export class GroupUnknown extends UnderstudyError {
+  readonly code = "GROUP_UNKNOWN";
+  readonly remedy = "stop";
+  readonly state = "Nothing was done.";
+  readonly hint: string;
+  override readonly exitCode = exitCodes.usage;
+
+  constructor(group: string, known: Iterable<string>) {
+    super(`this node has no group ${JSON.stringify(group)}`);
+    const names = [...known];
+    this.hint = names.length === 0 ? "It takes part in no group." : `It takes part in ${names.join(", ")}.`;
+  }
+}
+
+/** For JSON, whose readers keep no more than 53 bits exactly; no cluster will live to see the difference. */
+export function cutRef(cut: CutId): CutRef {
+  return { epoch: jsonNumber(cut.epoch), seq: jsonNumber(cut.seq) };
+}
+
+export function jsonNumber(value: bigint): number {
+  if (value > BigInt(Number.MAX_SAFE_INTEGER)) throw new RangeError(`${value} is more than JSON keeps exactly`);
+  return Number(value);
+}
+
+export function cutIdOf(cut: CutRef): CutId {
+  return { epoch: epoch(cut.epoch), seq: seq(cut.seq) };
+}
+
+export function cutRefText(cut: CutRef): string {
+  return `${cut.epoch}.${cut.seq}`;
+}
