@@ -27,6 +27,7 @@ export type Address =
       readonly user: string;
       readonly host: string;
       readonly port: number;
+      /** `TYPE AAAA...` without comment; of any type that OpenSSH has. */
       readonly hostKey: string;
     };
 

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { parseDurationMs, parseRateBytesPerSecond, parseSizeBytes, UnitInvalid } from "../units.ts";
 import { consistencies, storeKinds } from "../words.ts";
 import type { Address, Command, Interval, RetentionLadder } from "./config.ts";
-import { normalPublicKey } from "./public-key.ts";
+import { normalHostKey, normalPublicKey } from "./public-key.ts";
 
 /**
  * Every key that the file may have, and what its value must be. Each of these looks at its own value only; what must
@@ -146,6 +146,8 @@ function parseDaily(value: string): Interval | undefined {
 
 const publicKey = parsed(normalPublicKey, "a whole ed25519 public key, ssh-ed25519 AAAA...");
 
+const hostKey = parsed(normalHostKey, "a whole host key as in ssh_host_ed25519_key.pub");
+
 /** An address as written; the host key of the second kind stands beside it. */
 type WrittenAddress = Extract<Address, { kind: "embedded" }> | Omit<Extract<Address, { kind: "openssh" }>, "hostKey">;
 
@@ -167,7 +169,7 @@ export const rootSchema = strict({ nodes: z.unknown(), groups: z.unknown() });
 
 export const nodeSchema = strict({
   address: parsed(parseAddress, '"host:port", or "ssh://user@host:port" for the OpenSSH there').optional(),
-  host_key: publicKey.optional(),
+  host_key: hostKey.optional(),
   key: publicKey.optional(),
   keys: z
     .array(publicKey, { error: mustBe("a list of keys") })

@@ -35,7 +35,6 @@ const oneModuleEach: Readonly<Record<string, string>> = {
   ssh2: "shared/link/",
   protobufjs: "shared/wire/",
   chokidar: "primary/watch/",
-  zod: "shared/config/",
   yaml: "shared/config/",
   pino: "shared/log.ts",
   "prom-client": "shared/metrics.ts",

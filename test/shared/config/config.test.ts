@@ -208,6 +208,22 @@ describe("configuration", () => {
     expect(nodeNamed(config, "bravo").address).to.deep.equal({ kind: "embedded", host: "2001:db8::1", port: 7522 });
   });
 
+  it("takes a host key of any type that OpenSSH has, whole", () => {
+    const blob = Buffer.concat([Buffer.from("\0\0\0\x07ssh-rsa\0\0\0\x03", "latin1"), Buffer.from([1, 0, 1])]);
+    const nodes = (hostKey: string) =>
+      `  alpha: { address: "ssh://u@a", host_key: "${hostKey}", key: "${keyA}" }\n  bravo: { key: "${keyB}" }`;
+    const text = `ssh-rsa ${blob.toString("base64")}`;
+    const config = parseConfig(least({ nodes: nodes(`${text} root@a`) }), "c");
+    expect(nodeNamed(config, "alpha").address).to.deep.include({ hostKey: text, port: 22 });
+    for (const wrong of [
+      `ssh-dss ${blob.toString("base64")}`,
+      "ssh-rsa AAAA",
+      `ecdsa-sha2-nistp256 ${blob.toString("base64")}`,
+    ]) {
+      expect(problemsOf(least({ nodes: nodes(wrong) }))[0]).to.match(/host_key: must be a whole host key/);
+    }
+  });
+
   it("reads aliases and comments as YAML means them", () => {
     const text = least({
       stores: `      a: { kind: files, path: /a, exclude: &tmp ["*.tmp"] } # why
