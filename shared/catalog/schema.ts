@@ -56,7 +56,8 @@ CREATE TABLE extents (
   seq INTEGER NOT NULL, ordinal INTEGER NOT NULL, object INTEGER NOT NULL, offset INTEGER NOT NULL,
   length INTEGER NOT NULL, place INTEGER NOT NULL, position INTEGER NOT NULL, payload BLOB,
   PRIMARY KEY (seq, ordinal)
-) STRICT, WITHOUT ROWID;
+) STRICT;
+CREATE INDEX extent_objects ON extents (object, seq, ordinal);
 
 -- Objects whose bytes come whole, in a staged file named by the object; runs survive a broken session for its resume.
 CREATE TABLE staged (

@@ -1,0 +1,279 @@
+import { ContentChange } from "../../shared/catalog/content-change.ts";
+import type { ObjectVersion } from "../../shared/catalog/manifest.ts";
+import { assert } from "../../shared/errors.ts";
+import { blockHash, equalBytes, zeroHash } from "../../shared/manifest/block-hash.ts";
+import type { Content, Entry } from "../../shared/ports/store-adapter.ts";
+import type { ObjectRow } from "../../shared/wire/messages.ts";
+import type { ObjectId, Seq, StorePath } from "../../shared/words.ts";
+import type { PrimaryContext, PrimaryStore } from "../primary-context.ts";
+import { frameBytesMax } from "../ship/outbox.ts";
+import type { Shipment } from "../ship/shipment.ts";
+
+/** Blocks that are looked at to tell a rewritten file from another one that took its name. */
+const sampleBlocks = 8;
+
+export interface CompareScope {
+  readonly context: PrimaryContext;
+  readonly store: PrimaryStore;
+  /** Index of the store in the cut's list. */
+  readonly storeIndex: number;
+  readonly birth: Seq;
+  readonly shipment: Shipment;
+  /** More rounds follow before the cut ends: a file that moved is taken as it is, the next round mends it. */
+  readonly preCopy: boolean;
+}
+
+/** Compares one thing that an adapter found with the manifest; writes and ships what differs. True when anything did. */
+export async function compareEntry(scope: CompareScope, path: StorePath, entry: Entry, content: Content | undefined): Promise<boolean> {
+  const { manifest } = scope.context;
+  const { birth, store } = scope;
+  const atPath = manifest.objectAtPath(store.number, path, birth);
+  const chosen = chooseObject(scope, entry, content, atPath);
+  if (entry.type === "file" && content !== undefined) {
+    return await compareFile(scope, path, entry, content, chosen, atPath);
+  }
+  const before = chosen === undefined ? undefined : manifest.object(chosen, birth);
+  assert(entry.type !== "file" || before !== undefined, `a file without content is known: ${path}`);
+  const object = chosen ?? newObject(scope.context);
+  return await settleRow(scope, path, entry, object, before, before?.blockSize ?? 0, before?.content ?? new Uint8Array(32), atPath);
+}
+
+/** Everything at and below a path is gone. */
+export async function removeSubtree(scope: CompareScope, path: StorePath): Promise<boolean> {
+  const { manifest } = scope.context;
+  const { store, birth, shipment, storeIndex } = scope;
+  const object = manifest.objectAtPath(store.number, path, birth);
+  if (object === undefined) return false;
+  if (manifest.object(object, birth)?.type === "directory") {
+    for (const entry of [...manifest.below(store.number, path, birth)]) {
+      manifest.putPath(store.number, entry.path, undefined, birth);
+      await shipment.path({ store: storeIndex, path: entry.path, object: undefined });
+    }
+  }
+  manifest.putPath(store.number, path, undefined, birth);
+  await shipment.path({ store: storeIndex, path, object: undefined });
+  return true;
+}
+
+/**
+ * Which object a found entry is: the one that its inode had, else the one at its path when the content is a rewrite of
+ * it (same offsets compared, so a rewrite ships only what differs), else a new one (undefined).
+ */
+function chooseObject(scope: CompareScope, entry: Entry, content: Content | undefined, atPath: ObjectId | undefined): ObjectId | undefined {
+  const { catalog, manifest } = scope.context;
+  const { store, birth } = scope;
+  const before = atPath === undefined ? undefined : manifest.object(atPath, birth);
+  if (entry.type === "directory") return before?.type === "directory" ? atPath : undefined;
+  const fits = (version: ObjectVersion | undefined): boolean =>
+    version !== undefined && version.type === entry.type && (content === undefined || version.blockSize === content.blockSize || entry.type !== "file");
+  if (entry.type === "symlink" && before?.type === "symlink" && before.target === entry.target && manifest.pathsOf(atPath!, birth).length === 1) return atPath;
+  const known = catalog.get("SELECT inode FROM seen WHERE object = ?", atPath ?? 0);
+  if (atPath !== undefined && fits(before) && (known === undefined || Number(known.inode) === entry.seen.inode)) {
+    if (entry.type === "symlink" && before?.target !== entry.target) return undefined;
+    return atPath;
+  }
+  for (const row of catalog.all("SELECT object FROM seen WHERE inode = ? AND store = ?", entry.seen.inode, store.number)) {
+    const object = Number(row.object) as ObjectId;
+    const version = manifest.object(object, birth);
+    if (!fits(version)) continue;
+    if (entry.type === "symlink" && version?.target !== entry.target) continue;
+    return object;
+  }
+  if (atPath !== undefined && before?.type === "file" && content !== undefined && fits(before)) {
+    if (manifest.pathsOf(atPath, birth).length === 1 && looksRewritten(scope, atPath, before, entry, content)) return atPath;
+  }
+  return undefined;
+}
+
+function looksRewritten(scope: CompareScope, object: ObjectId, before: ObjectVersion, entry: Entry, content: Content): boolean {
+  const { manifest } = scope.context;
+  const blocks = Math.ceil(Math.min(before.size, entry.size) / content.blockSize);
+  if (blocks < sampleBlocks) return false;
+  const change = new ContentChange(manifest, object, scope.birth, before.content, { births: true });
+  const buffer = Buffer.allocUnsafe(content.blockSize);
+  let same = 0;
+  for (let i = 0; i < sampleBlocks; i++) {
+    const block = Math.floor((i * blocks) / sampleBlocks);
+    const length = content.read(buffer, block * content.blockSize);
+    if (equalBytes(blockHash(buffer.subarray(0, length)), change.hash(block))) same++;
+  }
+  return same * 2 >= sampleBlocks;
+}
+
+function newObject(context: PrimaryContext): ObjectId {
+  const object = context.catalog.standing.nextObject;
+  context.catalog.stand({ nextObject: object + 1 });
+  return object as ObjectId;
+}
+
+async function compareFile(
+  scope: CompareScope,
+  path: StorePath,
+  entry: Entry,
+  content: Content,
+  chosen: ObjectId | undefined,
+  atPath: ObjectId | undefined,
+): Promise<boolean> {
+  const { context, birth, shipment } = scope;
+  const { catalog, manifest } = context;
+  const object = chosen ?? newObject(context);
+  const before = chosen === undefined ? undefined : manifest.object(chosen, birth);
+  catalog.run("SAVEPOINT entry");
+  const change = new ContentChange(manifest, object, birth, before?.content ?? new Uint8Array(0), { births: true });
+  if (before !== undefined && entry.size < before.size) change.truncate(Math.ceil(entry.size / content.blockSize));
+  const shipped = await readAndShip(scope, object, entry, content, change);
+  if (content.settle() === "moved" && !scope.preCopy) {
+    catalog.run("ROLLBACK TO entry");
+    catalog.run("RELEASE entry");
+    if (shipped) await shipment.drop(object);
+    return false;
+  }
+  catalog.run("RELEASE entry");
+  const digest = change.finish();
+  const changed = await settleRow(scope, path, entry, object, before, content.blockSize, digest, atPath);
+  assert(changed || !shipped, `content of ${path} was shipped and its row did not change`);
+  return changed;
+}
+
+async function readAndShip(
+  scope: CompareScope,
+  object: ObjectId,
+  entry: Entry,
+  content: Content,
+  change: ContentChange,
+): Promise<boolean> {
+  const { blockSize } = content;
+  const ranges = content.ranges === "all" ? [{ offset: 0, length: entry.size }] : content.ranges;
+  const piece = Math.max(blockSize, Math.floor(frameBytesMax / blockSize) * blockSize);
+  let shipped = false;
+  // Small files share nothing: a buffer of the file's own size costs less than a large one that is cut up.
+  const buffer = Buffer.allocUnsafeSlow(Math.min(piece, Math.max(...ranges.map((range) => range.length), 1)));
+  for (const range of ranges) {
+    const end = Math.min(range.offset + range.length, entry.size);
+    for (let at = range.offset; at < end; at += buffer.length) {
+      const wanted = Math.min(buffer.length, end - at);
+      let got = 0;
+      while (got < wanted) {
+        const read = content.read(buffer.subarray(got, wanted), at + got);
+        if (read === 0) break;
+        got += read;
+      }
+      if (got > 0 && (await shipChanged(scope, object, blockSize, at, buffer.subarray(0, got), change))) shipped = true;
+      if (got < wanted) return shipped; // It shrank: settle says moved.
+    }
+  }
+  return shipped;
+}
+
+/** Hashes the blocks of one read and ships the runs of them that differ. */
+async function shipChanged(
+  scope: CompareScope,
+  object: ObjectId,
+  blockSize: number,
+  offset: number,
+  bytes: Uint8Array,
+  change: ContentChange,
+): Promise<boolean> {
+  const { shipment, storeIndex } = scope;
+  const first = offset / blockSize;
+  const blocks = Math.ceil(bytes.length / blockSize);
+  let open: { from: number; zero: boolean; hashes: Uint8Array[] } | undefined;
+  let shipped = false;
+  const close = async (to: number): Promise<void> => {
+    if (open === undefined) return;
+    const from = open.from * blockSize;
+    const end = Math.min(to * blockSize, bytes.length);
+    const extent = {
+      object,
+      offset: offset + from,
+      length: end - from,
+      hashes: open.zero ? new Uint8Array(0) : Buffer.concat(open.hashes),
+      zero: open.zero,
+      store: storeIndex,
+      blockSize,
+    };
+    await shipment.extent(extent, open.zero ? undefined : bytes.subarray(from, end));
+    shipped = true;
+    open = undefined;
+  };
+  for (let i = 0; i < blocks; i++) {
+    const hash = blockHash(bytes.subarray(i * blockSize, Math.min((i + 1) * blockSize, bytes.length)));
+    const zero = hash === zeroHash;
+    if (equalBytes(change.hash(first + i), hash)) {
+      await close(i);
+      continue;
+    }
+    change.set(first + i, hash);
+    if (open !== undefined && open.zero !== zero) await close(i);
+    open ??= { from: i, zero, hashes: [] };
+    if (!zero) open.hashes.push(hash);
+  }
+  await close(blocks);
+  return shipped;
+}
+
+/** Writes the object's and the path's rows where they differ, remembers what was seen. */
+async function settleRow(
+  scope: CompareScope,
+  path: StorePath,
+  entry: Entry,
+  object: ObjectId,
+  before: ObjectVersion | undefined,
+  blockSize: number,
+  content: Uint8Array,
+  atPath: ObjectId | undefined,
+): Promise<boolean> {
+  const { context, store, storeIndex, birth, shipment } = scope;
+  const { catalog, manifest } = context;
+  let changed = false;
+  const row: ObjectRow = {
+    object,
+    type: entry.type,
+    mode: entry.mode,
+    uid: entry.uid,
+    gid: entry.gid,
+    mtimeUs: entry.type === "directory" ? 0 : entry.mtimeUs,
+    size: entry.size,
+    blockSize: entry.type === "file" ? blockSize : 0,
+    target: entry.target,
+    content,
+    store: storeIndex,
+  };
+  if (before === undefined || differs(before, row)) {
+    manifest.putObject(row, birth);
+    await shipment.object(row);
+    changed = true;
+  }
+  if (atPath !== object) {
+    // A directory that becomes something else takes what was below it along.
+    if (atPath !== undefined && entry.type !== "directory" && manifest.object(atPath, birth)?.type === "directory") {
+      await removeSubtree(scope, path);
+    }
+    manifest.putPath(store.number, path, object, birth);
+    await shipment.path({ store: storeIndex, path, object });
+    changed = true;
+  }
+  catalog.run(
+    "INSERT OR REPLACE INTO seen (object, store, inode, size, mtime_ns, ctime_ns) VALUES (?,?,?,?,?,?)",
+    object,
+    store.number,
+    entry.seen.inode,
+    entry.seen.size,
+    entry.seen.mtimeNs,
+    entry.seen.ctimeNs,
+  );
+  return changed;
+}
+
+function differs(before: ObjectVersion, row: ObjectRow): boolean {
+  return (
+    before.mode !== row.mode ||
+    before.uid !== row.uid ||
+    before.gid !== row.gid ||
+    before.mtimeUs !== row.mtimeUs ||
+    before.size !== row.size ||
+    before.target !== row.target ||
+    !equalBytes(before.content, row.content)
+  );
+}
+

@@ -1,0 +1,51 @@
+import type { ObjectId, Seq } from "../../shared/words.ts";
+import type { PrimaryContext } from "../primary-context.ts";
+
+/**
+ * A primary keeps one version of everything: what cut `birth` replaced goes, in the cut's own transaction. Marks of what
+ * is gone stay until no replica can be further back than `forgottenUpTo`.
+ */
+export function pruneSuperseded({ catalog }: PrimaryContext, birth: Seq, forgottenUpTo: Seq): void {
+  if (birth > 1n) {
+    for (const row of catalog.all("SELECT store, dir, name FROM path_versions WHERE birth = ?", birth)) {
+      catalog.run(
+        "DELETE FROM path_versions WHERE store=? AND dir=? AND name=? AND birth<?",
+        Number(row.store),
+        String(row.dir),
+        String(row.name),
+        birth,
+      );
+    }
+    for (const row of catalog.all("SELECT object, type FROM object_versions WHERE birth = ?", birth)) {
+      const object = Number(row.object) as ObjectId;
+      catalog.run("DELETE FROM object_versions WHERE object=? AND birth<?", object, birth);
+      if (row.type === 0) {
+        catalog.run("DELETE FROM run_versions WHERE object=?", object);
+        catalog.run("DELETE FROM seen WHERE object=?", object);
+      }
+    }
+    for (const row of catalog.all("SELECT object, run FROM run_versions WHERE birth = ?", birth)) {
+      catalog.run("DELETE FROM run_versions WHERE object=? AND run=? AND birth<?", Number(row.object), Number(row.run), birth);
+    }
+  }
+  const last = Number(catalog.get("SELECT value FROM standing WHERE key = 'forgotten'")?.value ?? 0);
+  if (forgottenUpTo > BigInt(last)) {
+    catalog.run("DELETE FROM path_versions WHERE birth > ? AND birth <= ? AND object IS NULL", last, forgottenUpTo);
+    catalog.run("DELETE FROM object_versions WHERE birth > ? AND birth <= ? AND type = 0", last, forgottenUpTo);
+    catalog.run("DELETE FROM cuts WHERE seq < ? AND point = 0", forgottenUpTo);
+    catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('forgotten', ?)", Number(forgottenUpTo));
+  }
+}
+
+/**
+ * Forgets a cut that was not finished, after a failure or a crash. What was seen of its objects goes too: else the next
+ * cut would take for unchanged what no manifest has.
+ */
+export function dropTaking({ catalog, manifest }: PrimaryContext, birth: Seq): void {
+  catalog.transaction("drop", () => {
+    catalog.run("DELETE FROM seen WHERE object IN (SELECT object FROM object_versions WHERE birth = ?)", birth);
+    catalog.run("DELETE FROM seen WHERE object IN (SELECT object FROM run_versions WHERE birth = ?)", birth);
+    catalog.run("DELETE FROM seen WHERE object IN (SELECT object FROM path_versions WHERE birth = ?)", birth);
+    manifest.dropBirth(birth);
+  });
+}

@@ -1,0 +1,251 @@
+import { assert } from "../../shared/errors.ts";
+import type { StoreView, ViewRequest, ViewSummary } from "../../shared/ports/store-adapter.ts";
+import type { CutStore } from "../../shared/wire/messages.ts";
+import { type Coherency, type CutId, compareCuts, type ObjectId, type Seq, seq } from "../../shared/words.ts";
+import type { PrimaryContext, PrimaryStore } from "../primary-context.ts";
+import { type ReplicaSink, Shipment } from "../ship/shipment.ts";
+import { catchUp } from "./catch-up.ts";
+import { compareEntry, removeSubtree } from "./compare-entry.ts";
+import { dropTaking, pruneSuperseded } from "./prune.ts";
+import { seenIndex } from "./seen-index.ts";
+
+const rowsPerTransactionMax = 4000;
+
+export interface CutRequest {
+  readonly depth: ViewRequest["depth"];
+  /** Pauses and continues the application; with it every store is cut at one instant. */
+  readonly freeze: Freeze | undefined;
+  /** Rounds while the application runs, before the freeze. */
+  readonly preCopyRounds: number;
+  /** Replicas that get this cut. */
+  readonly sinks: readonly ReplicaSink[];
+  /** No replica needs to hear of removals up to here any more. */
+  readonly forgottenUpTo: Seq;
+}
+
+export interface Freeze {
+  freeze(): Promise<void>;
+  /** Always called after a freeze that began, also when it failed. Gives how long the application stood, in ms. */
+  thaw(): Promise<number>;
+}
+
+export interface TakenCut {
+  readonly cut: CutId;
+  /** False: nothing had changed; replicas that lacked something were brought to the cut that stands. */
+  readonly fresh: boolean;
+  readonly shippedTo: readonly string[];
+  readonly payloadBytes: number;
+  readonly freezeMs: number;
+  readonly stores: readonly CutStore[];
+}
+
+/**
+ * Takes one cut of a group: enters every store, compares what is found with the manifest and ships the difference to the
+ * replicas that stand at the cut before, while it is read; replicas further back get everything since their own base.
+ * The manifest of the cut is durable before any replica is told that it is whole.
+ */
+export async function takeCut(context: PrimaryContext, request: CutRequest, signal: AbortSignal): Promise<TakenCut> {
+  const { catalog, manifest } = context;
+  const before = catalog.standing;
+  const birth = seq(before.committed.seq + 1n);
+  const cut: CutId = { epoch: before.epoch, seq: birth };
+  const takenAtUs = Math.max(context.nowUs(), before.lastTakenAtUs + 1000);
+  const storeNames = context.stores.map((store) => store.name);
+  const begin = { incarnation: context.incarnation, groupId: before.groupId, stores: storeNames };
+  const current = request.sinks.filter((sink) => !sink.gone && compareCuts(sink.base, before.committed) === 0);
+  const lagging = request.sinks.filter((sink) => !sink.gone && compareCuts(sink.base, before.committed) !== 0);
+  const shipment = new Shipment(current, { ...begin, cut, base: before.committed, takenAtUs }, before.nextObject - 1);
+  const views: { store: PrimaryStore; index: number; view: StoreView }[] = [];
+  let outcome: "taken" | "dropped" = "dropped";
+  let frozen = false;
+  let freezeMs = 0;
+  try {
+    catalog.begin();
+    const depth = { depth: request.depth } as const;
+    let changed = false;
+    const rounds = request.freeze === undefined ? 0 : request.preCopyRounds;
+    if (rounds > 0) {
+      for (let round = 0; round < rounds; round++) {
+        for (const [index, store] of context.stores.entries()) {
+          const view = await store.adapter.enter(seenIndex(catalog, manifest, store.number, birth), { ...depth, frozen: false }, signal);
+          let left: "taken" | "dropped" = "dropped";
+          try {
+            if (await compareView(context, store, index, view, birth, shipment, true)) changed = true;
+            left = "taken";
+          } finally {
+            await view.leave(left);
+          }
+        }
+      }
+    }
+    if (request.freeze !== undefined) {
+      frozen = true;
+      shipment.hold();
+      await request.freeze.freeze();
+    }
+    for (const [index, store] of context.stores.entries()) {
+      const view = await store.adapter.enter(
+        seenIndex(catalog, manifest, store.number, birth),
+        { ...depth, frozen: request.freeze !== undefined },
+        signal,
+      );
+      views.push({ store, index, view });
+    }
+    for (const { store, index, view } of views) {
+      if (await compareView(context, store, index, view, birth, shipment, false)) changed = true;
+    }
+    if (frozen && request.freeze !== undefined) {
+      frozen = false;
+      freezeMs = await request.freeze.thaw();
+      await shipment.release();
+    }
+    const coherency: Coherency = request.freeze !== undefined || views.length === 1 ? "instant" : "independent";
+    const stores = describe(context, views, changed ? birth : before.committed.seq);
+    let end = { cut: before.committed, digest: before.digest, stores, coherency, freezeMs };
+    if (changed) {
+      manifest.settleDeaths(birth, before.committed.seq);
+      const digest = manifest.digestAfter(before.committed.seq, before.digest, birth);
+      end = { ...end, cut, digest };
+      catalog.recordCut({
+        cut,
+        incarnation: context.incarnation,
+        base: before.committed.seq,
+        takenAtUs,
+        state: "applied",
+        digest,
+        coherency,
+        stores,
+        payloadBytes: shipment.payloadBytes,
+        freezeMs,
+        committedAtUs: context.nowUs(),
+        appliedAtUs: context.nowUs(),
+        point: false,
+      });
+      catalog.stand({ committed: cut, applied: cut.seq, digest, lastTakenAtUs: takenAtUs });
+      pruneSuperseded(context, birth, request.forgottenUpTo);
+    }
+    catalog.begin();
+    catalog.commit("cut");
+    outcome = "taken";
+    const lastObject = catalog.standing.nextObject - 1;
+    if (changed) await shipment.end(end, lastObject);
+    let payloadBytes = shipment.payloadBytes;
+    const shippedTo = changed ? shipment.sinks.map((sink) => sink.name) : [];
+    const byNumber = new Map(views.map(({ store, index, view }) => [store.number, { view, index }]));
+    for (const sink of lagging) {
+      const own = new Shipment([sink], { ...begin, cut: end.cut, base: sink.base, takenAtUs: changed ? takenAtUs : before.lastTakenAtUs }, sink.lastObject);
+      const result = await catchUp(context, own, sink, end.cut.seq, byNumber);
+      if (result.kind === "moved") {
+        await own.abort(`${result.path} moved while it was sent`);
+        continue;
+      }
+      await own.end(end, lastObject);
+      payloadBytes += own.payloadBytes;
+      if (!sink.gone) shippedTo.push(sink.name);
+    }
+    return { cut: end.cut, fresh: changed, shippedTo, payloadBytes, freezeMs, stores };
+  } catch (error) {
+    if (outcome === "dropped") {
+      catalog.rollback();
+      dropTaking(context, birth);
+      totalsKnown.delete(context);
+      await shipment.abort(error instanceof Error ? error.message : String(error));
+    }
+    throw error;
+  } finally {
+    if (frozen && request.freeze !== undefined) await request.freeze.thaw();
+    for (const { view } of views) await view.leave(outcome);
+  }
+}
+
+async function compareView(
+  context: PrimaryContext,
+  store: PrimaryStore,
+  storeIndex: number,
+  view: StoreView,
+  birth: Seq,
+  shipment: Shipment,
+  preCopy: boolean,
+): Promise<boolean> {
+  const { catalog } = context;
+  const scope = { context, store, storeIndex, birth, shipment, preCopy };
+  let changed = false;
+  let rows = 0;
+  for await (const found of view.changes()) {
+    catalog.begin();
+    const differs =
+      found.kind === "gone" ? await removeSubtree(scope, found.path) : await compareEntry(scope, found.path, found.entry, found.content);
+    if (differs) changed = true;
+    if (++rows >= rowsPerTransactionMax) {
+      // Rows of a birth above the committed seq are seen by nobody; a crash drops them.
+      assert(catalog.standing.committed.seq < birth, "a cut in the making is not committed");
+      catalog.commit("rows");
+      rows = 0;
+    }
+  }
+  catalog.begin();
+  return changed;
+}
+
+function describe(context: PrimaryContext, views: readonly { store: PrimaryStore; view: StoreView }[], at: Seq): CutStore[] {
+  return views.map(({ store, view }) => {
+    const summary: ViewSummary = view.summary();
+    const totals = storeTotals(context, store.number, at);
+    return {
+      name: store.name,
+      kind: store.adapter.kind,
+      consistency: summary.consistency,
+      position: summary.position,
+      bytes: totals.bytes,
+      files: totals.files,
+      behind: summary.behind.slice(0, 100),
+    };
+  });
+}
+
+/** Kept in memory between cuts: adding it up anew costs what the store costs, not what the change costs. */
+const totalsKnown = new WeakMap<PrimaryContext, Map<number, { at: Seq; bytes: number; files: number }>>();
+
+function storeTotals(context: PrimaryContext, store: number, at: Seq): { bytes: number; files: number } {
+  const { catalog, manifest } = context;
+  let known = totalsKnown.get(context);
+  if (known === undefined) {
+    known = new Map();
+    totalsKnown.set(context, known);
+  }
+  const last = known.get(store);
+  if (last !== undefined && last.at === at) return last;
+  let bytes = 0;
+  let files = 0;
+  if (last !== undefined && last.at < at) {
+    ({ bytes, files } = last);
+    const done = new Set<number>();
+    for (const row of catalog.all("SELECT object FROM object_versions WHERE birth > ? AND birth <= ?", last.at, at)) {
+      const object = Number(row.object) as ObjectId;
+      if (done.has(object)) continue;
+      done.add(object);
+      const old = manifest.object(object, last.at);
+      const now = manifest.object(object, at);
+      const of = old ?? now;
+      if (of?.type !== "file") continue;
+      const place = catalog.get("SELECT store FROM path_versions WHERE object = ? LIMIT 1", object);
+      if (Number(place?.store) !== store) continue;
+      bytes += (now?.size ?? 0) - (old?.size ?? 0);
+      files += (now === undefined ? 0 : 1) - (old === undefined ? 0 : 1);
+    }
+  } else {
+    const row = catalog.get(
+      `SELECT count(*) AS files, coalesce(sum(size), 0) AS bytes FROM object_versions o WHERE type = 1 AND birth <= ? AND NOT EXISTS (
+         SELECT 1 FROM object_versions n WHERE n.object = o.object AND n.birth > o.birth AND n.birth <= ?)
+       AND EXISTS (SELECT 1 FROM path_versions p WHERE p.object = o.object AND p.store = ?)`,
+      at,
+      at,
+      store,
+    );
+    bytes = Number(row?.bytes ?? 0);
+    files = Number(row?.files ?? 0);
+  }
+  known.set(store, { at, bytes, files });
+  return { bytes, files };
+}
+

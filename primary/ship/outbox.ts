@@ -1,0 +1,105 @@
+import { zstdCompressSync, constants as zlib } from "node:zlib";
+import type { ObjectId } from "../../shared/words.ts";
+import type { BulkMessage, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
+
+/** A message of a cut with its payload, on its way to one replica or several. */
+export type Send = (message: BulkMessage, payload: Uint8Array) => Promise<void>;
+
+/** Payload of one frame; a read or an extent is never larger. */
+export const frameBytesMax = 1024 * 1024;
+const rowsMax = 512;
+const extentsMax = 1024;
+/** Below this a payload is not worth compressing. */
+const compressBytesMin = 512;
+
+/**
+ * Packs rows and extents into frames, keeping the order that the replica relies on: the extents of an object before
+ * its row, its row before the paths that lead to it.
+ */
+export class Outbox {
+  readonly #send: Send;
+  readonly #compress: boolean;
+  #objects: ObjectRow[] = [];
+  #paths: PathRow[] = [];
+  readonly #waiting = new Set<ObjectId>();
+  #extents: Extent[] = [];
+  #buffer = Buffer.allocUnsafe(0);
+  #used = 0;
+  objects = 0;
+  paths = 0;
+  payloadBytes = 0;
+
+  constructor(send: Send, options: { compress: boolean }) {
+    this.#send = send;
+    this.#compress = options.compress;
+  }
+
+  async extent(extent: Extent, bytes: Uint8Array | undefined): Promise<void> {
+    const length = bytes?.length ?? 0;
+    // An object whose row waits already has extents again (another round): its row must not overtake nor be overtaken.
+    if (this.#waiting.has(extent.object)) await this.flush();
+    if (this.#used + length > frameBytesMax || this.#extents.length >= extentsMax) await this.#flushExtents();
+    if (bytes !== undefined) {
+      if (this.#buffer.length === 0) this.#buffer = Buffer.allocUnsafeSlow(this.#extents.length === 0 && length >= frameBytesMax ? length : frameBytesMax);
+      this.#buffer.set(bytes, this.#used);
+      this.#used += length;
+      this.payloadBytes += length;
+    }
+    this.#extents.push(extent);
+  }
+
+  async object(row: ObjectRow): Promise<void> {
+    this.#objects.push(row);
+    this.#waiting.add(row.object);
+    this.objects++;
+    if (this.#rowsFull()) await this.flush();
+  }
+
+  async path(row: PathRow): Promise<void> {
+    this.#paths.push(row);
+    this.paths++;
+    if (this.#rowsFull()) await this.flush();
+  }
+
+  async drop(object: Extent["object"]): Promise<void> {
+    await this.flush();
+    await this.#send({ kind: "objectDropped", object }, new Uint8Array(0));
+  }
+
+  async flush(): Promise<void> {
+    if (this.#extents.length > 0) await this.#flushExtents();
+    if (this.#objects.length + this.#paths.length > 0) await this.#flushRows();
+  }
+
+  #rowsFull(): boolean {
+    return this.#objects.length + this.#paths.length >= rowsMax;
+  }
+
+  async #flushRows(): Promise<void> {
+    if (this.#extents.length > 0) await this.#flushExtents();
+    const message = { kind: "rows", objects: this.#objects, paths: this.#paths } as const;
+    this.#objects = [];
+    this.#paths = [];
+    this.#waiting.clear();
+    await this.#send(message, new Uint8Array(0));
+  }
+
+  async #flushExtents(): Promise<void> {
+    if (this.#extents.length === 0) return;
+    const extents = this.#extents;
+    let payload: Uint8Array = this.#buffer.subarray(0, this.#used);
+    const decodedBytes = this.#used;
+    this.#extents = [];
+    this.#buffer = Buffer.allocUnsafe(0);
+    this.#used = 0;
+    let encoding: "plain" | "zstd" = "plain";
+    if (this.#compress && decodedBytes >= compressBytesMin) {
+      const packed = zstdCompressSync(payload, { params: { [zlib.ZSTD_c_compressionLevel]: 1 } });
+      if (packed.length < decodedBytes * 0.9) {
+        payload = packed;
+        encoding = "zstd";
+      }
+    }
+    await this.#send({ kind: "extents", extents, encoding, decodedBytes }, payload);
+  }
+}

@@ -1,0 +1,124 @@
+import type { CutBegin, CutEnd, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
+import type { CutId, ObjectId } from "../../shared/words.ts";
+import { Outbox, type Send } from "./outbox.ts";
+
+/** One replica's end of the way, as the plan sees it. */
+export interface ReplicaSink {
+  readonly name: string;
+  /** The last cut that was sent to it whole; what comes next is a delta from it. */
+  base: CutId;
+  /** Objects above this one are new to it. */
+  lastObject: number;
+  readonly compress: boolean;
+  /** Waits while too much is on its way. @throws when the session is gone */
+  readonly send: Send;
+  /** What the replica has staged of an object from a broken session: 32 bytes for each run, empty for nothing. */
+  stagedRuns(object: ObjectId): Promise<{ readonly blockSize: number; readonly digests: Uint8Array }>;
+  /** The session ended or refused: nothing more is sent. */
+  gone: boolean;
+}
+
+/** Payload that may wait in memory while the application is frozen. */
+const heldBytesMax = 64 * 1024 * 1024;
+
+export type ShippedExtent = Omit<Extent, "fresh" | "held"> & { readonly held?: boolean };
+
+/** One cut on its way to the replicas that have the same base: packed once, sent to each. */
+export class Shipment {
+  readonly #sinks: ReplicaSink[];
+  readonly #lastObject: number;
+  readonly #begin: CutBegin;
+  readonly #outbox: Outbox;
+  #begun = false;
+  #held: Parameters<Send>[] | undefined;
+  #heldBytes = 0;
+
+  constructor(sinks: readonly ReplicaSink[], begin: CutBegin, lastObject: number) {
+    this.#sinks = [...sinks];
+    this.#begin = begin;
+    this.#lastObject = lastObject;
+    this.#outbox = new Outbox((message, payload) => this.#broadcast(message, payload), {
+      compress: sinks.some((sink) => sink.compress),
+    });
+  }
+
+  /** Replicas that still take part. */
+  get sinks(): readonly ReplicaSink[] {
+    return this.#sinks.filter((sink) => !sink.gone);
+  }
+
+  async extent(extent: ShippedExtent, bytes: Uint8Array | undefined): Promise<void> {
+    if (this.sinks.length === 0) return;
+    await this.#outbox.extent({ held: false, ...extent, fresh: extent.object > this.#lastObject }, bytes);
+  }
+
+  async object(row: ObjectRow): Promise<void> {
+    if (this.sinks.length > 0) await this.#outbox.object(row);
+  }
+
+  async path(row: PathRow): Promise<void> {
+    if (this.sinks.length > 0) await this.#outbox.path(row);
+  }
+
+  async drop(object: ObjectId): Promise<void> {
+    if (this.sinks.length > 0) await this.#outbox.drop(object);
+  }
+
+  /** Sends what is left and the cut's end; afterwards it is each sink's new base. */
+  async end(end: Omit<CutEnd, "objects" | "paths" | "payloadBytes">, lastObject: number): Promise<void> {
+    if (this.sinks.length === 0) return;
+    await this.#outbox.flush();
+    const { objects, paths, payloadBytes } = this.#outbox;
+    await this.#broadcast({ kind: "cutEnd", ...end, objects, paths, payloadBytes }, new Uint8Array(0));
+    for (const sink of this.sinks) {
+      sink.base = end.cut;
+      sink.lastObject = lastObject;
+    }
+  }
+
+  /** From now on nothing waits for a slow link, up to a bound: the application stands still meanwhile. */
+  hold(): void {
+    this.#held = [];
+  }
+
+  async release(): Promise<void> {
+    const held = this.#held ?? [];
+    this.#held = undefined;
+    this.#heldBytes = 0;
+    for (const [message, payload] of held) await this.#broadcast(message, payload);
+  }
+
+  async abort(reason: string): Promise<void> {
+    await this.release();
+    if (this.#begun) await this.#broadcast({ kind: "cutAborted", cut: this.#begin.cut, reason }, new Uint8Array(0));
+  }
+
+  get payloadBytes(): number {
+    return this.#outbox.payloadBytes;
+  }
+
+  async #broadcast(...[message, payload]: Parameters<Send>): Promise<void> {
+    if (!this.#begun) {
+      this.#begun = true;
+      await this.#broadcast({ kind: "cutBegin", ...this.#begin }, new Uint8Array(0));
+    }
+    if (this.#held !== undefined) {
+      this.#held.push([message, payload]);
+      this.#heldBytes += payload.length;
+      if (this.#heldBytes <= heldBytesMax) return;
+      await this.release();
+      this.hold();
+      return;
+    }
+    await Promise.all(
+      this.sinks.map(async (sink) => {
+        try {
+          await sink.send(message, payload);
+        } catch {
+          // The session says why in its own log; the cut goes on for the others, and this one gets the next.
+          sink.gone = true;
+        }
+      }),
+    );
+  }
+}

@@ -1,0 +1,177 @@
+import { assert } from "../../shared/errors.ts";
+import type { Seq } from "../../shared/words.ts";
+import type { ReplicaContext } from "../replica-context.ts";
+import { segmentName } from "../receive/receive.ts";
+import { SyncFailed } from "../sync.ts";
+import { ForeignChange, locate } from "./locate.ts";
+import { materialize } from "./materialize.ts";
+import { type Batch, nextBatchEnd, planBatch } from "./plan-batch.ts";
+import { dropUnknownHistory, type SavedImage, saveImages } from "./save-images.ts";
+import { writeCopy } from "./write-copy.ts";
+
+export interface Applied {
+  readonly from: Seq;
+  readonly to: Seq;
+  readonly cuts: number;
+  readonly imageBytes: number;
+  readonly strangers: readonly string[];
+  readonly metadataPartial: number;
+}
+
+/**
+ * Brings the next batch of committed cuts into the copy, durably; undefined when there is none.
+ *
+ * Order, each step durable before the next: files of newborn objects and old images; the mark `applying`; the copy; one
+ * commit that ends the mark. A crash before the mark leaves the copy untouched: begin anew. With the mark: write all
+ * again, without saving images, which would be the new bytes.
+ *
+ * @throws {SyncFailed} the mark stays, so the whole batch is written anew after a restart
+ * @throws {ForeignChange} somebody else changed a file of the batch: the copy is suspect
+ */
+export function applyNext(context: ReplicaContext, keepHistory: boolean): Applied | undefined {
+  const { catalog } = context;
+  const to = nextBatchEnd(context);
+  if (to === undefined) return undefined;
+  const standing = catalog.standing;
+  if (standing.suspect !== "" && standing.applying === undefined) throw new ForeignChange(standing.suspect);
+  const redo = standing.applying !== undefined;
+  const batch = planBatch(context, standing.applied, to);
+  let imageBytes = 0;
+  let metadataPartial = 0;
+  if (!redo) {
+    checkForeignChanges(context, batch);
+    ({ imageBytes, metadataPartial } = prepare(context, batch, keepHistory));
+  }
+  assert(catalog.standing.applying?.to === to, "the mark stands before the copy is touched");
+  let written: ReturnType<typeof writeCopy>;
+  try {
+    written = writeCopy(context, batch, keepHistory);
+  } catch (error) {
+    if (error instanceof SyncFailed || error instanceof ForeignChange) markSuspect(context, error.message);
+    throw error;
+  }
+  catalog.transaction("applied", () => {
+    for (const { object, store, stat } of written.seen) putSeen(context, object, store, stat);
+    const objects = new Map(batch.objects.map((changed) => [changed.object, changed]));
+    for (const { object, store, bytes } of written.kept) {
+      const death = objects.get(object)?.steps.find((step) => step.version === undefined);
+      assert(death !== undefined, `object ${object} is kept and has not died`);
+      catalog.run("INSERT OR REPLACE INTO kept (object, died, store, bytes) VALUES (?,?,?,?)", object, death.seq, store, bytes);
+    }
+    for (const changed of batch.objects) {
+      if (changed.after === undefined) catalog.run("DELETE FROM seen WHERE object = ? AND object NOT IN (SELECT object FROM kept)", changed.object);
+    }
+    catalog.run("DELETE FROM extents WHERE seq > ? AND seq <= ?", batch.from, batch.to);
+    catalog.run("DELETE FROM staged WHERE seq > ? AND seq <= ?", batch.from, batch.to);
+    catalog.run(
+      "UPDATE cuts SET state = 'applied', applied_at_us = ?, point = ? WHERE seq > ? AND seq <= ? AND state = 'committed'",
+      context.nowUs(),
+      keepHistory ? 1 : 0,
+      batch.from,
+      batch.to,
+    );
+    for (const path of written.strangers) catalog.event("stranger.put_aside", { path, seq: batch.to }, context.nowUs());
+    catalog.stand({ applied: batch.to, applying: undefined, suspect: "" });
+  });
+  removeSegments(context, batch.seqs);
+  return {
+    from: batch.from,
+    to: batch.to,
+    cuts: batch.seqs.length,
+    imageBytes,
+    strangers: written.strangers,
+    metadataPartial: metadataPartial + written.metadataPartial,
+  };
+}
+
+/** Everything that can be done without touching the copy, ending with the mark. */
+function prepare(context: ReplicaContext, batch: Batch, keepHistory: boolean): { imageBytes: number; metadataPartial: number } {
+  const { catalog } = context;
+  const { made, metadataPartial } = materialize(context, batch);
+  // Newborn files are known to the catalog only with the mark; until then images are read from staging by name.
+  const images: SavedImage[] = keepHistory ? saveImages(context, batch) : [];
+  catalog.transaction("applying", () => {
+    for (const { object, stat } of made) putSeen(context, object.object, object.store, stat);
+    for (const image of images) {
+      catalog.run(
+        "INSERT INTO images (object, died, offset, length, store, file, position) VALUES (?,?,?,?,?,?,?)",
+        image.object,
+        image.died,
+        image.offset,
+        image.length,
+        image.store,
+        batch.to,
+        image.position,
+      );
+    }
+    catalog.stand({ applying: { from: batch.from, to: batch.to } });
+  });
+  return { imageBytes: images.reduce((sum, image) => sum + image.length, 0), metadataPartial };
+}
+
+function putSeen(context: ReplicaContext, object: number, store: number, stat: { inode: number; size: number; mtimeNs: bigint; ctimeNs: bigint }): void {
+  context.catalog.run(
+    "INSERT OR REPLACE INTO seen (object, store, inode, size, mtime_ns, ctime_ns) VALUES (?,?,?,?,?,?)",
+    object,
+    store,
+    stat.inode,
+    stat.size,
+    stat.mtimeNs,
+    stat.ctimeNs,
+  );
+}
+
+/** Files that the batch is about to change must stand as we left them. */
+function checkForeignChanges(context: ReplicaContext, batch: Batch): void {
+  const statement = context.catalog.statement("SELECT inode, size, mtime_ns, ctime_ns FROM seen WHERE object = ?");
+  statement.setReadBigInts(true);
+  for (const changed of batch.objects) {
+    if (changed.before === undefined || changed.type !== "file") continue;
+    const row = statement.get(changed.object) as { size: bigint; mtime_ns: bigint; ctime_ns: bigint } | undefined;
+    const found = locate(context, changed.object, changed.store, batch.from, batch.to);
+    const paths = (): string => context.manifest.pathsOf(changed.object, batch.from).map((entry) => entry.path || "(root)").join(", ");
+    if (row === undefined || found === undefined) {
+      const error = new ForeignChange(`the file of ${paths()} is gone from the copy or was replaced`);
+      markSuspect(context, error.message);
+      throw error;
+    }
+    const { stat } = found;
+    if (BigInt(stat.size) !== row.size || stat.mtimeNs !== row.mtime_ns || stat.ctimeNs !== row.ctime_ns) {
+      const error = new ForeignChange(`somebody changed ${paths()} in the copy`);
+      markSuspect(context, error.message);
+      throw error;
+    }
+  }
+}
+
+export function markSuspect(context: ReplicaContext, reason: string): void {
+  const { catalog } = context;
+  catalog.transaction("suspect", () => {
+    catalog.event("copy.suspect", { reason }, context.nowUs());
+    catalog.stand({ suspect: reason });
+  });
+}
+
+/** What a crash left half-done before a mark, and files whose rows are gone. Called once before anything else. */
+export function recoverApply(context: ReplicaContext): void {
+  dropUnknownHistory(context);
+  const { disk, homes, catalog } = context;
+  if (catalog.standing.applying !== undefined) return;
+  for (const home of homes.values()) {
+    for (const name of disk.list(home.kept)) {
+      if (catalog.get("SELECT 1 AS found FROM kept WHERE object = ?", Number(name.slice(1))) === undefined) disk.unlink(home.kept, name);
+    }
+    assert(disk.list(home.limbo).length === 0, `without a mark nothing lies in limbo of store ${home.placement.name}`);
+  }
+}
+
+function removeSegments(context: ReplicaContext, seqs: readonly Seq[]): void {
+  const { disk, homes } = context;
+  for (const home of homes.values()) {
+    for (const seq of seqs) {
+      const name = segmentName(seq);
+      if (disk.stat(home.staging, name) !== undefined) disk.unlink(home.staging, name);
+    }
+  }
+}
+

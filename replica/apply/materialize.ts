@@ -1,0 +1,62 @@
+import type { Stat } from "../../shared/ports/disk.ts";
+import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
+import { setMetaAsPermitted } from "../set-meta.ts";
+import { failing, syncNames } from "../sync.ts";
+import type { Batch, ChangedObject } from "./plan-batch.ts";
+import { pendingExtents } from "./plan-batch.ts";
+import { PayloadReader } from "./payload-reader.ts";
+import { writeZeros } from "./write-zeros.ts";
+
+export interface Materialized {
+  readonly object: ChangedObject;
+  readonly stat: Stat;
+}
+
+/**
+ * Gives every file and symlink that is born in the batch a file of its own in staging, as it was at its birth, synced.
+ * What a crash leaves of this is not known to the catalog and is made again.
+ */
+export function materialize(context: ReplicaContext, batch: Batch): { made: Materialized[]; metadataPartial: number } {
+  const { disk, catalog, limits } = context;
+  using payloads = new PayloadReader(context);
+  const made: Materialized[] = [];
+  let partial = 0;
+  const touched = new Map<number, Set<string>>();
+  for (const changed of batch.objects) {
+    if (changed.before !== undefined || changed.type === "directory") continue;
+    const birth = changed.steps.find((step) => step.version !== undefined);
+    if (birth?.version === undefined) continue;
+    const staging = homeOf(context, changed.store).staging;
+    const name = objectFileName(changed.object);
+    const staged = catalog.get("SELECT 1 AS found FROM staged WHERE object = ?", changed.object) !== undefined;
+    if (!staged) {
+      if (disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
+      if (changed.type === "symlink") {
+        disk.makeSymlink(staging, name, birth.version.target);
+      } else {
+        const file = disk.openFile(staging, name, "create");
+        try {
+          for (const extent of pendingExtents(context, changed.object, batch.from, birth.seq)) {
+            if (extent.place !== "zero") disk.write(file, payloads.read(changed.store, extent), extent.offset);
+            else writeZeros(disk, file, extent.offset, extent.length);
+          }
+          disk.truncate(file, birth.version.size);
+        } finally {
+          disk.closeFile(file);
+        }
+      }
+      let names = touched.get(changed.store);
+      if (names === undefined) {
+        names = new Set();
+        touched.set(changed.store, names);
+      }
+      names.add(name);
+      if (!setMetaAsPermitted((meta) => disk.setMeta(staging, name, meta), birth.version)) partial++;
+    }
+    made.push({ object: changed, stat: disk.stat(staging, name)! });
+  }
+  for (const [store, names] of touched) {
+    failing(() => syncNames(disk, homeOf(context, store).staging, names, limits.singleSyncsMax));
+  }
+  return { made, metadataPartial: partial };
+}

@@ -1,0 +1,129 @@
+import { joinPath, type ObjectVersion } from "../../shared/catalog/manifest.ts";
+import { type ObjectId, type Seq, seq, type StorePath } from "../../shared/words.ts";
+import { homeOf, type ReplicaContext } from "../replica-context.ts";
+
+/** What a run of committed cuts changes in the copy: states before and after, and the writes between them in order. */
+export interface Batch {
+  readonly from: Seq;
+  readonly to: Seq;
+  readonly seqs: readonly Seq[];
+  readonly objects: readonly ChangedObject[];
+  readonly paths: readonly ChangedPath[];
+}
+
+export interface ChangedObject {
+  readonly object: ObjectId;
+  readonly store: number;
+  readonly type: "file" | "directory" | "symlink";
+  /** Undefined: born within the batch. */
+  readonly before: ObjectVersion | undefined;
+  /** Undefined: no path leads to it at the end of the batch. */
+  readonly after: ObjectVersion | undefined;
+  /** Its versions within the batch, oldest first; a death has `version` undefined. */
+  readonly steps: readonly { readonly seq: Seq; readonly version: ObjectVersion | undefined }[];
+}
+
+export interface ChangedPath {
+  readonly store: number;
+  /** As this node's tree calls it. */
+  readonly path: StorePath;
+  readonly before: { readonly object: ObjectId; readonly type: ChangedObject["type"] } | undefined;
+  readonly after: { readonly object: ObjectId; readonly type: ChangedObject["type"] } | undefined;
+}
+
+/** The committed cuts that apply takes next, up to `bytesMax` of payload but at least one; undefined when there is none. */
+export function nextBatchEnd(context: ReplicaContext): Seq | undefined {
+  const { catalog, limits } = context;
+  const standing = catalog.standing;
+  if (standing.applying !== undefined) return standing.applying.to;
+  let bytes = 0;
+  let end: Seq | undefined;
+  for (const row of catalog.all(
+    "SELECT seq, payload_bytes FROM cuts WHERE state = 'committed' AND seq > ? ORDER BY seq LIMIT 1000",
+    standing.applied,
+  )) {
+    if (end !== undefined && bytes + Number(row.payload_bytes) > limits.batchBytesMax) break;
+    bytes += Number(row.payload_bytes);
+    end = seq(Number(row.seq));
+  }
+  return end;
+}
+
+export function planBatch(context: ReplicaContext, from: Seq, to: Seq): Batch {
+  const { catalog, manifest } = context;
+  const paths: ChangedPath[] = [];
+  const storeOf = new Map<ObjectId, number>();
+  for (const row of catalog.all("SELECT DISTINCT store, dir, name FROM path_versions WHERE birth>? AND birth<=?", from, to)) {
+    const store = Number(row.store);
+    const path = joinPath(String(row.dir), String(row.name));
+    const before = manifest.objectAtPath(store, path, from);
+    const after = manifest.objectAtPath(store, path, to);
+    for (const object of [before, after]) if (object !== undefined) storeOf.set(object, store);
+    if (before === after) continue;
+    paths.push({
+      store,
+      path: homeOf(context, store).local(path),
+      before: before === undefined ? undefined : { object: before, type: manifest.object(before, from)!.type },
+      after: after === undefined ? undefined : { object: after, type: manifest.object(after, to)!.type },
+    });
+  }
+  const objects: ChangedObject[] = [];
+  for (const { object, version: after } of manifest.objectsBorn(from, to)) {
+    const before = manifest.object(object, from);
+    const steps = catalog
+      .all("SELECT birth, type FROM object_versions WHERE object=? AND birth>? AND birth<=? ORDER BY birth", object, from, to)
+      .map((row) => {
+        const at = seq(Number(row.birth));
+        return { seq: at, version: row.type === 0 ? undefined : manifest.object(object, at) };
+      });
+    const type = (before ?? after ?? steps.find((step) => step.version !== undefined)?.version)?.type;
+    if (type === undefined) continue; // A death that was written for an object that never lived here.
+    const store = storeOf.get(object) ?? storeOfObject(context, object, from, to);
+    if (store === undefined) continue; // Named and dropped again before it had a path.
+    objects.push({ object, store, type, before, after, steps });
+  }
+  const seqs = catalog
+    .all("SELECT seq FROM cuts WHERE seq>? AND seq<=? AND state<>'receiving' ORDER BY seq", from, to)
+    .map((row) => seq(Number(row.seq)));
+  return { from, to, seqs, objects, paths };
+}
+
+function storeOfObject(context: ReplicaContext, object: ObjectId, from: Seq, to: Seq): number | undefined {
+  const { catalog, manifest } = context;
+  const seen = catalog.get("SELECT store FROM seen WHERE object = ?", object);
+  if (seen !== undefined) return Number(seen.store);
+  const path =
+    manifest.pathsOf(object, to)[0] ??
+    manifest.pathsOf(object, from)[0] ??
+    catalog.get("SELECT store FROM path_versions WHERE object=? LIMIT 1", object);
+  return path === undefined ? undefined : Number(path.store);
+}
+
+/** The writes of one cut to one object, in order. */
+export interface PendingExtent {
+  readonly seq: Seq;
+  readonly object: ObjectId;
+  readonly offset: number;
+  readonly length: number;
+  readonly place: "zero" | "inline" | "segment";
+  readonly position: number;
+  readonly payload: Uint8Array | undefined;
+}
+
+const places = ["zero", "inline", "segment"] as const;
+
+export function* pendingExtents(context: ReplicaContext, object: ObjectId, after: Seq, upTo: Seq): Generator<PendingExtent> {
+  for (const row of context.catalog
+    .statement("SELECT * FROM extents WHERE object=? AND seq>? AND seq<=? ORDER BY seq, ordinal")
+    .all(object, after, upTo) as Record<string, unknown>[]) {
+    yield {
+      seq: seq(Number(row.seq)),
+      object,
+      offset: Number(row.offset),
+      length: Number(row.length),
+      place: places[Number(row.place)]!,
+      position: Number(row.position),
+      payload: row.payload === null ? undefined : (row.payload as Uint8Array),
+    };
+  }
+}

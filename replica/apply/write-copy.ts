@@ -1,0 +1,346 @@
+import { type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts";
+import { assert, isSystemError } from "../../shared/errors.ts";
+import type { Directory, FileMeta, Stat } from "../../shared/ports/disk.ts";
+import type { ObjectId, StorePath } from "../../shared/words.ts";
+import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
+import type { StoreHome } from "../store-home.ts";
+import { failing } from "../sync.ts";
+import { inodeOf, locate, locateOrFail } from "./locate.ts";
+import { PayloadReader } from "./payload-reader.ts";
+import { setMetaAsPermitted } from "../set-meta.ts";
+import { type Batch, type ChangedObject, type ChangedPath, pendingExtents } from "./plan-batch.ts";
+import { writeZeros } from "./write-zeros.ts";
+
+/** What the writing found and left. */
+export interface Written {
+  /** Stat of every object that was touched and still has a path, for the catalog's `seen`. */
+  readonly seen: readonly { readonly object: ObjectId; readonly store: number; readonly stat: Stat }[];
+  readonly kept: readonly { readonly object: ObjectId; readonly store: number; readonly bytes: number }[];
+  /** Strangers' files that stood in the way and were put aside, as paths in the copy. */
+  readonly strangers: readonly string[];
+  /** Objects whose owner or mode this process may not set. */
+  readonly metadataPartial: number;
+}
+
+/**
+ * Writes a batch into the copy. Every step looks at what is there, by inode, before it acts: run again from its start
+ * after a crash anywhere in it, it ends the same.
+ */
+export function writeCopy(context: ReplicaContext, batch: Batch, keepHistory: boolean): Written {
+  return new CopyWriter(context, batch, keepHistory).run();
+}
+
+class CopyWriter {
+  readonly #context: ReplicaContext;
+  readonly #batch: Batch;
+  readonly #keepHistory: boolean;
+  /** Per store, what must be synced: directories by path in the tree, and files by where they ended. */
+  readonly #directories = new Map<number, Set<StorePath>>();
+  readonly #files = new Map<number, number>();
+  readonly #privateTouched = new Map<number, Set<"staging" | "limbo" | "kept" | "strangers">>();
+  readonly #strangers: string[] = [];
+  readonly #objects: Map<ObjectId, ChangedObject>;
+  #metadataPartial = 0;
+  #vacated = false;
+
+  constructor(context: ReplicaContext, batch: Batch, keepHistory: boolean) {
+    this.#context = context;
+    this.#batch = batch;
+    this.#keepHistory = keepHistory;
+    this.#objects = new Map(batch.objects.map((changed) => [changed.object, changed]));
+  }
+
+  run(): Written {
+    const { paths, objects } = this.#batch;
+    for (const path of paths) this.#vacate(path);
+    // A name that moved to limbo must be there for good before another file takes its place: a disk may keep the
+    // second rename and lose the first.
+    if (this.#vacated) this.#sync();
+    const byDepth = [...paths].sort((a, b) => depth(a.path) - depth(b.path));
+    for (const path of byDepth.toReversed()) this.#removeDirectory(path);
+    for (const path of byDepth) this.#makeDirectory(path);
+    for (const changed of objects) if (changed.type === "file") this.#writeExtents(changed);
+    for (const path of paths) this.#place(path);
+    const kept = objects.flatMap((changed) => this.#retire(changed));
+    for (const changed of objects) if (changed.type !== "directory") this.#setMeta(changed);
+    for (const changed of objects) if (changed.type === "directory") this.#setMeta(changed);
+    this.#sync();
+    const seen = this.#look();
+    for (const home of this.#context.homes.values()) home.tree.forget();
+    return { seen, kept, strangers: this.#strangers, metadataPartial: this.#metadataPartial };
+  }
+
+  /** Takes away the file or symlink that loses this name: to limbo, since another path may want it, or wants it still. */
+  #vacate({ store, path, before, after }: ChangedPath): void {
+    if (before === undefined || before.type === "directory") return;
+    const { disk } = this.#context;
+    const home = homeOf(this.#context, store);
+    const place = home.tree.place(path);
+    if (place === undefined) return;
+    const stat = disk.stat(place.directory, place.name);
+    if (stat === undefined) return;
+    if (after !== undefined && stat.inode === inodeOf(this.#context, after.object)) return;
+    if (stat.inode !== inodeOf(this.#context, before.object)) return; // Vacated before the crash, or a stranger: see place.
+    const name = objectFileName(before.object);
+    if (disk.stat(home.limbo, name)?.inode === stat.inode) {
+      // A rename of one link over another of the same file does nothing: POSIX. The name goes by itself.
+      disk.unlink(place.directory, place.name);
+    } else {
+      disk.rename(place.directory, place.name, home.limbo, name);
+    }
+    this.#touchPrivate(store, "limbo");
+    this.#touchParent(store, path);
+    this.#vacated = true;
+  }
+
+  #removeDirectory({ store, path, before, after }: ChangedPath): void {
+    if (before?.type !== "directory" || after?.type === "directory") return;
+    const { disk } = this.#context;
+    const home = homeOf(this.#context, store);
+    home.tree.forget();
+    const place = home.tree.place(path);
+    if (place === undefined || disk.stat(place.directory, place.name)?.type !== "directory") return;
+    try {
+      disk.removeDirectory(place.directory, place.name);
+    } catch (error) {
+      if (!isSystemError(error, "ENOTEMPTY", "EEXIST")) throw error;
+      this.#putAside(home, path, place);
+    }
+    this.#touchParent(store, path);
+  }
+
+  #makeDirectory({ store, path, after }: ChangedPath): void {
+    if (after?.type !== "directory" || path === "") return;
+    const { disk } = this.#context;
+    const home = homeOf(this.#context, store);
+    const place = this.#placeOf(home, path);
+    const stat = disk.stat(place.directory, place.name);
+    if (stat?.type === "directory") return;
+    if (stat !== undefined) this.#putAside(home, path, place);
+    disk.makeDirectory(place.directory, place.name, 0o700);
+    this.#touchParent(store, path);
+    this.#touchDirectory(store, path);
+  }
+
+  #writeExtents(changed: ChangedObject): void {
+    const { disk } = this.#context;
+    const { object, store } = changed;
+    // What was there at the birth is in the materialized file already.
+    const birth = changed.before === undefined ? changed.steps.find((step) => step.version !== undefined)?.seq : undefined;
+    const after = birth ?? this.#batch.from;
+    const steps = changed.steps.filter((step) => step.seq > after && step.version !== undefined);
+    const extents = [...pendingExtents(this.#context, object, after, this.#batch.to)];
+    let size = birth === undefined ? changed.before?.size : changed.steps.find((step) => step.seq === birth)?.version?.size;
+    if (steps.length === 0) return;
+    if (extents.length === 0 && steps.every((step) => step.version?.size === size)) return;
+    const found = locateOrFail(this.#context, object, store, this.#batch.from, this.#batch.to);
+    using payloads = new PayloadReader(this.#context);
+    const file = disk.openFile(found.directory, found.name, "write");
+    try {
+      for (const step of steps) {
+        const target = step.version!.size;
+        // In the order of the cuts, since what is cut off and grown again in a later cut reads as zeros.
+        if (target !== size || size === undefined) disk.truncate(file, target);
+        size = target;
+        for (const extent of extents) {
+          if (extent.seq !== step.seq) continue;
+          if (extent.place === "zero") writeZeros(disk, file, extent.offset, Math.min(extent.length, target - extent.offset));
+          else disk.write(file, payloads.read(store, extent), extent.offset);
+        }
+      }
+    } finally {
+      disk.closeFile(file);
+    }
+    this.#files.set(store, (this.#files.get(store) ?? 0) + 1);
+  }
+
+  #place({ store, path, after }: ChangedPath): void {
+    if (after === undefined || after.type === "directory") return;
+    const { disk } = this.#context;
+    const home = homeOf(this.#context, store);
+    const place = this.#placeOf(home, path);
+    const inode = inodeOf(this.#context, after.object);
+    const stat = disk.stat(place.directory, place.name);
+    if (stat !== undefined && stat.inode === inode) return;
+    if (stat !== undefined) this.#putAside(home, path, place);
+    const found = locateOrFail(this.#context, after.object, store, this.#batch.from, this.#batch.to);
+    if (found.where === "tree") {
+      disk.link(found.directory, found.name, place.directory, place.name);
+    } else {
+      disk.rename(found.directory, found.name, place.directory, place.name);
+      this.#touchPrivate(store, found.where);
+    }
+    this.#touchParent(store, path);
+  }
+
+  /** An object without a path: kept whole while a recovery point may want it, else removed. */
+  #retire(changed: ChangedObject): { object: ObjectId; store: number; bytes: number }[] {
+    if (changed.after !== undefined || changed.type === "directory") return [];
+    const { disk } = this.#context;
+    const { object, store } = changed;
+    const found = locate(this.#context, object, store, this.#batch.from, this.#batch.to);
+    if (found === undefined) return [];
+    assert(found.where !== "tree", `object ${object} has no path and lies in the copy`);
+    const home = homeOf(this.#context, store);
+    this.#touchPrivate(store, found.where);
+    if (!this.#keepHistory) {
+      disk.unlink(found.directory, found.name);
+      return [];
+    }
+    if (found.where !== "kept") {
+      disk.rename(found.directory, found.name, home.kept, objectFileName(object));
+      this.#touchPrivate(store, "kept");
+    }
+    return [{ object, store, bytes: found.stat.size }];
+  }
+
+  #setMeta(changed: ChangedObject): void {
+    const { after, object, store } = changed;
+    if (after === undefined) return;
+    const { disk } = this.#context;
+    if (changed.type === "directory") {
+      this.#setDirectoryMeta(changed, after);
+      return;
+    }
+    // A file that was only born has had its meta since it was staged.
+    if (changed.before === undefined && changed.steps.length === 1) return;
+    const place = locateOrFail(this.#context, object, store, this.#batch.from, this.#batch.to);
+    const set = (meta: Partial<FileMeta>): void => disk.setMeta(place.directory, place.name, meta);
+    if (!setMetaAsPermitted(set, after)) this.#metadataPartial++;
+    this.#files.set(store, (this.#files.get(store) ?? 0) + 1);
+  }
+
+  #setDirectoryMeta(changed: ChangedObject, after: ObjectVersion): void {
+    const { disk, manifest } = this.#context;
+    const home = homeOf(this.#context, changed.store);
+    for (const { path } of manifest.pathsOf(changed.object, this.#batch.to)) {
+      const directory = path === "" ? home.tree.root : home.tree.directory(path);
+      if (directory === undefined) continue;
+      if (!setMetaAsPermitted((meta) => disk.setDirectoryMeta(directory, meta), after)) this.#metadataPartial++;
+      this.#touchDirectory(changed.store, path);
+    }
+  }
+
+  #sync(): void {
+    const { disk, homes, limits } = this.#context;
+    for (const home of homes.values()) {
+      const directories = this.#directories.get(home.number) ?? new Set();
+      const privates = this.#privateTouched.get(home.number) ?? new Set();
+      const files = this.#files.get(home.number) ?? 0;
+      if (directories.size + privates.size + files === 0) continue;
+      failing(() => {
+        if (directories.size + files > limits.singleSyncsMax) {
+          disk.syncFilesystem(home.home);
+          return;
+        }
+        this.#syncFiles(home);
+        for (const path of directories) {
+          const directory = home.tree.directory(path);
+          if (directory !== undefined) disk.syncDirectory(directory);
+        }
+        for (const part of privates) disk.syncDirectory(home[part]);
+      });
+    }
+    this.#directories.clear();
+    this.#privateTouched.clear();
+    this.#files.clear();
+  }
+
+  #syncFiles(home: StoreHome): void {
+    const { disk } = this.#context;
+    for (const changed of this.#batch.objects) {
+      if (changed.store !== home.number || changed.type !== "file") continue;
+      const found = locate(this.#context, changed.object, home.number, this.#batch.from, this.#batch.to);
+      if (found === undefined) continue;
+      const file = disk.openFile(found.directory, found.name, "read");
+      try {
+        disk.syncFile(file);
+      } finally {
+        disk.closeFile(file);
+      }
+    }
+  }
+
+  /** How everything that was touched stands now: compared before it is touched the next time. */
+  #look(): { object: ObjectId; store: number; stat: Stat }[] {
+    const seen: { object: ObjectId; store: number; stat: Stat }[] = [];
+    const done = new Set<ObjectId>();
+    const look = (object: ObjectId, store: number): void => {
+      if (done.has(object)) return;
+      done.add(object);
+      const entry = this.#context.manifest.pathsOf(object, this.#batch.to)[0];
+      if (entry === undefined) return;
+      const stat = homeOf(this.#context, store).tree.stat(homeOf(this.#context, store).local(entry.path));
+      if (stat !== undefined) seen.push({ object, store, stat });
+    };
+    for (const changed of this.#batch.objects) look(changed.object, changed.store);
+    // A hard link that came or went changes the ctime of an object whose row did not change.
+    for (const path of this.#batch.paths) {
+      for (const end of [path.before, path.after]) if (end !== undefined) look(end.object, path.store);
+    }
+    return seen;
+  }
+
+  #placeOf(home: StoreHome, path: StorePath): { directory: Directory; name: string } {
+    const place = home.tree.place(path);
+    if (place !== undefined) return place;
+    // A stranger replaced a directory on the way by something else: put it aside and make ours again.
+    const { dir } = splitPath(path);
+    const parent = this.#placeOf(home, dir as StorePath);
+    const { disk } = this.#context;
+    const stat = disk.stat(parent.directory, parent.name);
+    if (stat !== undefined && stat.type !== "directory") this.#putAside(home, dir as StorePath, parent);
+    if (stat?.type !== "directory") {
+      disk.makeDirectory(parent.directory, parent.name, 0o755);
+      this.#strangers.push(`${dir} (made again)`);
+      this.#touchParent(home.number, dir as StorePath);
+    }
+    const again = home.tree.place(path);
+    assert(again !== undefined, `directory ${dir} was made and is not there`);
+    return again;
+  }
+
+  /** Moves a stranger's file or directory out of the way, never over anything, never away for good. */
+  #putAside(home: StoreHome, path: StorePath, place: { directory: Directory; name: string }): void {
+    const { disk } = this.#context;
+    home.tree.forget();
+    const again = home.tree.place(path) ?? place;
+    for (let attempt = 0; ; attempt++) {
+      const name = `${this.#batch.to}-${attempt}`;
+      if (disk.stat(home.strangers, name) !== undefined) continue;
+      disk.rename(again.directory, again.name, home.strangers, name);
+      break;
+    }
+    this.#strangers.push(path);
+    this.#touchPrivate(home.number, "strangers");
+    this.#touchParent(home.number, path);
+  }
+
+  #touchParent(store: number, path: StorePath): void {
+    this.#touchDirectory(store, splitPath(path).dir as StorePath);
+  }
+
+  #touchDirectory(store: number, path: StorePath): void {
+    let paths = this.#directories.get(store);
+    if (paths === undefined) {
+      paths = new Set();
+      this.#directories.set(store, paths);
+    }
+    paths.add(path);
+  }
+
+  #touchPrivate(store: number, part: "staging" | "limbo" | "kept" | "strangers"): void {
+    let parts = this.#privateTouched.get(store);
+    if (parts === undefined) {
+      parts = new Set();
+      this.#privateTouched.set(store, parts);
+    }
+    parts.add(part);
+  }
+}
+
+function depth(path: StorePath): number {
+  let count = path === "" ? 0 : 1;
+  for (let i = 0; i < path.length; i++) if (path.charCodeAt(i) === 0x2f) count++;
+  return count;
+}

@@ -1,0 +1,20 @@
+import type { CutId } from "../../shared/words.ts";
+import type { Receiver } from "../receive/receive.ts";
+import { homeOf, type ReplicaContext } from "../replica-context.ts";
+import { syncNames } from "../sync.ts";
+
+/**
+ * Makes the cuts that came whole durable, all that wait together: staged payloads and their directories first, then one
+ * transaction that flips them visible. What this returns may be acknowledged, and nothing else may.
+ */
+export function commit(context: ReplicaContext, receiver: Receiver): CutId {
+  const { catalog, disk, limits } = context;
+  if (receiver.ended.length > 0) {
+    for (const [store, names] of receiver.touched) {
+      if (names.size > 0) syncNames(disk, homeOf(context, store).staging, names, limits.singleSyncsMax);
+    }
+    catalog.commit("cut");
+    receiver.settled();
+  }
+  return catalog.standing.committed;
+}

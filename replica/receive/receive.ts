@@ -1,0 +1,557 @@
+import { ContentChange } from "../../shared/catalog/content-change.ts";
+import { joinPath } from "../../shared/catalog/manifest.ts";
+import { assert, isSystemError } from "../../shared/errors.ts";
+import { blockHash, blocksPerRun, equalBytes, hashBytes, hashInRun, zeroHash } from "../../shared/manifest/block-hash.ts";
+import { hex } from "../../shared/manifest/digest.ts";
+import type { OpenFile } from "../../shared/ports/disk.ts";
+import { checkStorePath } from "../../shared/store-path.ts";
+import type { CutBegin, CutEnd, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
+import { type CutId, compareCuts, cutText, type ObjectId, type Seq } from "../../shared/words.ts";
+import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
+import { setMetaAsPermitted } from "../set-meta.ts";
+import { singleFileName } from "../store-home.ts";
+import { BaseMismatch, CutDamaged, CutMalformed, NoRoom, Sealed, SenderRefused } from "./refusals.ts";
+import { forgetOpenCut } from "./resume.ts";
+
+/** A transaction is closed at these bounds, so that the worker never stands still for long. */
+const rowsPerTransactionMax = 4000;
+const bytesPerTransactionMax = 8 * 1024 * 1024;
+/** An extent's length and its blocks: more is a hostile frame. */
+const extentBlocksMax = 1 << 16;
+
+interface OpenCut {
+  readonly begin: CutBegin;
+  readonly seq: Seq;
+  /** Number in this catalog of each store of the message. */
+  readonly stores: readonly number[];
+  readonly contents: Map<ObjectId, ContentChange>;
+  /** Where fresh objects are put, decided at their first extent and kept for the whole cut. */
+  readonly fresh: Map<ObjectId, "inline" | "staged">;
+  ordinal: number;
+  inlineBytes: number;
+  payloadBytes: number;
+  stagedBytes: number;
+  objects: number;
+  paths: number;
+  rowsSinceCommit: number;
+  bytesSinceCommit: number;
+}
+
+interface Segment {
+  readonly file: OpenFile;
+  size: number;
+}
+
+/**
+ * Takes the frames of cuts from the one session that may send them. Rows and payloads are stored as they come under
+ * their uncommitted cut, where nobody sees them; nothing here touches the copy. Cuts that came whole wait in `ended`
+ * until `commit` makes them durable together.
+ *
+ * Any error leaves the receiver in need of `abort`, after which it holds what is committed and nothing else.
+ */
+export class Receiver {
+  readonly #context: ReplicaContext;
+  readonly #incarnation: string;
+  #open: OpenCut | undefined;
+  readonly #segments = new Map<string, Segment>();
+  #staged: { object: ObjectId; file: OpenFile } | undefined;
+  readonly #touched = new Map<number, Set<string>>();
+  #ended: CutId[] = [];
+
+  constructor(context: ReplicaContext, incarnation: string) {
+    this.#context = context;
+    this.#incarnation = incarnation;
+  }
+
+  /** Cuts that are whole and wait for `commit`. */
+  get ended(): readonly CutId[] {
+    return this.#ended;
+  }
+
+  get receiving(): CutId | undefined {
+    return this.#open?.begin.cut;
+  }
+
+  /** Names in each store's staging directory whose bytes the next commit must sync. */
+  get touched(): ReadonlyMap<number, ReadonlySet<string>> {
+    return this.#touched;
+  }
+
+  begin(begin: CutBegin): void {
+    if (this.#open !== undefined) throw new CutMalformed(`cut ${cutText(begin.cut)} begins within ${cutText(this.#open.begin.cut)}`);
+    const { catalog, manifest } = this.#context;
+    const standing = catalog.standing;
+    if (standing.sealed || standing.role !== "replica") throw new Sealed(`this node takes no cuts: it is ${standing.sealed ? "sealed" : standing.role}`);
+    if (standing.halted !== "") throw new Sealed(`this node takes no cuts: ${standing.halted}`);
+    if (begin.groupId !== standing.groupId) {
+      throw new SenderRefused(`cut ${cutText(begin.cut)} is of group ${begin.groupId}, this is ${standing.groupId}`);
+    }
+    if (begin.incarnation !== this.#incarnation) {
+      throw new SenderRefused(`cut ${cutText(begin.cut)} is of incarnation ${begin.incarnation}, the session is of ${this.#incarnation}`);
+    }
+    if (begin.cut.epoch !== standing.epoch) {
+      throw new SenderRefused(`cut ${cutText(begin.cut)} is of epoch ${begin.cut.epoch}, this replica follows epoch ${standing.epoch}`);
+    }
+    if (compareCuts(begin.base, standing.committed) !== 0) throw new BaseMismatch(standing.committed, begin.base);
+    if (begin.cut.seq <= begin.base.seq) throw new CutMalformed(`cut ${cutText(begin.cut)} does not come after its base ${cutText(begin.base)}`);
+    if (begin.cut.seq > BigInt(Number.MAX_SAFE_INTEGER)) throw new CutMalformed(`seq ${begin.cut.seq} is out of range`);
+    const known = new Map([...this.#context.homes.values()].map((home) => [home.placement.name as string, home.number]));
+    const stores = begin.stores.map((name) => {
+      const number = known.get(name);
+      if (number === undefined) throw new CutMalformed(`cut ${cutText(begin.cut)} has a store "${name}" that this node's configuration does not know`);
+      return number;
+    });
+    catalog.begin();
+    if (catalog.get("SELECT 1 AS found FROM cuts WHERE seq = ? AND state = 'receiving'", begin.cut.seq) !== undefined) {
+      manifest.dropBirth(begin.cut.seq);
+      catalog.run("DELETE FROM extents WHERE seq = ?", begin.cut.seq);
+    }
+    catalog.recordCut({
+      cut: begin.cut,
+      incarnation: begin.incarnation,
+      base: begin.base.seq,
+      takenAtUs: begin.takenAtUs,
+      state: "receiving",
+      digest: new Uint8Array(0),
+      coherency: "independent",
+      stores: [],
+      payloadBytes: 0,
+      freezeMs: 0,
+      committedAtUs: 0,
+      appliedAtUs: 0,
+      point: false,
+    });
+    this.#open = {
+      begin,
+      seq: begin.cut.seq,
+      stores,
+      contents: new Map(),
+      fresh: new Map(),
+      ordinal: 0,
+      inlineBytes: 0,
+      payloadBytes: 0,
+      stagedBytes: 0,
+      objects: 0,
+      paths: 0,
+      rowsSinceCommit: 0,
+      bytesSinceCommit: 0,
+    };
+  }
+
+  /** `payload` holds the bytes of the extents one after the other, decoded. */
+  extents(extents: readonly Extent[], payload: Uint8Array): void {
+    const open = this.#opened("extents");
+    let at = 0;
+    for (const extent of extents) {
+      const carried = extent.zero || extent.held ? 0 : extent.length;
+      if (at + carried > payload.length) throw new CutDamaged(`payload of ${payload.length} bytes is shorter than its extents`);
+      this.#extent(open, extent, payload.subarray(at, at + carried));
+      at += carried;
+    }
+    if (at !== payload.length) throw new CutDamaged(`payload of ${payload.length} bytes, its extents take ${at}`);
+    this.#breathe(open);
+  }
+
+  #extent(open: OpenCut, extent: Extent, bytes: Uint8Array): void {
+    const { manifest } = this.#context;
+    const { object, blockSize, offset, length } = extent;
+    const store = this.#store(open, extent.store);
+    if (!Number.isInteger(Math.log2(blockSize)) || blockSize < 512 || blockSize > 1 << 30) throw new CutMalformed(`block size ${blockSize}`);
+    if (length <= 0 || offset % blockSize !== 0 || length > extentBlocksMax * blockSize) {
+      throw new CutMalformed(`extent at ${offset} of ${length} bytes with blocks of ${blockSize}`);
+    }
+    const existing = manifest.object(object, open.seq);
+    if (existing !== undefined && (existing.type !== "file" || existing.blockSize !== blockSize)) {
+      throw new CutMalformed(`extent of object ${object}: it is a ${existing.type} with blocks of ${existing.blockSize}`);
+    }
+    const old = manifest.object(object, open.begin.base.seq) !== undefined;
+    if (extent.fresh === old) throw new CutMalformed(`extent of object ${object} says ${extent.fresh ? "new" : "known"}: it is not`);
+    let content = open.contents.get(object);
+    if (content === undefined) {
+      content = new ContentChange(manifest, object, open.seq, existing?.content ?? new Uint8Array(0), { births: false });
+      open.contents.set(object, content);
+    }
+    const first = offset / blockSize;
+    const blocks = Math.ceil(length / blockSize);
+    if (extent.hashes.length !== (extent.zero ? 0 : blocks * hashBytes)) throw new CutMalformed(`extent of ${blocks} blocks has ${extent.hashes.length} bytes of hashes`);
+    for (let i = 0; i < blocks; i++) {
+      const hash = extent.zero ? zeroHash : extent.hashes.subarray(i * hashBytes, (i + 1) * hashBytes);
+      if (!extent.zero && !extent.held) {
+        const block = bytes.subarray(i * blockSize, Math.min((i + 1) * blockSize, length));
+        if (!equalBytes(blockHash(block), hash)) {
+          throw new CutDamaged(`block ${first + i} of object ${object} does not have its hash`);
+        }
+      }
+      if (extent.held) this.#checkHeld(object, first + i, hash);
+      content.set(first + i, hash);
+    }
+    open.payloadBytes += bytes.length;
+    open.bytesSinceCommit += bytes.length;
+    this.#store_(open, extent, store, bytes);
+  }
+
+  #checkHeld(object: ObjectId, block: number, hash: Uint8Array): void {
+    const row = this.#context.catalog.get(
+      "SELECT hashes FROM staged_runs WHERE object=? AND run=?",
+      object,
+      Math.floor(block / blocksPerRun),
+    );
+    const held = hashInRun(row?.hashes as Uint8Array | undefined, block % blocksPerRun);
+    if (!equalBytes(held, hash)) throw new CutDamaged(`block ${block} of object ${object} is not staged as the primary thinks`);
+  }
+
+  /** Puts the bytes of a checked extent where apply finds them: staged file, segment or catalog. */
+  #store_(open: OpenCut, extent: Extent, store: number, bytes: Uint8Array): void {
+    const { catalog, limits } = this.#context;
+    const { object, offset, length } = extent;
+    if (extent.fresh) {
+      let place = open.fresh.get(object);
+      if (place === undefined) {
+        const resumed = catalog.get("SELECT 1 AS found FROM staged WHERE object = ?", object) !== undefined;
+        place = resumed || extent.held || open.inlineBytes + length > limits.inlineBytesMax ? "staged" : "inline";
+        open.fresh.set(object, place);
+      }
+      // What was inline at first stays so, or an older inline piece would be laid over a newer staged one.
+      if (place === "staged") {
+        if (extent.held) return;
+        const file = this.#stagedFile(open, object, store, extent.blockSize);
+        this.#writeStaged(open, () => this.#context.disk.write(file, extent.zero ? new Uint8Array(length) : bytes, offset), length);
+        return;
+      }
+    }
+    let payload: Uint8Array | null = null;
+    let position = 0;
+    let place = 0;
+    if (!extent.zero) {
+      if (open.inlineBytes + length <= limits.inlineBytesMax || extent.fresh) {
+        open.inlineBytes += length;
+        payload = bytes;
+        place = 1;
+      } else {
+        const segment = this.#segment(open, store);
+        position = segment.size;
+        this.#writeStaged(open, () => this.#context.disk.write(segment.file, bytes, position), length);
+        segment.size += length;
+        place = 2;
+      }
+    }
+    catalog.run(
+      "INSERT INTO extents (seq, ordinal, object, offset, length, place, position, payload) VALUES (?,?,?,?,?,?,?,?)",
+      open.seq,
+      open.ordinal++,
+      object,
+      offset,
+      length,
+      place,
+      position,
+      payload,
+    );
+    open.rowsSinceCommit++;
+  }
+
+  #writeStaged(open: OpenCut, write: () => void, length: number): void {
+    open.stagedBytes += length;
+    if (open.stagedBytes > this.#context.limits.stagingBytesMax) {
+      throw new NoRoom(`cut ${cutText(open.begin.cut)} needs more than limits.staging (${this.#context.limits.stagingBytesMax} bytes)`);
+    }
+    try {
+      write();
+    } catch (error) {
+      if (isSystemError(error, "ENOSPC", "EDQUOT")) throw new NoRoom(`no room to stage cut ${cutText(open.begin.cut)}`, { cause: error });
+      throw error;
+    }
+  }
+
+  #stagedFile(open: OpenCut, object: ObjectId, store: number, blockSize: number): OpenFile {
+    if (this.#staged?.object === object) return this.#staged.file;
+    this.#closeStaged();
+    const { disk, catalog } = this.#context;
+    const staging = homeOf(this.#context, store).staging;
+    const name = objectFileName(object);
+    const known = catalog.get("SELECT seq FROM staged WHERE object = ?", object);
+    let file: OpenFile;
+    try {
+      if (known === undefined) {
+        // A file of this name that the catalog does not know is a leftover of a transaction that never was.
+        if (disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
+        file = disk.openFile(staging, name, "create");
+      } else {
+        file = disk.openFile(staging, name, "write");
+      }
+    } catch (error) {
+      if (isSystemError(error, "ENOSPC", "EDQUOT")) throw new NoRoom(`no room to stage cut ${cutText(open.begin.cut)}`, { cause: error });
+      throw error;
+    }
+    if (known === undefined || Number(known.seq) !== Number(open.seq)) {
+      catalog.run("INSERT OR REPLACE INTO staged (object, store, seq, block_size) VALUES (?,?,?,?)", object, store, open.seq, blockSize);
+    }
+    this.#touch(store, name);
+    this.#staged = { object, file };
+    return file;
+  }
+
+  #closeStaged(): void {
+    if (this.#staged === undefined) return;
+    this.#context.disk.closeFile(this.#staged.file);
+    this.#staged = undefined;
+  }
+
+  #segment(open: OpenCut, store: number): Segment {
+    const name = segmentName(open.seq);
+    const key = `${store}/${name}`;
+    let segment = this.#segments.get(key);
+    if (segment === undefined) {
+      const { disk } = this.#context;
+      const staging = homeOf(this.#context, store).staging;
+      if (disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
+      segment = { file: disk.openFile(staging, name, "create"), size: 0 };
+      this.#segments.set(key, segment);
+      this.#touch(store, name);
+    }
+    return segment;
+  }
+
+  #touch(store: number, name: string): void {
+    let names = this.#touched.get(store);
+    if (names === undefined) {
+      names = new Set();
+      this.#touched.set(store, names);
+    }
+    names.add(name);
+  }
+
+  rows(objects: readonly ObjectRow[], paths: readonly PathRow[]): void {
+    const open = this.#opened("rows");
+    for (const row of objects) this.#objectRow(open, row);
+    for (const row of paths) this.#pathRow(open, row);
+    open.rowsSinceCommit += objects.length + paths.length;
+    this.#breathe(open);
+  }
+
+  #objectRow(open: OpenCut, row: ObjectRow): void {
+    const { manifest } = this.#context;
+    const store = this.#store(open, row.store);
+    const before = manifest.object(row.object, open.seq);
+    if (before !== undefined && before.type !== row.type) {
+      throw new CutMalformed(`object ${row.object} turns from a ${before.type} into a ${row.type}`);
+    }
+    if (row.type === "symlink" && (row.target === "" || row.target.includes("\0") || row.target.length > 4095)) {
+      throw new CutMalformed(`object ${row.object} is a symlink with a target of ${row.target.length} bytes`);
+    }
+    if (row.mode > 0o7777 || row.size < 0 || row.object <= 0) throw new CutMalformed(`object ${row.object} with mode ${row.mode} and size ${row.size}`);
+    if (row.type === "file") {
+      let content = open.contents.get(row.object);
+      if (before !== undefined && before.blockSize !== row.blockSize) {
+        throw new CutMalformed(`object ${row.object} changes its block size from ${before.blockSize} to ${row.blockSize}`);
+      }
+      if (before !== undefined && row.size < before.size) {
+        content ??= new ContentChange(manifest, row.object, open.seq, before.content, { births: false });
+        content.truncate(Math.ceil(row.size / row.blockSize));
+      }
+      const digest = content?.finish() ?? before?.content ?? new Uint8Array(32);
+      open.contents.delete(row.object);
+      if (!equalBytes(digest, row.content)) {
+        throw new CutDamaged(`content of object ${row.object} comes to ${hex(digest)}, the primary says ${hex(row.content)}`);
+      }
+      if (open.fresh.get(row.object) === "staged") this.#finishStaged(open, row, store);
+    }
+    manifest.putObject(row, open.seq);
+    open.objects++;
+  }
+
+  /** What an earlier session staged and this one does not have must not shine through. */
+  #finishStaged(open: OpenCut, row: ObjectRow, store: number): void {
+    const { catalog, manifest, disk } = this.#context;
+    const file = this.#stagedFile(open, row.object, store, row.blockSize);
+    for (const staged of catalog.all("SELECT run, hashes FROM staged_runs WHERE object = ?", row.object)) {
+      const run = Number(staged.run);
+      const now = manifest.run(row.object, run, open.seq);
+      const hashes = staged.hashes as Uint8Array;
+      for (let i = 0; i * hashBytes < hashes.length; i++) {
+        const at = (run * blocksPerRun + i) * row.blockSize;
+        if (at >= row.size || equalBytes(hashInRun(hashes, i), zeroHash) || !equalBytes(hashInRun(now, i), zeroHash)) continue;
+        disk.write(file, new Uint8Array(Math.min(row.blockSize, row.size - at)), at);
+      }
+    }
+    catalog.run("DELETE FROM staged_runs WHERE object = ?", row.object);
+    disk.truncate(file, row.size);
+    // Here, while the file is open and before the commit syncs it, rather than by name when it is placed.
+    setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), row);
+  }
+
+  #pathRow(open: OpenCut, row: PathRow): void {
+    const { manifest } = this.#context;
+    const store = this.#store(open, row.store);
+    const path = checkStorePath(row.path);
+    const home = homeOf(this.#context, store);
+    if (home.placement.shape === "file" && path !== singleFileName) throw new CutMalformed(`store ${home.placement.name} is a single file, received a path ${JSON.stringify(path)}`);
+    if (path === "" && row.object === undefined) throw new CutMalformed("the root of a store cannot go");
+    if (row.object !== undefined) {
+      const object = manifest.object(row.object, open.seq);
+      if (object === undefined) throw new CutMalformed(`path ${JSON.stringify(path)} leads to object ${row.object}, which is unknown`);
+      if (path === "" && object.type !== "directory") throw new CutMalformed(`the root of store ${home.placement.name} is a ${object.type}`);
+    }
+    manifest.putPath(store, path, row.object, open.seq);
+    open.paths++;
+  }
+
+  /** Forgets what came of an object in this cut: it moved while the primary read it. */
+  dropObject(object: ObjectId): void {
+    const { catalog, manifest } = this.#context;
+    const open = this.#opened("objectDropped");
+    this.#closeStaged();
+    open.contents.delete(object);
+    catalog.run("DELETE FROM run_versions WHERE object = ? AND birth = ?", object, open.seq);
+    catalog.run("DELETE FROM extents WHERE object = ? AND seq = ?", object, open.seq);
+    if (open.fresh.delete(object)) {
+      const staged = catalog.get("SELECT store FROM staged WHERE object = ?", object);
+      if (staged !== undefined && manifest.object(object, open.seq) === undefined) {
+        const staging = homeOf(this.#context, Number(staged.store)).staging;
+        const name = objectFileName(object);
+        if (this.#context.disk.stat(staging, name) !== undefined) this.#context.disk.unlink(staging, name);
+        this.#touched.get(Number(staged.store))?.delete(name);
+        catalog.run("DELETE FROM staged WHERE object = ?", object);
+        catalog.run("DELETE FROM staged_runs WHERE object = ?", object);
+      }
+    }
+  }
+
+  /** The cut is whole: checks it against its own numbers and digest. It becomes visible with the next commit. */
+  end(end: CutEnd): void {
+    const { catalog, manifest } = this.#context;
+    const open = this.#opened("cutEnd");
+    const text = cutText(end.cut);
+    if (compareCuts(end.cut, open.begin.cut) !== 0) throw new CutMalformed(`cut ${cutText(open.begin.cut)} ends as ${text}`);
+    if (end.objects !== open.objects || end.paths !== open.paths || end.payloadBytes !== open.payloadBytes) {
+      throw new CutDamaged(
+        `cut ${text} has ${open.objects} objects, ${open.paths} paths and ${open.payloadBytes} bytes; its end says ${end.objects}, ${end.paths} and ${end.payloadBytes}`,
+      );
+    }
+    const unfinished = open.contents.keys().next();
+    if (unfinished.done !== true) throw new CutMalformed(`cut ${text} has extents of object ${unfinished.value} and no row of it`);
+    this.#closeStaged();
+    this.#checkShape(open);
+    manifest.settleDeaths(open.seq, open.begin.base.seq);
+    const digest = manifest.digestAfter(open.begin.base.seq, catalog.standing.digest, open.seq);
+    if (!equalBytes(digest, end.digest)) {
+      throw new CutDamaged(`the set's digest after cut ${text} comes to ${hex(digest)}, the primary says ${hex(end.digest)}`);
+    }
+    this.#reserve(open);
+    catalog.recordCut({
+      cut: end.cut,
+      incarnation: open.begin.incarnation,
+      base: open.begin.base.seq,
+      takenAtUs: open.begin.takenAtUs,
+      state: "committed",
+      digest,
+      coherency: end.coherency,
+      stores: end.stores,
+      payloadBytes: end.payloadBytes,
+      freezeMs: end.freezeMs,
+      committedAtUs: this.#context.nowUs(),
+      appliedAtUs: 0,
+      point: false,
+    });
+    catalog.stand({ committed: end.cut, digest, lastTakenAtUs: open.begin.takenAtUs });
+    this.#ended.push(end.cut);
+    this.#open = undefined;
+  }
+
+  /** Everything lies in a directory, and nothing lies below what is none: else apply would meet it half-way. */
+  #checkShape(open: OpenCut): void {
+    const { catalog, manifest } = this.#context;
+    for (const row of catalog.all("SELECT DISTINCT store, dir FROM path_versions WHERE birth=? AND object IS NOT NULL AND NOT (dir='' AND name='')", open.seq)) {
+      const store = Number(row.store);
+      if (homeOf(this.#context, store).placement.shape === "file") continue;
+      const dir = checkStorePath(String(row.dir));
+      const parent = manifest.objectAtPath(store, dir, open.seq);
+      if (parent === undefined || manifest.object(parent, open.seq)?.type !== "directory") {
+        throw new CutMalformed(`cut ${cutText(open.begin.cut)} puts something below ${JSON.stringify(dir)}, which is no directory`);
+      }
+    }
+    for (const row of catalog.all("SELECT store, dir, name, object FROM path_versions WHERE birth = ?", open.seq)) {
+      const store = Number(row.store);
+      const path = joinPath(String(row.dir), String(row.name));
+      const before = manifest.objectAtPath(store, path, open.begin.base.seq);
+      if (before === undefined || manifest.object(before, open.begin.base.seq)?.type !== "directory") continue;
+      if (row.object !== null && manifest.object(Number(row.object) as ObjectId, open.seq)?.type === "directory") continue;
+      const child = manifest.children(store, path, open.seq)[0];
+      if (child !== undefined) {
+        throw new CutMalformed(`cut ${cutText(open.begin.cut)} removes directory ${JSON.stringify(path)} and leaves "${child.name}" in it`);
+      }
+    }
+  }
+
+  /** Room for what apply will write: old images, growth and a margin, on every mount, before anything is promised. */
+  #reserve(open: OpenCut): void {
+    const { catalog, disk, homes, limits } = this.#context;
+    const needed = Number(
+      catalog.get("SELECT coalesce(sum(length), 0) AS bytes FROM extents WHERE seq > ?", catalog.standing.applied)?.bytes,
+    );
+    for (const home of homes.values()) {
+      const free = disk.freeBytes(home.home);
+      if (free < 2 * needed + limits.freeBytesMin) {
+        throw new NoRoom(`cut ${cutText(open.begin.cut)} needs ${2 * needed + limits.freeBytesMin} free bytes beside ${home.placement.path}, there are ${free}`);
+      }
+    }
+  }
+
+  /** Called by commit after everything is durable. */
+  settled(): void {
+    this.#ended = [];
+    // The next cut may be half here already: its files are written on, and synced when it is whole.
+    const segment = this.#open === undefined ? undefined : segmentName(this.#open.seq);
+    for (const [key, { file }] of this.#segments) {
+      if (segment !== undefined && key.endsWith(`/${segment}`)) continue;
+      this.#context.disk.closeFile(file);
+      this.#segments.delete(key);
+    }
+    for (const names of this.#touched.values()) {
+      for (const name of names) {
+        const ofOpenCut = name === segment || (name.startsWith("o") && this.#open?.fresh.has(Number(name.slice(1)) as ObjectId));
+        if (ofOpenCut !== true) names.delete(name);
+      }
+    }
+  }
+
+  /** Ends the session's work: what is not committed is forgotten, but staged files stay for a resume. */
+  abort(): void {
+    this.#context.catalog.rollback();
+    this.#closeStaged();
+    for (const segment of this.#segments.values()) this.#context.disk.closeFile(segment.file);
+    this.#segments.clear();
+    this.#touched.clear();
+    this.#open = undefined;
+    this.#ended = [];
+    forgetOpenCut(this.#context);
+  }
+
+  #opened(what: string): OpenCut {
+    if (this.#open === undefined) throw new CutMalformed(`${what} outside a cut`);
+    this.#context.catalog.begin();
+    return this.#open;
+  }
+
+  #store(open: OpenCut, index: number): number {
+    const store = open.stores[index];
+    if (store === undefined) throw new CutMalformed(`store ${index} of ${open.stores.length}`);
+    return store;
+  }
+
+  /** Closes the transaction of a large cut now and then; its rows stay invisible. */
+  #breathe(open: OpenCut): void {
+    if (open.rowsSinceCommit < rowsPerTransactionMax && open.bytesSinceCommit < bytesPerTransactionMax) return;
+    // With whole cuts before it in the same transaction only a full commit may close it.
+    if (this.#ended.length > 0) return;
+    assert(this.#context.catalog.standing.committed.seq < open.seq, "a cut becomes visible only when it is whole");
+    this.#context.catalog.commit("rows");
+    open.rowsSinceCommit = 0;
+    open.bytesSinceCommit = 0;
+  }
+}
+
+/** The file in a store's staging directory with the payload of one cut for objects that exist already. */
+export function segmentName(seq: Seq): string {
+  return `s${seq}`;
+}
+

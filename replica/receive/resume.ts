@@ -1,0 +1,107 @@
+import { blockHash, blocksPerRun, hashBytes, trimRun } from "../../shared/manifest/block-hash.ts";
+import { runTerm } from "../../shared/manifest/digest.ts";
+import { type ObjectId, seq } from "../../shared/words.ts";
+import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
+
+/** Staged files shorter than this are sent again rather than kept for a resume. */
+const resumeBytesMin = 1024 * 1024;
+
+/**
+ * Forgets the cut that a broken session left, in one transaction. The hashes of larger staged files are kept beside
+ * them, so that the next session sends only what differs.
+ */
+export function forgetOpenCut(context: ReplicaContext): void {
+  const { catalog, manifest, disk } = context;
+  const open = catalog.cuts("receiving");
+  const committed = catalog.standing.committed.seq;
+  const unlinked: (() => void)[] = [];
+  catalog.transaction("forget", () => {
+    for (const row of catalog.all("SELECT object, store, seq FROM staged WHERE seq > ?", committed)) {
+      const object = Number(row.object) as ObjectId;
+      const staging = homeOf(context, Number(row.store)).staging;
+      const stat = disk.stat(staging, objectFileName(object));
+      if (stat !== undefined && stat.type === "file" && stat.size >= resumeBytesMin) {
+        catalog.run(
+          "INSERT OR REPLACE INTO staged_runs (object, run, hashes) SELECT object, run, hashes FROM run_versions WHERE object=? AND birth=?",
+          object,
+          seq(Number(row.seq)),
+        );
+        continue;
+      }
+      catalog.run("DELETE FROM staged WHERE object = ?", object);
+      catalog.run("DELETE FROM staged_runs WHERE object = ?", object);
+      if (stat !== undefined) unlinked.push(() => disk.unlink(staging, objectFileName(object)));
+    }
+    for (const cut of open) {
+      manifest.dropBirth(cut.cut.seq);
+      catalog.run("DELETE FROM extents WHERE seq = ?", cut.cut.seq);
+      catalog.run("DELETE FROM cuts WHERE seq = ?", cut.cut.seq);
+    }
+  });
+  for (const unlink of unlinked) unlink();
+}
+
+/**
+ * After an unclean stop what the catalog says of uncommitted staged files may be more than the disk kept: reads them
+ * and writes down what is there. Removes files that the catalog does not know.
+ */
+export function recoverStaging(context: ReplicaContext): void {
+  const { catalog, disk, homes } = context;
+  forgetOpenCut(context);
+  const committed = catalog.standing.committed.seq;
+  catalog.transaction("staging", () => {
+    for (const row of catalog.all("SELECT object, store, block_size FROM staged WHERE seq > ?", committed)) {
+      const object = Number(row.object) as ObjectId;
+      catalog.run("DELETE FROM staged_runs WHERE object = ?", object);
+      if (!rehash(context, object, Number(row.store), Number(row.block_size))) {
+        catalog.run("DELETE FROM staged WHERE object = ?", object);
+      }
+    }
+  });
+  for (const home of homes.values()) {
+    for (const name of disk.list(home.staging)) {
+      const known = name.startsWith("o")
+        ? catalog.get("SELECT 1 AS found FROM staged WHERE object = ?", Number(name.slice(1)))
+        : catalog.get("SELECT 1 AS found FROM cuts WHERE seq = ? AND state = 'committed'", Number(name.slice(1)));
+      if (known === undefined) disk.unlink(home.staging, name);
+    }
+  }
+}
+
+function rehash(context: ReplicaContext, object: ObjectId, store: number, blockSize: number): boolean {
+  const { catalog, disk } = context;
+  const staging = homeOf(context, store).staging;
+  const stat = disk.stat(staging, objectFileName(object));
+  if (stat === undefined || stat.type !== "file") return false;
+  const file = disk.openFile(staging, objectFileName(object), "read");
+  try {
+    const bytes = new Uint8Array(blocksPerRun * blockSize);
+    for (let run = 0; run * bytes.length < stat.size; run++) {
+      const length = disk.read(file, bytes, 0, bytes.length, run * bytes.length);
+      const hashes = new Uint8Array(Math.ceil(length / blockSize) * hashBytes);
+      for (let at = 0; at < length; at += blockSize) {
+        hashes.set(blockHash(bytes.subarray(at, Math.min(at + blockSize, length))), (at / blockSize) * hashBytes);
+      }
+      const trimmed = trimRun(hashes);
+      if (trimmed.length > 0) catalog.run("INSERT INTO staged_runs (object, run, hashes) VALUES (?,?,?)", object, run, trimmed);
+    }
+    return true;
+  } finally {
+    disk.closeFile(file);
+  }
+}
+
+/** What the primary compares before it sends a new object: 32 bytes for each run, zeros where nothing is staged. */
+export function stagedRunDigests(context: ReplicaContext, object: ObjectId): { blockSize: number; digests: Uint8Array } {
+  const { catalog } = context;
+  const staged = catalog.get("SELECT block_size FROM staged WHERE object = ?", object);
+  if (staged === undefined) return { blockSize: 0, digests: new Uint8Array(0) };
+  const rows = catalog.all("SELECT run, hashes FROM staged_runs WHERE object = ? ORDER BY run", object);
+  const last = rows.at(-1);
+  const digests = new Uint8Array(last === undefined ? 0 : (Number(last.run) + 1) * 32);
+  for (const row of rows) {
+    const term = runTerm(Number(row.run), row.hashes as Uint8Array);
+    if (term !== undefined) digests.set(term, Number(row.run) * 32);
+  }
+  return { blockSize: Number(staged.block_size), digests };
+}
