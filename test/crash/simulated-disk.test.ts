@@ -301,6 +301,26 @@ const survivals: Survival[] = [
     },
   },
   {
+    promise: "moves of directories never close a circle through one that lies between",
+    before: {
+      a: {
+        type: "directory",
+        entries: { b: { type: "directory", entries: { c: { type: "directory", entries: { kept: "text" } } } } },
+      },
+    },
+    act: (disk, root) => {
+      disk.rename(disk.openDirectory(root, "a"), "b", root, "b");
+      disk.rename(root, "a", disk.openDirectory(disk.openDirectory(root, "b"), "c"), "a");
+    },
+    left: {
+      reordered: [
+        { a: { b: { c: { kept: "text" } } } },
+        { a: {}, b: { c: { kept: "text" } } },
+        { b: { c: { a: {}, kept: "text" } } },
+      ],
+    },
+  },
+  {
     promise: "symlinks come with their targets or not at all",
     act: (disk, root) => disk.makeSymlink(root, "a", "target"),
     left: { "lose-all": [{}], reordered: [{}, { a: "-> target" }], torn: [{ a: "-> target" }] },
@@ -416,6 +436,17 @@ describe("what a power failure leaves on the simulated disk", () => {
         false,
       ],
       [
+        "set by name, and synced by a handle whose own changes were synced before",
+        (disk, root) =>
+          change(disk, root, "file", (file) => {
+            disk.setFileMeta(file, { mtimeUs: 5 });
+            disk.syncFile(file);
+            disk.setMeta(root, "file", { mode: 0o600 });
+            disk.syncFile(file);
+          }),
+        false,
+      ],
+      [
         "set by name, and the parent synced",
         (disk, root) => {
           disk.setMeta(root, "file", { mode: 0o600 });
@@ -471,6 +502,29 @@ describe("what a power failure leaves on the simulated disk", () => {
         expect(names.length, `${mode}, seed ${seed}`).to.be.lessThan(2);
       }
     }
+  });
+
+  it("comes up with directories that know where they are", () => {
+    const { disk, root } = standing({ a: { type: "directory", entries: {} }, b: { type: "directory", entries: {} } });
+    disk.rename(root, "a", disk.openDirectory(root, "b"), "a");
+    const after = disk.afterPowerLoss("lose-all", Math.random);
+    const afterRoot = after.openRoot("/srv/a/../.");
+    after.rename(afterRoot, "b", after.openDirectory(afterRoot, "a"), "b");
+    expect(show(after.tree("/srv"))).to.deep.equal({ a: { b: {} } });
+  });
+
+  it("does not show lost growth when the file grows again", () => {
+    const { disk, root } = standing({ a: "" });
+    change(disk, root, "a", (file) => write(A)(disk, file));
+    const shown = new Set<unknown>();
+    for (const seed of seeds) {
+      const after = disk.afterPowerLoss("torn", seededRandom(seed));
+      const afterRoot = after.openRoot("/srv");
+      if (after.stat(afterRoot, "a")?.size !== 0) continue;
+      change(after, afterRoot, "a", (file) => after.truncate(file, 512));
+      shown.add(JSON.stringify(show(after.tree("/srv"))));
+    }
+    expect([...shown]).to.deep.equal(texts({ a: "zero*512" }));
   });
 
   it("reads what the disk holds once the pages of a failed sync are forgotten", () => {
