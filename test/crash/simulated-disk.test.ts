@@ -921,6 +921,18 @@ describe("any operations on the simulated disk", () => {
       { numRuns: 200 },
     );
   });
+
+  it("the handles of a clone are its own", () => {
+    const { disk, root } = standing({ a: A });
+    const file = disk.openFile(root, "a", "write");
+    const clone = disk.clone();
+    clone.setFileMeta(file, { mode: 0o600 });
+    clone.closeFile(file);
+    clone.closeDirectory(root);
+    disk.setMeta(root, "a", { mode: 0o640 });
+    disk.syncFile(file); // An fdatasync, as only the clone's handle has set something.
+    expect(entry(disk.afterPowerLoss("lose-all", Math.random), "/srv", "a").mode).to.equal(0o644);
+  });
 });
 
 function treeAfter(disk: SimulatedDisk, mode: PowerLossMode): Tree {

@@ -189,7 +189,7 @@ export class Mount {
     return inode;
   }
 
-  /** Gives back the number and the space of an inode without names and handles. What is durable of it stays known. */
+  /** Gives back number and space of an inode without names and handles; it may come back until the next power loss. */
   release(inode: Inode): void {
     this.freeNumbers.push(inode.number);
     this.chunksUsed -= inode.type === "directory" ? 1 : inode.content.chunks.size;
@@ -339,7 +339,6 @@ export class Mount {
     }
     this.makeNamesDurable(new Set(survivors(this.names, ({ dropped }) => !dropped, false)));
     this.commitJournal(this.sequence);
-    this.forgetReleased();
   }
 
   failToSyncAll(): void {
@@ -525,18 +524,6 @@ export class Mount {
 
   private commitJournal(sequence: number): void {
     this.durableSequence = Math.max(this.durableSequence, sequence);
-  }
-
-  /** Inodes that nothing can lead back to any more. Those with open handles are few, and go at the next power loss. */
-  private forgetReleased(): void {
-    const named = new Set([this.rootKey]);
-    for (const { entries, durableEntries } of this.inodes.values()) {
-      for (const key of entries.values()) named.add(key);
-      for (const key of durableEntries.values()) named.add(key);
-    }
-    for (const { key, links } of this.inodes.values()) {
-      if (links === 0 && !named.has(key) && this.freeNumbers.includes(this.inode(key).number)) this.inodes.delete(key);
-    }
   }
 
   private countUse(): void {
