@@ -64,6 +64,8 @@ class Scene implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.disk.closeDirectory(this.root);
+    this.disk.closeDirectory(this.elsewhere);
     this.cleanUp();
   }
 }
