@@ -1,0 +1,162 @@
+import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
+import { type Consistency, type CutId, cutText, type Epoch, epoch, meets } from "../../shared/words.ts";
+import { applyNext } from "../apply/apply.ts";
+import { failing } from "../sync.ts";
+import type { ReplicaContext } from "../replica-context.ts";
+import type { StoreHome } from "../store-home.ts";
+
+/** A promotion that would lose or spoil something that nobody has accepted. */
+export class PromotionRefused extends UnderstudyError {
+  readonly code = "PROMOTION_REFUSED";
+  readonly remedy = "stop";
+  readonly state: string;
+  readonly hint: string;
+  override readonly exitCode = exitCodes.refused;
+  readonly reasons: readonly Refusal[];
+  constructor(reasons: readonly Refusal[], sealed: boolean) {
+    super(reasons.map((reason) => reason.message).join("; "));
+    this.reasons = reasons;
+    this.state = sealed ? "The replica is unsealed again and follows on." : "Nothing was changed.";
+    this.hint = reasons.map((reason) => (reason.flag === undefined ? reason.hint : `${reason.hint} To go on all the same: ${reason.flag}`)).join(" ");
+  }
+}
+
+export interface Refusal {
+  readonly code: string;
+  readonly message: string;
+  readonly hint: string;
+  /** The flag that passes it; undefined when nothing does. */
+  readonly flag: string | undefined;
+}
+
+/** Everything that decides whether a replica may be promoted; a value, so that the rule is a table. */
+export interface PromotionCase {
+  readonly role: string;
+  readonly committed: CutId;
+  readonly suspect: string;
+  readonly halted: string;
+  readonly stores: readonly { readonly name: string; readonly consistency: Consistency; readonly required: Consistency }[];
+  /** The session with the primary: it answers now, or was last heard at some time. */
+  readonly primaryAlive: boolean;
+  /** Known to be missing here; undefined when the link is down and nothing newer is known. */
+  readonly lossKnownEmpty: boolean;
+  readonly lossText: string;
+  readonly accept: {
+    readonly loss: boolean;
+    readonly lossFrom: string | undefined;
+    readonly suspect: boolean;
+    readonly consistency: boolean;
+    readonly livePrimary: boolean;
+  };
+}
+
+/** What stands in the way of a promotion: empty when it may go on. */
+export function promotionRefusals(facts: PromotionCase): Refusal[] {
+  const refusals: Refusal[] = [];
+  if (facts.role !== "replica" && facts.role !== "promoting") {
+    return [{ code: "NOT_A_REPLICA", message: `this node is ${facts.role}`, hint: "Only a replica can be promoted.", flag: undefined }];
+  }
+  if (facts.committed.seq === 0n) {
+    return [{ code: "NO_CUT", message: "there is no complete cut here", hint: "Wait until the first copy is durable.", flag: undefined }];
+  }
+  if (facts.halted !== "") refusals.push({ code: "HALTED", message: `the group stands still: ${facts.halted}`, hint: "Mend that first.", flag: undefined });
+  if (facts.suspect !== "" && !facts.accept.suspect) {
+    refusals.push({ code: "SUSPECT", message: `the copy is suspect: ${facts.suspect}`, hint: "Run `understudy verify GROUP`.", flag: "--accept-suspect" });
+  }
+  const poor = facts.stores.filter((store) => !meets(store.consistency, store.required));
+  if (poor.length > 0 && !facts.accept.consistency) {
+    refusals.push({
+      code: "CONSISTENCY",
+      message: `cut ${cutText(facts.committed)} has ${poor.map((store) => `${store.name} ${store.consistency} (required: ${store.required})`).join(", ")}`,
+      hint: "Restore a recovery point that has it, or wait for the next cut.",
+      flag: "--accept-consistency",
+    });
+  }
+  if (facts.primaryAlive && !facts.accept.livePrimary) {
+    refusals.push({ code: "PRIMARY_ALIVE", message: "the primary still answers", hint: "Stop it first; two primaries lose data.", flag: "--accept-live-primary" });
+  }
+  if (facts.accept.lossFrom !== undefined && facts.accept.lossFrom !== cutText(facts.committed)) {
+    refusals.push({
+      code: "OTHER_CUT",
+      message: `the last durable cut is ${cutText(facts.committed)}, the accepted one ${facts.accept.lossFrom}`,
+      hint: "Look at the loss again.",
+      flag: `--accept-loss=${cutText(facts.committed)}`,
+    });
+  } else if (!facts.lossKnownEmpty && !facts.accept.loss && facts.accept.lossFrom === undefined) {
+    refusals.push({ code: "LOSS", message: facts.lossText, hint: "What the primary had beyond this cut is given up.", flag: `--accept-loss=${cutText(facts.committed)}` });
+  }
+  return refusals;
+}
+
+/** Nothing is committed from here on. The caller has closed the session. */
+export function seal(context: ReplicaContext): void {
+  const { catalog } = context;
+  if (catalog.standing.sealed) return;
+  catalog.transaction("seal", () => {
+    catalog.event("promotion.sealed", { cut: cutText(catalog.standing.committed) }, context.nowUs());
+    catalog.stand({ sealed: true, role: "promoting" });
+  });
+}
+
+/** Back to following, as long as the epoch is not made. */
+export function unseal(context: ReplicaContext): void {
+  const { catalog } = context;
+  if (!catalog.standing.sealed) return;
+  assert(catalog.standing.role === "promoting", "only a promotion seals");
+  catalog.transaction("unseal", () => {
+    catalog.event("promotion.aborted", { cut: cutText(catalog.standing.committed) }, context.nowUs());
+    catalog.stand({ sealed: false, role: "replica" });
+  });
+}
+
+/**
+ * Finishes applying, makes the copy ready for its service by checks of constant cost, and makes the new epoch durable.
+ * A crash before the epoch leaves the node sealed, and the next call goes on; after it the node is primary.
+ */
+export function takeOver(context: ReplicaContext, keepHistory: boolean): { epoch: Epoch; cut: CutId } {
+  const { catalog } = context;
+  assert(catalog.standing.sealed, "a promotion begins with the seal");
+  while (applyNext(context, keepHistory) !== undefined);
+  assert(catalog.standing.applied === catalog.standing.committed.seq, "everything committed is applied");
+  for (const home of context.homes.values()) putSidecarsAside(context, home);
+  const standing = catalog.standing;
+  const next = epoch((standing.epoch > standing.epochSeen ? standing.epoch : standing.epochSeen) + 1n);
+  const last = Number(catalog.get("SELECT max(object) AS last FROM object_versions")?.last ?? 0);
+  catalog.transaction("epoch", () => {
+    catalog.event("promotion.done", { epoch: String(next), cut: cutText(standing.committed) }, context.nowUs());
+    catalog.stand({
+      role: "primary",
+      sealed: false,
+      epoch: next,
+      epochSeen: next,
+      epochs: [...standing.epochs, { epoch: next, firstSeq: standing.committed.seq + 1n }],
+      nextObject: Math.max(standing.nextObject, last + 1),
+    });
+  });
+  return { epoch: next, cut: standing.committed };
+}
+
+/** A stale log or journal beside a copy would be replayed into it at the first open: put aside, never left, never deleted. */
+export function putSidecarsAside(context: ReplicaContext, home: StoreHome): string[] {
+  const { disk, catalog } = context;
+  const { placement, tree, strangers } = home;
+  const moved: string[] = [];
+  for (const suffix of placement.sidecars) {
+    const name = `${home.local("" as never)}${suffix}`;
+    if (disk.stat(tree.root, name) === undefined) continue;
+    for (let attempt = 0; ; attempt++) {
+      const aside = `${catalog.standing.committed.seq}-${attempt}${suffix}`;
+      if (disk.stat(strangers, aside) !== undefined) continue;
+      disk.rename(tree.root, name, strangers, aside);
+      break;
+    }
+    moved.push(name);
+  }
+  if (moved.length > 0) {
+    failing(() => {
+      disk.syncDirectory(tree.root);
+      disk.syncDirectory(strangers);
+    });
+  }
+  return moved;
+}

@@ -1,0 +1,127 @@
+import { equalBytes } from "../manifest/block-hash.ts";
+import type { Hello } from "../wire/messages.ts";
+import { type CutId, epoch, seq } from "../words.ts";
+
+/** Version of the wire that this program speaks. A higher minor only adds fields. */
+export const wireMajor = 1;
+export const wireMinor = 0;
+
+/** What two nodes do with each other about one group, as this node sees it. */
+export type Decision =
+  /** We are primary, the other follows from this base. */
+  | { readonly kind: "ship"; readonly base: CutId }
+  /** We follow the other; `adoptEpoch`: its reign is newer than the one that we know. */
+  | { readonly kind: "follow"; readonly adoptEpoch: boolean; readonly join: boolean }
+  /** Nothing to do for each other now: two replicas, or a group that is not born. */
+  | { readonly kind: "idle"; readonly why: string }
+  /** Neither may go on with the other. */
+  | { readonly kind: "refuse"; readonly code: RefusalCode; readonly message: string; readonly hint: string }
+  /** The other has a higher epoch: our reign is over. */
+  | { readonly kind: "fenced"; readonly by: bigint }
+  /** The replica is ahead of us: we went back in time. */
+  | { readonly kind: "replica-newer"; readonly theirs: CutId };
+
+export type RefusalCode = "WIRE_VERSION" | "OTHER_GROUP" | "STRANGERS" | "CONFIGURATION" | "DIVERGED" | "TWO_PRIMARIES" | "NOT_A_MEMBER";
+
+/** What this node knows of its own cuts, to judge where another stands. */
+export interface OwnHistory {
+  /** Digest after the cut with this seq, undefined where it is no longer known. */
+  digestAt(at: bigint): Uint8Array | undefined;
+}
+
+/**
+ * The table of DESIGN section 6 for one pair of nodes. Pure: what two nodes know of each other decides, no clock, no
+ * order of arrival.
+ */
+export function decide(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
+  if (theirs.major !== ours.major) {
+    return refuse("WIRE_VERSION", `this node speaks version ${ours.major} of the wire, ${theirs.node} version ${theirs.major}`, "Bring both nodes to the same major version.");
+  }
+  if (theirs.group !== ours.group) {
+    return refuse("OTHER_GROUP", `asked for group ${theirs.group} in a channel of ${ours.group}`, "Look at the configuration of both nodes.");
+  }
+  if (ours.groupId !== "" && theirs.groupId !== "" && ours.groupId !== theirs.groupId) {
+    return refuse(
+      "STRANGERS",
+      `group ${ours.group} here is ${ours.groupId}, on ${theirs.node} it is ${theirs.groupId}`,
+      "They were born separately: decide which one is real, and move the other's state directory and copy away.",
+    );
+  }
+  const difference = configurationDifference(ours, theirs);
+  if (difference !== undefined) {
+    return refuse("CONFIGURATION", `the configurations of ${ours.node} and ${theirs.node} differ: ${difference}`, "Use the same file on every node.");
+  }
+  if (ours.groupId === "" && theirs.groupId === "") return { kind: "idle", why: "the group is not born yet" };
+  if (ours.groupId === "") {
+    return theirs.role === "primary"
+      ? { kind: "follow", adoptEpoch: true, join: true }
+      : { kind: "idle", why: `${theirs.node} is ${theirs.role}, the primary is somewhere else` };
+  }
+  if (theirs.groupId === "") {
+    return ours.role === "primary" ? { kind: "ship", base: { epoch: epoch(0), seq: seq(0) } } : { kind: "idle", why: `${theirs.node} has not joined yet` };
+  }
+  if (ours.role === "primary") return asPrimary(ours, theirs, history);
+  if (theirs.role === "primary") return asReplica(ours, theirs);
+  if (ours.role === "fenced" && theirs.epochSeen > ours.epochSeen) return { kind: "idle", why: "fenced" };
+  return { kind: "idle", why: `${ours.node} is ${ours.role}, ${theirs.node} is ${theirs.role}` };
+}
+
+function asPrimary(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
+  const highest = theirs.epochSeen > theirs.epoch ? theirs.epochSeen : theirs.epoch;
+  if (highest > ours.epoch) return { kind: "fenced", by: highest };
+  if (theirs.role === "primary") {
+    return theirs.epoch < ours.epoch
+      ? { kind: "idle", why: `${theirs.node} is fenced by this epoch` }
+      : refuse("TWO_PRIMARIES", `both nodes are primary of epoch ${ours.epoch}`, "Stop the service on one of them now; then look at `understudy status` on both.");
+  }
+  if (theirs.role !== "replica") return { kind: "idle", why: `${theirs.node} is ${theirs.role}` };
+  const base = theirs.committed;
+  if (base.seq === 0n) return { kind: "ship", base };
+  const end = endOfEpoch(ours, base.epoch);
+  if (end === undefined || (end !== "open" && base.seq > end)) {
+    return refuse(
+      "DIVERGED",
+      `${theirs.node} has cut ${base.epoch}.${base.seq}, which is not in this primary's history`,
+      "It was ahead of the node that was promoted: keep its copy if you want what it has, then let it begin anew.",
+    );
+  }
+  if (base.seq > ours.committed.seq) return { kind: "replica-newer", theirs: base };
+  const digest = base.seq === ours.committed.seq ? ours.digest : history.digestAt(base.seq);
+  if (digest !== undefined && !equalBytes(digest, theirs.digest)) {
+    return refuse("DIVERGED", `cut ${base.epoch}.${base.seq} has another digest on ${theirs.node}`, "One of the catalogs was restored or damaged: let the replica begin anew.");
+  }
+  return { kind: "ship", base };
+}
+
+function asReplica(ours: Hello, theirs: Hello): Decision {
+  if (ours.role !== "replica") return { kind: "idle", why: `this node is ${ours.role}` };
+  if (theirs.epoch < ours.epochSeen) {
+    return { kind: "idle", why: `${theirs.node} is primary of epoch ${theirs.epoch}, which ended: epoch ${ours.epochSeen} has been seen` };
+  }
+  return { kind: "follow", adoptEpoch: theirs.epoch > ours.epoch, join: false };
+}
+
+/** Last seq of an epoch in a node's history, "open" for its current one, undefined for one that it never had. */
+function endOfEpoch(ours: Hello, at: bigint): bigint | "open" | undefined {
+  const index = ours.epochs.findIndex((start) => start.epoch === at);
+  if (index < 0) return undefined;
+  const next = ours.epochs[index + 1];
+  return next === undefined ? "open" : next.firstSeq - 1n;
+}
+
+function configurationDifference(ours: Hello, theirs: Hello): string | undefined {
+  const there = new Map(theirs.stores.map((store) => [store.name, store]));
+  for (const store of ours.stores) {
+    const other = there.get(store.name);
+    if (other === undefined) return `${theirs.node} has no store ${store.name}`;
+    if (other.kind !== store.kind) return `store ${store.name} is ${store.kind} on ${ours.node} and ${other.kind} on ${theirs.node}`;
+    if (!equalBytes(other.digest, store.digest)) return `what store ${store.name} leaves out (exclude)`;
+    there.delete(store.name);
+  }
+  const extra = [...there.keys()][0];
+  return extra === undefined ? undefined : `${ours.node} has no store ${extra}`;
+}
+
+function refuse(code: RefusalCode, message: string, hint: string): Decision {
+  return { kind: "refuse", code, message, hint };
+}
