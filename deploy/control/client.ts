@@ -65,23 +65,28 @@ export class ControlBroken extends UnderstudyError {
   override readonly exitCode = exitCodes.unreachable;
 }
 
-/** Questions that an agent answers from its memory. */
-const questionTimeoutMs = 10_000;
-/** What a time-out that the agent itself keeps is given beyond it. */
-const graceMs = 10_000;
+export interface ControlTimeouts {
+  /** For questions that an agent answers from its memory. */
+  readonly questionMs: number;
+  /** What a time-out that the agent itself keeps is given beyond it. */
+  readonly graceMs: number;
+}
 
 /** The agent behind a control socket; each call is a connection of its own. */
-export function connectControl(path: string): ControlHandler {
+export function connectControl(
+  path: string,
+  { questionMs, graceMs }: ControlTimeouts = { questionMs: 10_000, graceMs: 10_000 },
+): ControlHandler {
   const get = <T>(route: string, query: Record<string, string> = {}): Promise<T> => {
     const search = new URLSearchParams(query).toString();
-    return json<T>(path, "GET", search === "" ? route : `${route}?${search}`, undefined, questionTimeoutMs);
+    return json<T>(path, "GET", search === "" ? route : `${route}?${search}`, undefined, questionMs);
   };
   /** Without a time-out where the work may take as long as the data is large. */
   const post = <T>(route: string, body: unknown, timeoutMs?: number, signal?: AbortSignal): Promise<T> =>
     json<T>(path, "POST", route, body, timeoutMs, signal);
   return {
     status: () => get("/status"),
-    metrics: () => exchange(path, "GET", "/metrics", undefined, questionTimeoutMs),
+    metrics: () => exchange(path, "GET", "/metrics", undefined, questionMs),
     isPrimary: (group) => get("/is-primary", { group }),
     points: (group) => get("/points", { group }),
     cut: (group, options, signal) => post("/cut", { group, ...options }, undefined, signal),

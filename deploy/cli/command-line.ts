@@ -1,0 +1,513 @@
+import { resolve } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { type ExitCode, exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
+import { parseDurationMs, UnitInvalid } from "../../shared/units.ts";
+import { type AgentStatus, acceptances, type ControlHandler, type GroupStatus, GroupUnknown } from "../control/api.ts";
+import { connectControl } from "../control/client.ts";
+import { bridgeSocketPath, controlSocketPath, identityDirectory } from "../control/state-layout.ts";
+import { parseRestorePoint } from "./restore-point.ts";
+import { confirmed, type Terminal } from "./terminal.ts";
+import {
+  brokenPromises,
+  cutText,
+  pointsText,
+  promotedText,
+  promotionText,
+  restoredText,
+  statusText,
+  verifiedText,
+  waitText,
+} from "./text.ts";
+import { softwareVersion } from "./version.ts";
+
+/** Something that the command needs was not said. */
+class OptionMissing extends UnderstudyError {
+  readonly code = "OPTION_MISSING";
+  readonly remedy = "stop";
+  readonly state = "Nothing was done.";
+  readonly hint: string;
+  override readonly exitCode = exitCodes.usage;
+
+  constructor(what: string, hint: string) {
+    super(`${what} is not given`);
+    this.hint = hint;
+  }
+}
+
+/** The agent at this state directory is another node's. */
+class OtherNode extends UnderstudyError {
+  readonly code = "OTHER_NODE";
+  readonly remedy = "stop";
+  readonly state = "Nothing was asked of it.";
+  readonly hint = "Give the --state of the node that is meant, or its --node.";
+  override readonly exitCode = exitCodes.usage;
+
+  constructor(asked: string, found: string) {
+    super(`the agent there is ${found}, not ${asked}`);
+  }
+}
+
+class NotConfirmed extends UnderstudyError {
+  readonly code = "NOT_CONFIRMED";
+  readonly remedy = "stop";
+  readonly state = "Nothing was done: this node is no primary.";
+  readonly hint = "Answer y, or give --yes where nobody can be asked.";
+  override readonly exitCode = exitCodes.refused;
+}
+
+interface CommonOptions {
+  readonly config?: string;
+  readonly node?: string;
+  readonly state?: string;
+  readonly json?: boolean;
+}
+
+/** Runs one command; never throws. The process ends with the exit code that this gives. */
+export async function runCommandLine(words: readonly string[], terminal: Terminal): Promise<ExitCode> {
+  const commandLine = new CommandLine(terminal);
+  try {
+    return await commandLine.run(words);
+  } catch (error) {
+    // Its text is already on the terminal.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage;
+    terminal.err.write(failureText(error));
+    return error instanceof UnderstudyError ? error.exitCode : exitCodes.failed;
+  }
+}
+
+function failureText(error: unknown): string {
+  if (!(error instanceof UnderstudyError)) {
+    const stack = error instanceof Error && error.stack !== undefined ? `${error.stack}\n` : "";
+    return `understudy: ${explain(error)}\n${stack}`;
+  }
+  return `understudy: ${explain(error)}\n  ${error.state}\n  ${error.hint}\n`;
+}
+
+class CommandLine {
+  readonly #terminal: Terminal;
+  #exitCode: ExitCode = exitCodes.done;
+
+  constructor(terminal: Terminal) {
+    this.#terminal = terminal;
+  }
+
+  async run(words: readonly string[]): Promise<ExitCode> {
+    // An optional value is only taken behind "=": `promote --accept-loss app` names the group.
+    const separated = words.map((word) => (word === "--accept-loss" ? "--accept-loss=" : word));
+    await this.#program().parseAsync(separated, { from: "user" });
+    return this.#exitCode;
+  }
+
+  #program(): Command {
+    const program = new Command("understudy")
+      .description("A hot, verified, promotable copy of anything that lives in files, on another machine.")
+      .version(softwareVersion)
+      .exitOverride()
+      .showHelpAfterError("(see understudy help, and understudy help COMMAND)")
+      .configureOutput({
+        writeOut: (text) => void this.#terminal.out.write(text),
+        writeErr: (text) => void this.#terminal.err.write(text),
+      });
+    this.#nodeVerbs(program);
+    this.#groupVerbs(program);
+    this.#roleVerbs(program);
+    return program;
+  }
+
+  /** What concerns a node as a whole. */
+  #nodeVerbs(program: Command): void {
+    common(program.command("init"))
+      .summary("make the node's identity")
+      .description(
+        "Makes the node's identity in its state directory (once; again it is only shown) and prints its key.",
+      )
+      .option("--json", "print JSON")
+      .action(async (options: CommonOptions) => {
+        const node = this.#need("node", options);
+        const state = this.#state(options);
+        const { ensureIdentity } = await import("../../shared/link/identity.ts");
+        const { publicKey } = await ensureIdentity(identityDirectory(state));
+        if (options.json) this.#json({ node, key: publicKey });
+        else this.#out(`${node}: { key: "${publicKey}" }\n`);
+      });
+
+    common(program.command("run"))
+      .summary("be the agent, in the foreground")
+      .description("Runs the agent of this node until it is ended by SIGTERM or SIGINT. Logs lines of JSON to stderr.")
+      .option("--log <level>", "debug, info, warn or error (UNDERSTUDY_LOG; info)")
+      .action(async (options: CommonOptions & { log?: string }) => {
+        const [configPath, node, stateDirectory] = [
+          resolve(this.#need("config", options)),
+          this.#need("node", options),
+          this.#state(options),
+        ];
+        if (options.log !== undefined) {
+          const { parseLogLevel } = await import("../../shared/log.ts");
+          this.#terminal.environment.UNDERSTUDY_LOG = parseLogLevel(options.log);
+        }
+        const { runAgent } = await import("../agent/run.ts");
+        await runAgent({ configPath, node, stateDirectory }, this.#terminal.signal);
+      });
+
+    common(program.command("check"))
+      .summary("look for what would go wrong, before starting")
+      .description(
+        "Checks the configuration, this node's identity, permissions, disk space, hooks, addon and versions, and whether its peers can be reached.",
+      )
+      .option("--json", "print JSON")
+      .action(async (options: CommonOptions) => {
+        const { checkNode, exitCodeOf, findingsText } = await import("./check.ts");
+        const findings = await checkNode(
+          {
+            configPath: resolve(this.#need("config", options)),
+            node: this.#need("node", options),
+            stateDirectory: this.#state(options),
+          },
+          this.#terminal.signal,
+        );
+        if (options.json) this.#json({ findings });
+        else this.#out(findingsText(findings));
+        this.#exitCode = exitCodeOf(findings);
+      });
+
+    common(program.command("status"))
+      .summary("what each group is, holds and lacks")
+      .description("Shows every group of this node. Ends with 6 when a promised RPO is broken.")
+      .option("--json", "print JSON (schema 1)")
+      .option("--watch", "show it again each second, until interrupted")
+      .action(async (options: CommonOptions & { watch?: boolean }) => {
+        if (options.watch) await this.#watchStatus(options);
+        else this.#showStatus(await this.#statusOf(this.#agent(options), options), options);
+      });
+
+    common(program.command("authorize"))
+      .summary("let a node in through this machine's OpenSSH")
+      .description(
+        "Prints the line for ~/.ssh/authorized_keys that lets NODE reach this node's agent through the system's OpenSSH, and nothing else.",
+      )
+      .argument("<peer>", "a node of the configuration")
+      .option("--install", "put it into this user's authorized_keys")
+      .action(async (peer: string, options: CommonOptions & { install?: boolean }) => {
+        const { loadConfig } = await import("../../shared/config/load.ts");
+        const { authorizedLines, installAuthorizedLines } = await import("./authorize.ts");
+        const config = await loadConfig(this.#need("config", options));
+        const lines = authorizedLines(config, peer, this.#state(options));
+        if (!options.install) {
+          this.#out(lines.map((line) => `${line}\n`).join(""));
+          return;
+        }
+        const { path, changed } = await installAuthorizedLines(peer, lines, this.#terminal.environment.HOME);
+        this.#out(changed ? `${peer} may now reach this agent through ${path}\n` : `${path} is as it should be\n`);
+      });
+
+    common(program.command("bridge", { hidden: true }))
+      .description("What sshd runs for a peer's key: joins it to the agent.")
+      .requiredOption("--peer <node>", "whose key it is")
+      .action(async (options: CommonOptions & { peer: string }) => {
+        const { bridge } = await import("../../shared/link/bridge.ts");
+        await bridge(bridgeSocketPath(this.#state(options)), options.peer, process.stdin, process.stdout);
+      });
+
+    program
+      .command("demo")
+      .summary("see it work, on this machine alone")
+      .description(
+        "Two nodes in a scratch directory, a writer, real SSH on loopback; the primary is killed on Enter or after --seconds, the replica promoted and its copy audited.",
+      )
+      .option("--seconds <number>", "kill the primary after this many seconds", wholeSeconds)
+      .option("--json", "print the findings as JSON")
+      .action(async (options: { seconds?: number; json?: boolean }) => {
+        const { runDemo } = await import("../demo/demo.ts");
+        const json = options.json === true;
+        this.#exitCode = exitCodeFrom(
+          await runDemo(options.seconds === undefined ? { json } : { seconds: options.seconds, json }),
+        );
+      });
+  }
+
+  /** What a group can be asked at any time. */
+  #groupVerbs(program: Command): void {
+    const verb = (name: string) =>
+      common(program.command(name))
+        .argument("[group]", "may be left out where there is only one")
+        .option("--json", "print JSON");
+
+    accepting(verb("cut"), "cut")
+      .summary("take a cut now")
+      .action(async (name: string | undefined, options: CommonOptions & Record<string, unknown>) => {
+        const { agent, group } = await this.#group(name, options);
+        const accept = acceptedIn(options, "cut");
+        this.#answer(options, await agent.cut(group, { accept }, this.#terminal.signal), cutText);
+      });
+
+    verb("wait")
+      .summary("wait until everything written so far is durable on the replicas")
+      .option("--timeout <duration>", "how long at most", timeout, parseDurationMs("1m"))
+      .option("--replica <node...>", "wait for these only")
+      .action(async (name: string | undefined, options: CommonOptions & { timeout: number; replica?: string[] }) => {
+        const { agent, group } = await this.#group(name, options);
+        const waiting = { timeoutMs: options.timeout, replicas: options.replica ?? [] };
+        this.#answer(options, await agent.wait(group, waiting, this.#terminal.signal), waitText);
+      });
+
+    verb("points")
+      .summary("list the cuts that can be restored")
+      .action(async (name: string | undefined, options: CommonOptions) => {
+        const { agent, group } = await this.#group(name, options);
+        this.#answer(options, await agent.points(group), pointsText);
+      });
+
+    verb("restore")
+      .summary("write a former state into a directory")
+      .requiredOption("--at <point>", "a cut (1.42), a time, or `5m ago`: the newest cut that is not younger")
+      .requiredOption("--to <directory>", "does not exist yet, or is empty")
+      .action(async (name: string | undefined, options: CommonOptions & { at: string; to: string }) => {
+        const at = parseRestorePoint(options.at, Date.now());
+        const { agent, group } = await this.#group(name, options);
+        const answer = await agent.restore(group, { at, to: resolve(options.to) }, this.#terminal.signal);
+        this.#answer(options, answer, restoredText);
+      });
+
+    verb("verify")
+      .summary("read the copy and compare it with the manifest and the other side")
+      .option("--quick", "compare digests only, read no disk")
+      .action(async (name: string | undefined, options: CommonOptions & { quick?: boolean }) => {
+        const { agent, group } = await this.#group(name, options);
+        const answer = await agent.verify(group, { quick: options.quick === true }, this.#terminal.signal);
+        this.#answer(options, answer, verifiedText);
+        if (!answer.ok) this.#exitCode = exitCodes.failed;
+      });
+  }
+
+  /** What decides who is what. */
+  #roleVerbs(program: Command): void {
+    const verb = (name: string) =>
+      common(program.command(name))
+        .argument("[group]", "may be left out where there is only one")
+        .option("--json", "print JSON");
+
+    accepting(verb("promote"), "promote")
+      .summary("make this node the primary")
+      .description(
+        "Makes this replica the primary. Says first what would be lost. Each refusal names the flag that would pass it; --yes passes none.",
+      )
+      .option("--yes", "answer the question with yes")
+      .option(
+        "--accept-loss [=cut]",
+        "go on although changes are lost: all, or exactly those after this cut",
+        lossArgument,
+      )
+      .option("--abort", "undo a promotion that has not reached its epoch")
+      .action(async (name: string | undefined, options: CommonOptions & PromoteFlags) => {
+        await this.#promote(name, options);
+      });
+
+    common(program.command("is-primary"))
+      .summary("end with 0 where this node is the group's primary, else with 1")
+      .argument("<group>")
+      .action(async (name: string, options: CommonOptions) => {
+        const { agent, group } = await this.#group(name, options);
+        const { primary, role, epoch } = await agent.isPrimary(group);
+        this.#out(`${role} epoch ${epoch}\n`);
+        if (!primary) this.#exitCode = exitCodes.failed;
+      });
+
+    verb("form")
+      .summary("give birth to a group on its first primary")
+      .option("--alone", "without the answer of replicas that cannot be reached")
+      .action(async (name: string | undefined, options: CommonOptions & { alone?: boolean }) => {
+        const { agent, group } = await this.#group(name, options);
+        const answer = await agent.form(group, { alone: options.alone === true });
+        this.#answer(options, answer, ({ role, epoch }) => `${group}: ${role} in epoch ${epoch}\n`);
+      });
+
+    verb("adopt")
+      .summary("take over what lies in a replica's paths already")
+      .description(
+        "Lets this replica begin from the files that are in its paths: they are compared, only the difference is shipped, and what the first cut lacks is kept aside.",
+      )
+      .action(async (name: string | undefined, options: CommonOptions) => {
+        const { agent, group } = await this.#group(name, options);
+        const answer = await agent.adopt(group);
+        this.#answer(options, answer, () => `${group}: what is in its paths is compared with the next cut\n`);
+      });
+  }
+
+  async #promote(name: string | undefined, options: CommonOptions & PromoteFlags): Promise<void> {
+    const { agent, group, status } = await this.#group(name, options, "with status");
+    if (options.abort) {
+      this.#answer(
+        options,
+        await agent.abortPromotion(group),
+        ({ role, epoch }) => `${group}: ${role} in epoch ${epoch}\n`,
+      );
+      return;
+    }
+    const state = groupIn(status, group);
+    if (state.role !== "primary") {
+      this.#terminal.err.write(promotionText(group, status.node, state));
+      if (!options.yes) {
+        if (!this.#terminal.interactive) throw new NotConfirmed("nobody is here to confirm the promotion");
+        if (!(await confirmed(this.#terminal, "Promote it?")))
+          throw new NotConfirmed("the promotion was not confirmed");
+      }
+    }
+    const accept = acceptedIn(options, "promote");
+    const loss = options.acceptLoss === undefined ? {} : { acceptLoss: options.acceptLoss };
+    this.#answer(options, await agent.promote(group, { accept, ...loss }), (answer) => promotedText(group, answer));
+  }
+
+  #showStatus(status: AgentStatus, options: CommonOptions): void {
+    if (options.json) this.#json(status);
+    else this.#out(statusText(status));
+    const broken = brokenPromises(status);
+    if (broken.length === 0) return;
+    if (!options.json) this.#terminal.err.write(`promise broken: ${broken.join("; ")}\n`);
+    this.#exitCode = exitCodes.promiseBroken;
+  }
+
+  /** Goes on over a restart of the agent: who watches wants to see just that. */
+  async #watchStatus(options: CommonOptions): Promise<void> {
+    const clear = options.json ? "" : "\u001b[H\u001b[2J";
+    const { signal } = this.#terminal;
+    while (!signal.aborted) {
+      try {
+        const status = await this.#statusOf(this.#agent(options), options);
+        this.#out(options.json ? `${JSON.stringify(status)}\n` : `${clear}${statusText(status)}`);
+      } catch (error) {
+        if (!(error instanceof UnderstudyError) || error.exitCode === exitCodes.usage) throw error;
+        this.#terminal.err.write(`${clear}${failureText(error)}`);
+      }
+      await delay(1000, undefined, { signal }).catch((error: unknown) => {
+        if (!signal.aborted) throw error;
+      });
+    }
+  }
+
+  /** The agent and the group that is meant: the one that was named, or the only one that there is. */
+  async #group(name: string | undefined, options: CommonOptions, _status: "with status"): Promise<WithStatus>;
+  async #group(name: string | undefined, options: CommonOptions): Promise<Omit<WithStatus, "status">>;
+  async #group(name: string | undefined, options: CommonOptions, withStatus?: "with status") {
+    const agent = this.#agent(options);
+    const named = await this.#checkedByFile(name, options);
+    if (named !== undefined && options.node === undefined && !withStatus) return { agent, group: named };
+    const status = await this.#statusOf(agent, options);
+    const names = Object.keys(status.groups);
+    const group = named ?? (names.length === 1 ? names[0] : undefined);
+    if (group === undefined) throw new OptionMissing("the group", `Name one of ${names.join(", ")}.`);
+    return { agent, group, status };
+  }
+
+  /** With -c on the command line a group is what that file says; its name is found wrong before the agent is asked. */
+  async #checkedByFile(name: string | undefined, options: CommonOptions): Promise<string | undefined> {
+    if (options.config === undefined) return name;
+    const { loadConfig } = await import("../../shared/config/load.ts");
+    const { groupNamed } = await import("../../shared/config/config.ts");
+    const config = await loadConfig(options.config);
+    if (name !== undefined) return groupNamed(config, name).name;
+    const names = [...config.groups.keys()];
+    return names.length === 1 ? names[0] : undefined;
+  }
+
+  #agent(options: CommonOptions): ControlHandler {
+    return connectControl(controlSocketPath(this.#state(options)));
+  }
+
+  async #statusOf(agent: ControlHandler, options: CommonOptions): Promise<AgentStatus> {
+    const status = await agent.status();
+    const node = options.node ?? this.#terminal.environment.UNDERSTUDY_NODE;
+    if (node !== undefined && node !== "" && node !== status.node) throw new OtherNode(node, status.node);
+    return status;
+  }
+
+  #state(options: CommonOptions): string {
+    return resolve(this.#need("state", options));
+  }
+
+  #need(what: "config" | "node" | "state", options: CommonOptions): string {
+    const value = options[what] ?? this.#terminal.environment[`UNDERSTUDY_${what.toUpperCase()}`];
+    if (value !== undefined && value !== "") return value;
+    const flag = { config: "-c FILE", node: "--node NAME", state: "--state DIR" }[what];
+    const noun = { config: "the configuration", node: "the node", state: "the state directory" }[what];
+    throw new OptionMissing(noun, `Give it with ${flag} or UNDERSTUDY_${what.toUpperCase()}.`);
+  }
+
+  #answer<T>(options: CommonOptions, answer: T, text: (answer: T) => string): void {
+    if (options.json) this.#json(answer);
+    else this.#out(text(answer));
+  }
+
+  #json(value: unknown): void {
+    this.#out(`${JSON.stringify(value)}\n`);
+  }
+
+  #out(text: string): void {
+    this.#terminal.out.write(text);
+  }
+}
+
+interface WithStatus {
+  readonly agent: ControlHandler;
+  readonly group: string;
+  readonly status: AgentStatus;
+}
+
+interface PromoteFlags extends Record<string, unknown> {
+  readonly yes?: boolean;
+  readonly acceptLoss?: true | string;
+  readonly abort?: boolean;
+}
+
+function common(command: Command): Command {
+  return command
+    .option("-c, --config <file>", "the cluster's configuration (UNDERSTUDY_CONFIG)")
+    .option("--node <name>", "which of its nodes this is (UNDERSTUDY_NODE)")
+    .option("--state <directory>", "where this node keeps its state (UNDERSTUDY_STATE)");
+}
+
+function accepting(command: Command, verb: keyof typeof acceptances): Command {
+  for (const [name, meaning] of Object.entries(acceptances[verb])) {
+    command.option(`--accept-${name}`, `go on although ${meaning}`);
+  }
+  return command;
+}
+
+function acceptedIn(options: Record<string, unknown>, verb: keyof typeof acceptances): string[] {
+  return Object.keys(acceptances[verb]).filter((name) => options[camelCase(`accept-${name}`)] === true);
+}
+
+/** As commander names an option's value. */
+function camelCase(flag: string): string {
+  return flag.replaceAll(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
+}
+
+function groupIn(status: AgentStatus, name: string): GroupStatus {
+  const group = Object.hasOwn(status.groups, name) ? status.groups[name] : undefined;
+  if (!group) throw new GroupUnknown(name, Object.keys(status.groups));
+  return group;
+}
+
+function lossArgument(value: string): true | string {
+  if (value === "") return true;
+  if (/^\d+\.\d+$/.test(value)) return value;
+  throw new InvalidArgumentError("Write --accept-loss, or --accept-loss=EPOCH.SEQ as the refusal named it.");
+}
+
+function timeout(value: string): number {
+  try {
+    return parseDurationMs(value);
+  } catch (error) {
+    if (error instanceof UnitInvalid) throw new InvalidArgumentError(`${error.message}. ${error.hint}`);
+    throw error;
+  }
+}
+
+function wholeSeconds(value: string): number {
+  if (!/^[1-9]\d{0,5}$/.test(value)) throw new InvalidArgumentError("Write a whole number of seconds.");
+  return Number(value);
+}
+
+function exitCodeFrom(code: number): ExitCode {
+  return Object.values(exitCodes).find((known) => known === code) ?? exitCodes.failed;
+}

@@ -1,0 +1,208 @@
+import { durationText, sizeText } from "../../shared/units.ts";
+import {
+  type AgentStatus,
+  type CutAnswer,
+  type CutRef,
+  cutRefText,
+  type Difference,
+  type GroupStatus,
+  type Lag,
+  type PeerStatus,
+  type PointsAnswer,
+  type PromoteAnswer,
+  type Reason,
+  type RestoreAnswer,
+  type VerifyAnswer,
+  type WaitAnswer,
+} from "../control/api.ts";
+
+/** Answers of the agent as a person reads them. All pure; each ends with a newline. */
+
+export function statusText(status: AgentStatus): string {
+  const lines = [`node ${status.node}, understudy ${status.software}, running since ${status.startedAt}`];
+  const groups = Object.entries(status.groups);
+  if (groups.length === 0) lines.push("", "This node takes part in no group.");
+  for (const [name, group] of groups) lines.push("", groupText(name, group).trimEnd());
+  return `${lines.join("\n")}\n`;
+}
+
+function groupText(name: string, group: GroupStatus): string {
+  const lines = [groupSentence(name, group)];
+  const peers = Object.entries(group.peers);
+  if (peers.length > 0) {
+    const rows = peers.map(([peer, at]) => [
+      peer,
+      at.state,
+      lagText(at.lag),
+      at.received ? cutRefText(at.received) : "-",
+      at.durable ? cutRefText(at.durable) : "-",
+      at.applied ? cutRefText(at.applied) : "-",
+      rpoText(at.rpo),
+    ]);
+    lines.push(...table(["PEER", "STATE", "LAG", "RECEIVED", "DURABLE", "APPLIED", "RPO"], rows));
+    for (const [peer, at] of peers) if (at.reason !== "") lines.push(`  ${peer}: ${at.reason}`);
+  }
+  const stores = Object.entries(group.stores).map(([store, at]) => [
+    store,
+    at.kind,
+    at.consistency ?? "-",
+    String(at.files),
+    sizeText(at.bytes),
+    at.writerWaitMs ? `${durationText(at.writerWaitMs.p99)} p99` : "-",
+    at.position === "" ? "-" : at.position,
+  ]);
+  lines.push(...table(["STORE", "KIND", "CONSISTENCY", "FILES", "SIZE", "WRITER WAIT", "POSITION"], stores));
+  for (const [store, at] of Object.entries(group.stores)) {
+    if (at.behind > 0)
+      lines.push(`  ${store}: ${count(at.behind, "file")} moved while being read and kept an older state`);
+  }
+  return lines.join("\n");
+}
+
+/** What is to be known of a group at 3 a.m., in one sentence (and a second one where something stands still). */
+export function groupSentence(name: string, group: GroupStatus): string {
+  return [roleSentence(name, group), haltSentence(group.halted)].filter((sentence) => sentence !== "").join(" ");
+}
+
+function roleSentence(name: string, group: GroupStatus): string {
+  const at = group.cut ? `at cut ${cutRefText(group.cut)}, taken ${group.cut.takenAt}` : "without a cut yet";
+  const peers = Object.entries(group.peers);
+  switch (group.role) {
+    case "unformed": {
+      const whom = group.waitingFor.length === 0 ? "a primary" : group.waitingFor.join(", ");
+      return `${name}: unformed, waits for ${whom}.`;
+    }
+    case "primary": {
+      const replicas = peers.map(([peer, { state, lag }]) => `${peer} ${state} (${lagText(lag)})`).join(", ");
+      return `${name}: primary ${at}; ${replicas === "" ? "no replica" : replicas}.`;
+    }
+    case "replica": {
+      const whom = peers.map(([peer, { state }]) => `${peer} (${state})`).join(", ");
+      return `${name}: replica of ${whom === "" ? "nobody yet" : whom} ${at}; ${promotableText(group)}.`;
+    }
+    case "promoting":
+      return `${name}: being promoted ${at}.`;
+    case "fenced":
+      return `${name}: fenced ${at}: another node is primary by a later epoch, and nothing is shipped from here.`;
+  }
+}
+
+function haltSentence(halted: Reason | null): string {
+  return halted === null ? "" : `It stands still: ${reasonText(halted)}`;
+}
+
+function promotableText({ promotable }: GroupStatus): string {
+  if (!promotable.ok) return `not promotable: ${promotable.why.map((reason) => reason.message).join("; ")}`;
+  const rto = promotable.rtoEstimateSeconds;
+  const time = rto === null ? "" : ` in about ${durationText(rto * 1000)}`;
+  return `promotable${time}, ${lossText(promotable.loss)}`;
+}
+
+/** What a promotion now would lose. */
+export function lossText(loss: Lag): string {
+  if (loss.cuts === 0 && loss.bytes === 0 && loss.basis !== "silence") return "losing nothing that is known of";
+  return `losing ${loss.basis === "silence" ? "at least " : ""}${lagText(loss)}`;
+}
+
+function lagText(lag: Lag): string {
+  const parts = [
+    lag.cuts === null ? undefined : count(lag.cuts, "cut"),
+    lag.bytes === null ? undefined : sizeText(lag.bytes),
+    lag.seconds === null ? undefined : durationText(lag.seconds * 1000),
+  ].filter((part) => part !== undefined);
+  return parts.length === 0 ? "unknown" : parts.join(", ");
+}
+
+function rpoText(rpo: PeerStatus["rpo"]): string {
+  if (rpo === null) return "-";
+  return `${durationText(rpo.seconds * 1000)} ${rpo.broken ? "BROKEN" : "kept"}`;
+}
+
+export function reasonText({ message, hint, flag }: Reason): string {
+  return [`${message}.`, hint, flag === null ? "" : `To go on all the same: ${flag}`]
+    .filter((part) => part !== "")
+    .join(" ");
+}
+
+/** Promises of replication that are broken now. */
+export function brokenPromises(status: AgentStatus): string[] {
+  return Object.entries(status.groups).flatMap(([group, { peers }]) =>
+    Object.entries(peers)
+      .filter(([, { rpo }]) => rpo?.broken)
+      .map(([peer, { rpo, lag }]) => {
+        const promised = durationText((rpo?.seconds ?? 0) * 1000);
+        return `${group} towards ${peer}: ${promised} promised, ${lagText(lag)} behind`;
+      }),
+  );
+}
+
+/** What stands before the question whether to promote. */
+export function promotionText(name: string, node: string, group: GroupStatus): string {
+  const lines = [`${node} would become primary of ${name}, ${lossText(group.promotable.loss)}.`];
+  if (group.cut) lines.push(`It goes on from cut ${cutRefText(group.cut)}, taken ${group.cut.takenAt}.`);
+  for (const reason of group.promotable.why) lines.push(`In the way: ${reasonText(reason)}`);
+  return `${lines.join("\n")}\n`;
+}
+
+export function promotedText(name: string, answer: PromoteAnswer): string {
+  const time = durationText(answer.seconds * 1000);
+  const from = cutRefText(answer.cut);
+  return `${name}: primary in epoch ${answer.epoch} after ${time}, from cut ${from}, ${lossText(answer.loss)}.\n`;
+}
+
+export function cutText({ cut, stores }: CutAnswer): string {
+  const worth = Object.entries(stores).map(([store, consistency]) => `${store} ${consistency}`);
+  return `cut ${cutRefText(cut)}, taken ${cut.takenAt}, ${cut.coherency}: ${worth.join(", ")}\n`;
+}
+
+export function waitText({ cut, replicas, seconds }: WaitAnswer): string {
+  const held = Object.entries(replicas).map(([replica, durable]) => `${replica} (${cutRefText(durable)})`);
+  return `cut ${cutRefText(cut)} is durable on ${held.join(", ")} after ${durationText(seconds * 1000)}\n`;
+}
+
+export function pointsText({ group, points }: PointsAnswer): string {
+  if (points.length === 0) return `${group} has no recovery point here.\n`;
+  const rows = points.map((point) => [
+    cutRefText(point),
+    point.takenAt,
+    point.coherency,
+    Object.entries(point.stores)
+      .map(([store, consistency]) => `${store} ${consistency}`)
+      .join(", "),
+  ]);
+  return `${table(["CUT", "TAKEN", "COHERENCY", "STORES"], rows).join("\n")}\n`;
+}
+
+export function restoredText({ cut, to, files, bytes }: RestoreAnswer): string {
+  const what = `${count(files, "file")}, ${sizeText(bytes)}`;
+  return `restored cut ${cutRefText(cut)}, taken ${cut.takenAt}, to ${to}: ${what}\n`;
+}
+
+export function verifiedText(answer: VerifyAnswer): string {
+  const cut: CutRef = answer.cut;
+  const how = answer.quick
+    ? "digests compared"
+    : `${count(answer.files, "file")} read, ${sizeText(answer.bytes)}, in ${durationText(answer.seconds * 1000)}`;
+  if (answer.ok) return `cut ${cutRefText(cut)}: equal (${how})\n`;
+  const lines = [`cut ${cutRefText(cut)}: ${count(answer.differencesTotal, "difference")} (${how})`];
+  for (const difference of answer.differences) lines.push(`  ${differenceText(difference)}`);
+  const more = answer.differencesTotal - answer.differences.length;
+  if (more > 0) lines.push(`  and ${more} more`);
+  return `${lines.join("\n")}\n`;
+}
+
+function differenceText(difference: Difference): string {
+  const path = "path" in difference ? JSON.stringify(difference.path) : `base64 ${difference.pathB64}`;
+  return `${difference.store} ${path}: ${difference.what}`;
+}
+
+export function count(number: number, noun: string): string {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)));
+  return [head, ...rows].map((row) =>
+    `  ${row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ")}`.trimEnd(),
+  );
+}

@@ -1,0 +1,20 @@
+import { join } from "node:path";
+
+/** What lies where in a node's state directory. */
+export function identityDirectory(state: string): string {
+  return join(state, "identity");
+}
+
+export function groupDirectory(state: string, group: string): string {
+  return join(state, "groups", group);
+}
+
+/** The command line's way to the agent. */
+export function controlSocketPath(state: string): string {
+  return join(state, "control.sock");
+}
+
+/** The way of peers that come through the system's OpenSSH. */
+export function bridgeSocketPath(state: string): string {
+  return join(state, "bridge.sock");
+}

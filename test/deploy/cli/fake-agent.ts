@@ -1,0 +1,176 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { PassThrough, Writable } from "node:stream";
+import type { Terminal } from "../../../deploy/cli/terminal.ts";
+import type { AgentStatus, ControlHandler, GroupStatus, PeerStatus } from "../../../deploy/control/api.ts";
+import { serveControl } from "../../../deploy/control/server.ts";
+import { controlSocketPath } from "../../../deploy/control/state-layout.ts";
+
+export const peerStreaming: PeerStatus = {
+  state: "streaming",
+  reason: "",
+  lag: { bytes: 0, cuts: 0, seconds: 0.1, basis: "log" },
+  received: { epoch: 1, seq: 42 },
+  durable: { epoch: 1, seq: 42 },
+  applied: { epoch: 1, seq: 41 },
+  rpo: { seconds: 5, broken: false },
+};
+
+export const replicaGroup: GroupStatus = {
+  id: "00112233445566778899aabbccddeeff",
+  role: "replica",
+  epoch: 1,
+  cut: { epoch: 1, seq: 42, takenAt: "2026-11-21T09:00:00.000Z", coherency: "independent", digest: "ab".repeat(32) },
+  peers: { alpha: peerStreaming },
+  promotable: {
+    ok: true,
+    why: [],
+    loss: { bytes: 4096, cuts: 1, seconds: 0.1, basis: "log" },
+    rtoEstimateSeconds: 0.3,
+  },
+  stores: {
+    db: {
+      kind: "sqlite",
+      path: "/srv/db",
+      position: "salt 1 frame 7",
+      consistency: "transactional",
+      bytes: 8192,
+      files: 1,
+      behind: 0,
+    },
+    up: {
+      kind: "files",
+      path: "/srv/up",
+      position: "",
+      consistency: "whole",
+      bytes: 3 * 2 ** 20,
+      files: 12,
+      behind: 2,
+    },
+  },
+  waitingFor: [],
+  halted: null,
+  history: { points: 3, bytes: 4096, oldestAt: "2026-11-21T08:00:00.000Z" },
+};
+
+export function statusWith(groups: Record<string, GroupStatus>): AgentStatus {
+  return { schema: 1, node: "bravo", software: "0.1.0", startedAt: "2026-11-21T07:00:00.000Z", groups };
+}
+
+/** Answers what it is given and remembers what it was asked. */
+export class FakeAgent implements ControlHandler {
+  readonly calls: unknown[] = [];
+  current: AgentStatus = statusWith({ app: replicaGroup });
+  failure: Error | undefined;
+  equal = true;
+  /** Never answers `wait` by itself; aborted when the caller goes. */
+  waited = Promise.withResolvers<unknown>();
+  hang = false;
+
+  async #called<T>(call: unknown[], answer: T): Promise<T> {
+    this.calls.push(call);
+    if (this.failure) throw this.failure;
+    return answer;
+  }
+
+  status = async () => this.current;
+  metrics = async () => "understudy_cuts_total 1\n";
+  isPrimary = async (group: string) => {
+    const { role, epoch } = this.current.groups[group]!;
+    return this.#called(["isPrimary", group], { primary: role === "primary", role, epoch });
+  };
+  cut: ControlHandler["cut"] = (group, options) =>
+    this.#called(["cut", group, options], { cut: replicaGroup.cut!, stores: { db: "transactional", up: "whole" } });
+  wait: ControlHandler["wait"] = async (group, options, signal) => {
+    if (this.hang) {
+      signal?.addEventListener("abort", () => this.waited.resolve(signal.reason));
+      await this.waited.promise;
+    }
+    return this.#called(["wait", group, options], {
+      cut: { epoch: 1, seq: 43 },
+      replicas: { alpha: { epoch: 1, seq: 44 } },
+      seconds: 0.004,
+    });
+  };
+  points: ControlHandler["points"] = (group) =>
+    this.#called(["points", group], {
+      group,
+      points: [
+        {
+          epoch: 1,
+          seq: 42,
+          takenAt: "2026-11-21T09:00:00.000Z",
+          coherency: "independent",
+          stores: { db: "transactional" },
+        },
+      ],
+    });
+  restore: ControlHandler["restore"] = (group, options) =>
+    this.#called(["restore", group, options], {
+      cut: { epoch: 1, seq: 40, takenAt: "2026-11-21T08:59:00.000Z" },
+      to: options.to,
+      files: 1,
+      bytes: 8192,
+    });
+  verify: ControlHandler["verify"] = (group, { quick }) =>
+    this.#called(["verify", group, { quick }], {
+      ok: this.equal,
+      cut: { epoch: 1, seq: 42 },
+      quick,
+      files: 13,
+      bytes: 8192,
+      seconds: 1.5,
+      differences: this.equal ? [] : [{ store: "up", path: "a\nb", what: "content" }],
+      differencesTotal: this.equal ? 0 : 2,
+    });
+  promote: ControlHandler["promote"] = (group, options) =>
+    this.#called(["promote", group, options], {
+      epoch: 2,
+      cut: { epoch: 1, seq: 42 },
+      loss: { bytes: 0, cuts: 0, seconds: 0, basis: "log" },
+      seconds: 0.25,
+    });
+  abortPromotion: ControlHandler["abortPromotion"] = (group) =>
+    this.#called(["abortPromotion", group], { role: "replica", epoch: 1 });
+  form: ControlHandler["form"] = (group, options) =>
+    this.#called(["form", group, options], { role: "primary", epoch: 1 });
+  adopt: ControlHandler["adopt"] = (group) => this.#called(["adopt", group], { role: "replica", epoch: 1 });
+}
+
+/** A state directory with the agent's socket in it. */
+export async function serveFake(agent: ControlHandler) {
+  const state = await mkdtemp(join(tmpdir(), "us-cli-"));
+  const server = await serveControl(controlSocketPath(state), agent);
+  return {
+    state,
+    stop: () => server[Symbol.asyncDispose](),
+    async [Symbol.asyncDispose]() {
+      await server[Symbol.asyncDispose]();
+      await rm(state, { recursive: true });
+    },
+  };
+}
+
+/** A terminal that keeps what is written; `answer` is typed where somebody is asked. */
+export function fakeTerminal(options: { answer?: string; environment?: NodeJS.ProcessEnv; signal?: AbortSignal } = {}) {
+  const written = { out: "", err: "" };
+  const keep = (where: "out" | "err") =>
+    new Writable({
+      write(chunk, _encoding, done) {
+        written[where] += String(chunk);
+        done();
+      },
+    });
+  const input = new PassThrough();
+  if (options.answer !== undefined) input.end(`${options.answer}\n`);
+  const terminal: Terminal = {
+    out: keep("out"),
+    err: keep("err"),
+    input,
+    interactive: options.answer !== undefined,
+    environment: options.environment ?? {},
+    signal: options.signal ?? new AbortController().signal,
+  };
+  return { terminal, written };
+}
