@@ -3,7 +3,7 @@ import type { ObjectId } from "../../shared/words.ts";
 import type { BulkMessage, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
 
 /** A message of a cut with its payload, on its way to one replica or several. */
-export type Send = (message: BulkMessage, payload: Uint8Array) => Promise<void>;
+export type Send = (message: BulkMessage, payload: Uint8Array, sharing?: "shared") => Promise<void>;
 
 /** Payload of one frame; a read or an extent is never larger. */
 export const frameBytesMax = 1024 * 1024;

@@ -110,10 +110,12 @@ export class Shipment {
       this.hold();
       return;
     }
+    const sinks = this.sinks;
     await Promise.all(
-      this.sinks.map(async (sink) => {
+      sinks.map(async (sink) => {
         try {
-          await sink.send(message, payload);
+          // A payload that goes one way may be handed over; one that goes several must stay whole.
+          await sink.send(message, payload, ...(sinks.length > 1 ? (["shared"] as const) : []));
         } catch {
           // The session says why in its own log; the cut goes on for the others, and this one gets the next.
           sink.gone = true;

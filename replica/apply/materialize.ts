@@ -1,7 +1,7 @@
 import type { Stat } from "../../shared/ports/disk.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
-import { failing, syncNames } from "../sync.ts";
+import { failing } from "../sync.ts";
 import type { Batch, ChangedObject } from "./plan-batch.ts";
 import { pendingExtents } from "./plan-batch.ts";
 import { PayloadReader } from "./payload-reader.ts";
@@ -21,7 +21,7 @@ export function materialize(context: ReplicaContext, batch: Batch): { made: Mate
   using payloads = new PayloadReader(context);
   const made: Materialized[] = [];
   let partial = 0;
-  const touched = new Map<number, Set<string>>();
+  const touched = new Map<number, { files: number; symlinks: number }>();
   for (const changed of batch.objects) {
     if (changed.before !== undefined || changed.type === "directory") continue;
     const birth = changed.steps.find((step) => step.version !== undefined);
@@ -31,8 +31,12 @@ export function materialize(context: ReplicaContext, batch: Batch): { made: Mate
     const staged = catalog.get("SELECT 1 AS found FROM staged WHERE object = ?", changed.object) !== undefined;
     if (!staged) {
       if (disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
+      const names = touched.get(changed.store) ?? { files: 0, symlinks: 0 };
+      touched.set(changed.store, names);
       if (changed.type === "symlink") {
         disk.makeSymlink(staging, name, birth.version.target);
+        if (!setMetaAsPermitted((meta) => disk.setMeta(staging, name, meta), birth.version)) partial++;
+        names.symlinks++;
       } else {
         const file = disk.openFile(staging, name, "create");
         try {
@@ -41,22 +45,21 @@ export function materialize(context: ReplicaContext, batch: Batch): { made: Mate
             else writeZeros(disk, file, extent.offset, extent.length);
           }
           disk.truncate(file, birth.version.size);
+          if (!setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), birth.version)) partial++;
+          // A sync covers meta only through the handle that set it; beyond the bound the filesystem's sync does it.
+          if (++names.files <= limits.singleSyncsMax) failing(() => disk.syncFile(file));
         } finally {
           disk.closeFile(file);
         }
       }
-      let names = touched.get(changed.store);
-      if (names === undefined) {
-        names = new Set();
-        touched.set(changed.store, names);
-      }
-      names.add(name);
-      if (!setMetaAsPermitted((meta) => disk.setMeta(staging, name, meta), birth.version)) partial++;
     }
     made.push({ object: changed, stat: disk.stat(staging, name)! });
   }
-  for (const [store, names] of touched) {
-    failing(() => syncNames(disk, homeOf(context, store).staging, names, limits.singleSyncsMax));
+  for (const [store, { files, symlinks }] of touched) {
+    const { staging } = homeOf(context, store);
+    // Nothing but the filesystem's sync keeps a symlink's owner and time.
+    if (files > limits.singleSyncsMax || symlinks > 0) failing(() => disk.syncFilesystem(staging));
+    else failing(() => disk.syncDirectory(staging));
   }
   return { made, metadataPartial: partial };
 }

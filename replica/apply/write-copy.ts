@@ -1,6 +1,6 @@
 import { type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts";
 import { assert, isSystemError } from "../../shared/errors.ts";
-import type { Directory, FileMeta, Stat } from "../../shared/ports/disk.ts";
+import type { Directory, Stat } from "../../shared/ports/disk.ts";
 import type { ObjectId, StorePath } from "../../shared/words.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import type { StoreHome } from "../store-home.ts";
@@ -34,9 +34,10 @@ class CopyWriter {
   readonly #context: ReplicaContext;
   readonly #batch: Batch;
   readonly #keepHistory: boolean;
-  /** Per store, what must be synced: directories by path in the tree, and files by where they ended. */
+  /** Per store, what must be synced: directories by path in the tree, how many files, and whether symlinks. */
   readonly #directories = new Map<number, Set<StorePath>>();
   readonly #files = new Map<number, number>();
+  readonly #symlinks = new Set<number>();
   readonly #privateTouched = new Map<number, Set<"staging" | "limbo" | "kept" | "strangers">>();
   readonly #strangers: string[] = [];
   readonly #objects: Map<ObjectId, ChangedObject>;
@@ -148,10 +149,11 @@ class CopyWriter {
           else disk.write(file, payloads.read(store, extent), extent.offset);
         }
       }
+      // What loses its last path is kept for recovery points and gets no meta: its bytes are synced here.
+      if (changed.after === undefined) failing(() => disk.syncFile(file));
     } finally {
       disk.closeFile(file);
     }
-    this.#files.set(store, (this.#files.get(store) ?? 0) + 1);
   }
 
   #place({ store, path, after }: ChangedPath): void {
@@ -205,9 +207,21 @@ class CopyWriter {
     // A file that was only born has had its meta since it was staged.
     if (changed.before === undefined && changed.steps.length === 1) return;
     const place = locateOrFail(this.#context, object, store, this.#batch.from, this.#batch.to);
-    const set = (meta: Partial<FileMeta>): void => disk.setMeta(place.directory, place.name, meta);
-    if (!setMetaAsPermitted(set, after)) this.#metadataPartial++;
-    this.#files.set(store, (this.#files.get(store) ?? 0) + 1);
+    if (changed.type === "symlink") {
+      if (!setMetaAsPermitted((meta) => disk.setMeta(place.directory, place.name, meta), after)) this.#metadataPartial++;
+      this.#symlinks.add(store);
+      return;
+    }
+    const file = disk.openFile(place.directory, place.name, "read");
+    try {
+      if (!setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), after)) this.#metadataPartial++;
+      // A sync covers meta only through the handle that set it, and with it the data that was written before.
+      const files = (this.#files.get(store) ?? 0) + 1;
+      this.#files.set(store, files);
+      if (files <= this.#context.limits.singleSyncsMax) failing(() => disk.syncFile(file));
+    } finally {
+      disk.closeFile(file);
+    }
   }
 
   #setDirectoryMeta(changed: ChangedObject, after: ObjectVersion): void {
@@ -229,11 +243,11 @@ class CopyWriter {
       const files = this.#files.get(home.number) ?? 0;
       if (directories.size + privates.size + files === 0) continue;
       failing(() => {
-        if (directories.size + files > limits.singleSyncsMax) {
+        // Files up to the bound were synced through the handle that set their meta.
+        if (directories.size > limits.singleSyncsMax || files > limits.singleSyncsMax || this.#symlinks.has(home.number)) {
           disk.syncFilesystem(home.home);
           return;
         }
-        this.#syncFiles(home);
         for (const path of directories) {
           const directory = home.tree.directory(path);
           if (directory !== undefined) disk.syncDirectory(directory);
@@ -243,22 +257,8 @@ class CopyWriter {
     }
     this.#directories.clear();
     this.#privateTouched.clear();
+    this.#symlinks.clear();
     this.#files.clear();
-  }
-
-  #syncFiles(home: StoreHome): void {
-    const { disk } = this.#context;
-    for (const changed of this.#batch.objects) {
-      if (changed.store !== home.number || changed.type !== "file") continue;
-      const found = locate(this.#context, changed.object, home.number, this.#batch.from, this.#batch.to);
-      if (found === undefined) continue;
-      const file = disk.openFile(found.directory, found.name, "read");
-      try {
-        disk.syncFile(file);
-      } finally {
-        disk.closeFile(file);
-      }
-    }
   }
 
   /** How everything that was touched stands now: compared before it is touched the next time. */

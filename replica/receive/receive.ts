@@ -9,6 +9,7 @@ import type { CutBegin, CutEnd, Extent, ObjectRow, PathRow } from "../../shared/
 import { type CutId, compareCuts, cutText, type ObjectId, type Seq } from "../../shared/words.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
+import { failing } from "../sync.ts";
 import { singleFileName } from "../store-home.ts";
 import { BaseMismatch, CutDamaged, CutMalformed, NoRoom, Sealed, SenderRefused } from "./refusals.ts";
 import { forgetOpenCut } from "./resume.ts";
@@ -375,8 +376,11 @@ export class Receiver {
     }
     catalog.run("DELETE FROM staged_runs WHERE object = ?", row.object);
     disk.truncate(file, row.size);
-    // Here, while the file is open and before the commit syncs it, rather than by name when it is placed.
+    // Here, while the file is open, rather than by name when it is placed: a sync covers the meta only through the
+    // handle that set it. Many files are covered by the filesystem's sync before the commit.
     setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), row);
+    const touched = this.#touched.get(store)?.size ?? 0;
+    if (touched <= this.#context.limits.singleSyncsMax) failing(() => disk.syncFile(file));
   }
 
   #pathRow(open: OpenCut, row: PathRow): void {

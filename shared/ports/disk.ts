@@ -30,7 +30,10 @@ export interface Disk {
   write(file: OpenFile, bytes: Uint8Array, position: number): void;
   truncate(file: OpenFile, size: number): void;
   setFileMeta(file: OpenFile, meta: Partial<FileMeta>): void;
-  /** fdatasync with size; a failure is never retried by the caller. */
+  /**
+   * Data, size, and what `setFileMeta` set on this same handle; meta that was set by name needs `syncFilesystem`. A
+   * failure is never retried by the caller.
+   */
   syncFile(file: OpenFile): void;
 
   rename(fromDirectory: Directory, from: string, toDirectory: Directory, to: string): void;

@@ -1,0 +1,245 @@
+import { randomBytes } from "node:crypto";
+import { parentPort } from "node:worker_threads";
+import { dropTaking } from "../../primary/plan/prune.ts";
+import { type TakenCut, takeCut } from "../../primary/plan/take-cut.ts";
+import type { PrimaryContext } from "../../primary/primary-context.ts";
+import type { ReplicaSink } from "../../primary/ship/shipment.ts";
+import { Catalog, type Standing } from "../../shared/catalog/catalog.ts";
+import { Manifest } from "../../shared/catalog/manifest.ts";
+import type { StoreOnNode } from "../../shared/config/config.ts";
+import { assert } from "../../shared/errors.ts";
+import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
+import { encodeMessage } from "../../shared/wire/codec.ts";
+import type { CutStore } from "../../shared/wire/messages.ts";
+import { type CutId, epoch, type GroupId, type ObjectId, seq } from "../../shared/words.ts";
+import { PortPeer } from "./port-peer.ts";
+import { createAdapter, singleFilePath } from "./store-adapters.ts";
+
+/** The thread that takes a group's cuts: the only writing connection to its catalog, and all reading of its stores. */
+
+export interface SinkState {
+  readonly name: string;
+  readonly base: CutId;
+  readonly lastObject: number;
+  readonly compress: boolean;
+}
+
+export type PrimaryWorkerCalls = {
+  open(argument: {
+    catalogPath: string;
+    stores: readonly StoreOnNode[];
+    holdSecondsMax: number;
+    environment: Record<string, string>;
+  }): PrimaryStanding;
+  /** Born here: a new group id, epoch 1. */
+  form(argument: undefined): PrimaryStanding;
+  /** Begins to watch the stores. */
+  start(argument: undefined): void;
+  cut(argument: {
+    depth: "changes" | "scan" | "reread";
+    freeze: boolean;
+    preCopyRounds: number;
+    sinks: readonly SinkState[];
+    forgottenUpTo: bigint;
+  }): Promise<CutResult>;
+  sinkGone(argument: { name: string }): void;
+  /** Bytes of frames that left for a sink. */
+  sent(argument: { bytes: number }): void;
+  backlog(argument: undefined): { dirty: boolean; bytes: number };
+  fence(argument: { by: bigint }): PrimaryStanding;
+  halt(argument: { reason: string }): PrimaryStanding;
+  digestAt(argument: { seq: bigint }): Uint8Array | undefined;
+  standing(argument: undefined): PrimaryStanding;
+  close(argument: undefined): void;
+};
+
+export type PrimaryMainCalls = {
+  wake(argument: undefined): void;
+  frame(argument: { sink: string; header: Uint8Array; payload: Uint8Array }): void;
+  stagedRuns(argument: { sink: string; object: number }): Promise<{ blockSize: number; digests: Uint8Array }>;
+  freeze(argument: undefined): Promise<void>;
+  thaw(argument: undefined): Promise<number>;
+  failed(argument: { message: string; stack: string | undefined }): void;
+};
+
+export interface CutResult extends TakenCut {
+  readonly standing: PrimaryStanding;
+  readonly sinks: readonly { readonly name: string; readonly base: CutId; readonly lastObject: number; readonly gone: boolean }[];
+}
+
+export interface PrimaryStanding extends Standing {
+  readonly stores: readonly CutStore[];
+  readonly incarnation: string;
+  readonly coherency: string;
+}
+
+/** Frames that may be on their way to the main thread and from there into the links. */
+const windowBytes = 8 * 1024 * 1024;
+
+let context: PrimaryContext | undefined;
+let adapters: StoreAdapter[] = [];
+let stores: readonly CutStore[] = [];
+let coherency = "independent";
+let outstanding = 0;
+let room: PromiseWithResolvers<void> | undefined;
+const sinksNow = new Map<string, ReplicaSink>();
+const closing = new AbortController();
+
+assert(parentPort !== null, "runs as a worker");
+const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
+  parentPort,
+  {
+    open(argument) {
+      const catalog = new Catalog(argument.catalogPath);
+      const incarnation = randomBytes(8).toString("hex");
+      const listed = [...argument.stores].sort((a, b) => (a.name < b.name ? -1 : 1));
+      const primaryStores = catalog.transaction("stores", () =>
+        listed.map((store) => ({
+          number: catalog.storeNumber(store.name, store.kind),
+          name: store.name as string,
+          adapter: singleFilePath(store, createAdapter(store, argument)),
+        })),
+      );
+      adapters = primaryStores.map((store) => store.adapter);
+      context = { catalog, manifest: new Manifest(catalog), stores: primaryStores, incarnation, nowUs: () => Date.now() * 1000 };
+      // A cut that was being taken when the last process ended.
+      dropTaking(context, seq(catalog.standing.committed.seq + 1n));
+      const last = catalog.cut(catalog.standing.committed.seq);
+      stores = last?.stores ?? [];
+      coherency = last?.coherency ?? "independent";
+      return standing();
+    },
+    form() {
+      const { catalog } = opened();
+      assert(catalog.standing.groupId === "", "a group is born once");
+      catalog.transaction("form", () => {
+        catalog.event("group.formed", {}, Date.now() * 1000);
+        catalog.stand({
+          groupId: randomBytes(16).toString("hex") as GroupId,
+          role: "primary",
+          epoch: epoch(1),
+          epochSeen: epoch(1),
+          epochs: [{ epoch: 1n, firstSeq: 1n }],
+          committed: { epoch: epoch(1), seq: seq(0) },
+        });
+      });
+      return standing();
+    },
+    async start() {
+      for (const adapter of adapters) await adapter.start(() => main.note("wake", undefined));
+    },
+    async cut(argument) {
+      const { catalog } = opened();
+      const sinks = argument.sinks.map(openSink);
+      sinksNow.clear();
+      for (const sink of sinks) sinksNow.set(sink.name, sink);
+      const freeze = argument.freeze
+        ? { freeze: async () => await main.call("freeze", undefined), thaw: async () => await main.call("thaw", undefined) }
+        : undefined;
+      const taken = await takeCut(
+        opened(),
+        { depth: argument.depth, freeze, preCopyRounds: argument.preCopyRounds, sinks, forgottenUpTo: seq(argument.forgottenUpTo) },
+        closing.signal,
+      );
+      stores = taken.stores;
+      coherency = catalog.cut(taken.cut.seq)?.coherency ?? coherency;
+      return {
+        ...taken,
+        standing: standing(),
+        sinks: sinks.map(({ name, base, lastObject, gone }) => ({ name, base, lastObject, gone })),
+      };
+    },
+    sinkGone({ name }) {
+      const sink = sinksNow.get(name);
+      if (sink !== undefined) sink.gone = true;
+    },
+    sent({ bytes }) {
+      outstanding -= bytes;
+      if (outstanding < windowBytes && room !== undefined) {
+        room.resolve();
+        room = undefined;
+      }
+    },
+    backlog() {
+      return {
+        dirty: adapters.some((adapter) => adapter.dirty()),
+        bytes: adapters.reduce((sum, adapter) => sum + adapter.backlogBytes(), 0),
+      };
+    },
+    fence({ by }) {
+      const { catalog } = opened();
+      catalog.transaction("fence", () => {
+        catalog.event("primary.fenced", { by: String(by) }, Date.now() * 1000);
+        catalog.stand({ role: "fenced", epochSeen: epoch(by) });
+      });
+      return standing();
+    },
+    halt({ reason }) {
+      const { catalog } = opened();
+      if (catalog.standing.halted !== reason) {
+        catalog.transaction("halt", () => {
+          if (reason !== "") catalog.event("group.halted", { reason }, Date.now() * 1000);
+          catalog.stand({ halted: reason });
+        });
+      }
+      return standing();
+    },
+    digestAt({ seq: at }) {
+      const digest = opened().catalog.cut(seq(at))?.digest;
+      return digest === undefined ? undefined : new Uint8Array(digest);
+    },
+    standing,
+    async close() {
+      closing.abort();
+      for (const adapter of adapters) await adapter.close();
+      context?.catalog.close();
+      context = undefined;
+    },
+  },
+  (error) => {
+    throw error;
+  },
+);
+
+function opened(): PrimaryContext {
+  assert(context !== undefined, "the catalog is open");
+  return context;
+}
+
+function standing(): PrimaryStanding {
+  return { ...opened().catalog.standing, stores, incarnation: opened().incarnation, coherency };
+}
+
+function openSink(state: SinkState): ReplicaSink {
+  const sink: ReplicaSink = {
+    ...state,
+    gone: false,
+    async send(message, payload, sharing) {
+      if (sink.gone) throw new Error(`the session with ${state.name} is over`);
+      const header = encodeMessage(message);
+      const bytes = header.length + payload.length;
+      // A whole buffer of its own is handed over; a part of one, or one that others read too, is copied.
+      const own = sharing === undefined && payload.byteLength === payload.buffer.byteLength && payload.byteLength > 0;
+      outstanding += bytes;
+      main.note("frame", { sink: state.name, header, payload }, own ? [payload.buffer as ArrayBuffer] : []);
+      while (outstanding >= windowBytes) {
+        room ??= Promise.withResolvers();
+        await room.promise;
+      }
+    },
+    async stagedRuns(object: ObjectId) {
+      return await main.call("stagedRuns", { sink: state.name, object });
+    },
+  };
+  return sink;
+}
+
+// Copying the catalog's log back is idle work, which no cut should pay for.
+const checkpointMs = 1000;
+function checkpointLater(): void {
+  setTimeout(() => {
+    context?.catalog.checkpoint();
+    checkpointLater();
+  }, checkpointMs).unref();
+}
+checkpointLater();

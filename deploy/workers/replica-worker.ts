@@ -1,0 +1,385 @@
+import { parentPort } from "node:worker_threads";
+import { zstdDecompressSync } from "node:zlib";
+import { applyNext, recoverApply } from "../../replica/apply/apply.ts";
+import { commit } from "../../replica/commit/commit.ts";
+import { seal, takeOver, unseal } from "../../replica/promote/promote.ts";
+import { Receiver } from "../../replica/receive/receive.ts";
+import { CutDamaged } from "../../replica/receive/refusals.ts";
+import { recoverStaging, stagedRunDigests } from "../../replica/receive/resume.ts";
+import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
+import { openStoreHomes, type StorePlacement } from "../../replica/store-home.ts";
+import { Catalog, type CutRecord, type Standing } from "../../shared/catalog/catalog.ts";
+import { Manifest } from "../../shared/catalog/manifest.ts";
+import { RealDisk } from "../../shared/durable/real-disk.ts";
+import { assert, ProtocolViolation } from "../../shared/errors.ts";
+import { decodeMessage } from "../../shared/wire/codec.ts";
+import { payloadBytesMax } from "../../shared/wire/frame.ts";
+import type { Acknowledgement } from "../../shared/wire/messages.ts";
+import { type CutId, type Epoch, epoch, type GroupId, type ObjectId, type Seq, seq } from "../../shared/words.ts";
+import { type PlainError, PortPeer, plainError } from "./port-peer.ts";
+
+/** The thread that receives, commits and applies a group's cuts: the only writing connection to its catalog. */
+
+export type ReplicaWorkerCalls = {
+  open(argument: {
+    groupName: string;
+    catalogPath: string;
+    placements: readonly StorePlacement[];
+    stagingBytesMax: number;
+    keepHistory: boolean;
+  }): ReplicaStanding;
+  /** Becomes replica of a group that was born elsewhere. */
+  join(argument: { groupId: string; epoch: bigint; epochs: Standing["epochs"]; adopt: boolean }): ReplicaStanding;
+  /** A newer reign of the same group is followed from here on. */
+  adoptEpoch(argument: { epoch: bigint; epochs: Standing["epochs"] }): ReplicaStanding;
+  startSession(argument: { incarnation: string }): ReplicaStanding;
+  frame(argument: { header: Uint8Array; payload: Uint8Array }): void;
+  endSession(argument: undefined): ReplicaStanding;
+  stagedRuns(argument: { object: number }): { blockSize: number; digests: Uint8Array };
+  seal(argument: undefined): ReplicaStanding;
+  unseal(argument: undefined): ReplicaStanding;
+  takeOver(argument: undefined): { epoch: Epoch; cut: CutId };
+  standing(argument: undefined): ReplicaStanding;
+  points(argument: undefined): readonly CutRecord[];
+  setHalted(argument: { reason: string }): ReplicaStanding;
+  close(argument: undefined): void;
+};
+
+export type ReplicaMainCalls = {
+  /** So many bytes of frames were taken in: the link may bring more. */
+  taken(argument: { bytes: number }): void;
+  acknowledged(argument: Acknowledgement): void;
+  applied(argument: { cuts: number; ms: number; strangers: readonly string[]; metadataPartial: number }): void;
+  rejected(argument: { cut: CutId; committed: CutId; error: PlainError }): void;
+  /** The thread cannot go on: the process has to end and recover. */
+  failed(argument: { error: PlainError }): void;
+};
+
+export interface ReplicaStanding extends Standing {
+  readonly lastObject: number;
+  readonly record: CutRecord | undefined;
+  readonly unappliedBytes: number;
+  readonly pointCount: number;
+  readonly historyBytes: number;
+}
+
+let options: Parameters<ReplicaWorkerCalls["open"]>[0] | undefined;
+let catalog: Catalog | undefined;
+let context: ReplicaContext | undefined;
+let receiver: Receiver | undefined;
+let flushPlanned = false;
+let applyTimer: NodeJS.Timeout | undefined;
+let unappliedSince = 0;
+let broken = false;
+
+/** Apply waits so long for the stream to pause, and no longer than the bounds for a promotion within a second. */
+const applyDelayMs = 3;
+const unappliedMsMax = 300;
+const unappliedBytesMax = 64 * 1024 * 1024;
+
+assert(parentPort !== null, "runs as a worker");
+const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
+  parentPort,
+  {
+    open(argument) {
+      options = argument;
+      catalog = new Catalog(argument.catalogPath);
+      if (catalog.standing.groupId !== "") openCopy(false);
+      return standing();
+    },
+    join({ groupId, epoch: at, epochs, adopt }) {
+      const opened = openCatalog();
+      assert(opened.standing.groupId === "", "a node joins a group once");
+      opened.transaction("join", () => {
+        opened.event("group.joined", { groupId }, nowUs());
+        opened.stand({ groupId: groupId as GroupId, role: "replica", epoch: epoch(at), epochSeen: epoch(at), epochs });
+      });
+      openCopy(adopt);
+      return standing();
+    },
+    adoptEpoch({ epoch: at, epochs }) {
+      const opened = openCatalog();
+      assert(at >= opened.standing.epoch, "an older reign is never followed");
+      opened.transaction("epoch", () => {
+        opened.event("replica.followed", { epoch: String(at) }, nowUs());
+        opened.stand({ epoch: epoch(at), epochSeen: epoch(at > opened.standing.epochSeen ? at : opened.standing.epochSeen), epochs });
+      });
+      return standing();
+    },
+    startSession({ incarnation }) {
+      endSession();
+      receiver = new Receiver(openContext(), incarnation);
+      return standing();
+    },
+    frame({ header, payload }) {
+      takeFrame(header, payload);
+    },
+    endSession() {
+      endSession();
+      return standing();
+    },
+    stagedRuns({ object }) {
+      return stagedRunDigests(openContext(), object as ObjectId);
+    },
+    seal() {
+      endSession();
+      seal(openContext());
+      return standing();
+    },
+    unseal() {
+      unseal(openContext());
+      return standing();
+    },
+    takeOver() {
+      assert(options !== undefined, "open");
+      return takeOver(openContext(), options.keepHistory);
+    },
+    standing,
+    points() {
+      return openCatalog().cuts("point");
+    },
+    setHalted({ reason }) {
+      const opened = openCatalog();
+      if (opened.standing.halted !== reason) opened.transaction("halt", () => opened.stand({ halted: reason }));
+      return standing();
+    },
+    close() {
+      endSession();
+      clearTimeout(applyTimer);
+      for (const home of context?.homes.values() ?? []) home.close();
+      catalog?.close();
+      catalog = undefined;
+      context = undefined;
+    },
+  },
+  fatal,
+);
+
+function nowUs(): number {
+  return Date.now() * 1000;
+}
+
+function openCatalog(): Catalog {
+  assert(catalog !== undefined, "the catalog is open");
+  return catalog;
+}
+
+function openContext(): ReplicaContext {
+  assert(context !== undefined, "the copy is open");
+  return context;
+}
+
+/** Opens the copies and finishes what a crash left: the ordinary start and the recovery are the same. */
+function openCopy(adopt: boolean): void {
+  assert(options !== undefined, "open");
+  const opened = openCatalog();
+  const disk = new RealDisk();
+  opened.transaction("stores", () => {
+    for (const store of options!.placements) opened.storeNumber(store.name, store.kind);
+  });
+  const homes = openStoreHomes(disk, opened, options.groupName, options.placements, adopt);
+  context = {
+    catalog: opened,
+    manifest: new Manifest(opened),
+    disk,
+    homes,
+    nowUs,
+    limits: { ...defaultReplicaLimits, stagingBytesMax: options.stagingBytesMax },
+  };
+  if (opened.standing.role === "primary") return;
+  recoverStaging(context);
+  recoverApply(context);
+  planApply(0);
+}
+
+function standing(): ReplicaStanding {
+  const opened = openCatalog();
+  const { standing: now } = opened;
+  return {
+    ...now,
+    lastObject: Number(opened.get("SELECT max(object) AS last FROM object_versions WHERE birth <= ?", now.committed.seq)?.last ?? 0),
+    record: opened.cut(now.committed.seq),
+    unappliedBytes: unappliedBytes(),
+    pointCount: Number(opened.get("SELECT count(*) AS n FROM cuts WHERE point = 1")?.n ?? 0),
+    historyBytes: Number(
+      opened.get("SELECT (SELECT coalesce(sum(length),0) FROM images) + (SELECT coalesce(sum(bytes),0) FROM kept) AS n")?.n ?? 0,
+    ),
+  };
+}
+
+function unappliedBytes(): number {
+  const opened = openCatalog();
+  if (opened.standing.committed.seq === opened.standing.applied) return 0;
+  return Number(opened.get("SELECT coalesce(sum(payload_bytes),0) AS n FROM cuts WHERE state = 'committed'")?.n ?? 0);
+}
+
+function takeFrame(header: Uint8Array, payload: Uint8Array): void {
+  main.note("taken", { bytes: header.length + payload.length });
+  if (receiver === undefined || broken) return; // A frame of a session that has ended meanwhile.
+  try {
+    const message = decodeMessage(header);
+    switch (message.kind) {
+      case "cutBegin":
+        receiver.begin(message);
+        break;
+      case "rows":
+        receiver.rows(message.objects, message.paths);
+        break;
+      case "extents":
+        receiver.extents(message.extents, decodePayload(message.encoding, message.decodedBytes, payload));
+        break;
+      case "objectDropped":
+        receiver.dropObject(message.object);
+        break;
+      case "cutEnd":
+        receiver.end(message);
+        planFlush();
+        break;
+      case "cutAborted":
+        flush();
+        receiver.abort();
+        break;
+      default:
+        throw new ProtocolViolation(`a ${message.kind} came as part of a cut`);
+    }
+  } catch (error) {
+    reject(error);
+  }
+}
+
+function decodePayload(encoding: "plain" | "zstd", decodedBytes: number, payload: Uint8Array): Uint8Array {
+  if (encoding === "plain") return payload;
+  if (decodedBytes > payloadBytesMax) throw new CutDamaged(`a payload that says it decodes to ${decodedBytes} bytes`);
+  try {
+    const decoded = zstdDecompressSync(payload, { maxOutputLength: Math.max(decodedBytes, 1) });
+    if (decoded.length !== decodedBytes) throw new CutDamaged(`a payload of ${decoded.length} bytes that says ${decodedBytes}`);
+    return decoded;
+  } catch (error) {
+    if (error instanceof CutDamaged) throw error;
+    throw new CutDamaged("a payload that cannot be decoded", { cause: error });
+  }
+}
+
+/** A cut that cannot be taken ends the session; what was whole before it is committed all the same. */
+function reject(error: unknown): void {
+  assert(receiver !== undefined, "a session is open");
+  const cut = receiver.receiving ?? { epoch: epoch(0), seq: seq(0) };
+  const plain = plainError(error);
+  if (!isRefusal(plain)) {
+    fatal(error);
+    return;
+  }
+  receiver.abort();
+  receiver = undefined;
+  main.note("rejected", { cut, committed: openCatalog().standing.committed, error: plain });
+}
+
+const refusals = new Set(["BASE_MISMATCH", "CUT_DAMAGED", "CUT_MALFORMED", "SENDER_REFUSED", "NO_ROOM", "SEALED", "PATH_REFUSED", "PROTOCOL_VIOLATION"]);
+
+function isRefusal(error: PlainError): boolean {
+  return refusals.has(error.code);
+}
+
+/** After everything that is in the port's queue now: cuts that wait together share one commit. */
+function planFlush(): void {
+  if (flushPlanned) return;
+  flushPlanned = true;
+  setImmediate(() => {
+    flushPlanned = false;
+    try {
+      flush();
+    } catch (error) {
+      fatal(error);
+    }
+  });
+}
+
+function flush(): void {
+  if (receiver === undefined || receiver.ended.length === 0) return;
+  // At the bound acknowledgements wait for apply: that is what keeps a promotion short.
+  if (unappliedBytes() > unappliedBytesMax) applyAll();
+  commit(openContext(), receiver);
+  if (unappliedSince === 0) unappliedSince = performance.now();
+  acknowledge();
+  planApply(applyDelayMs);
+}
+
+function acknowledge(): void {
+  const opened = openCatalog();
+  const { committed, applied, suspect } = opened.standing;
+  main.note("acknowledged", {
+    received: receiver?.receiving ?? committed,
+    durable: committed,
+    applied: applied === committed.seq ? committed : cutOf(applied),
+    suspect,
+    unappliedBytes: unappliedBytes(),
+  });
+}
+
+function cutOf(at: Seq): CutId {
+  return openCatalog().cut(at)?.cut ?? { epoch: epoch(0), seq: at };
+}
+
+function planApply(delayMs: number): void {
+  if (applyTimer !== undefined) {
+    if (performance.now() - unappliedSince < unappliedMsMax) applyTimer.refresh();
+    return;
+  }
+  applyTimer = setTimeout(() => {
+    applyTimer = undefined;
+    try {
+      applyAll();
+    } catch (error) {
+      fatal(error);
+    }
+  }, delayMs);
+}
+
+function applyAll(): void {
+  if (context === undefined || options === undefined || openCatalog().standing.role === "primary") return;
+  // Half a cut may lie in the open transaction; its rows stay invisible when it is closed.
+  if (openCatalog().inTransaction) openCatalog().commit("rows");
+  if (openCatalog().standing.suspect !== "" && openCatalog().standing.applying === undefined) return;
+  for (;;) {
+    const begun = performance.now();
+    const applied = applyNext(context, options.keepHistory);
+    if (applied === undefined) break;
+    main.note("applied", {
+      cuts: applied.cuts,
+      ms: performance.now() - begun,
+      strangers: applied.strangers,
+      metadataPartial: applied.metadataPartial,
+    });
+  }
+  unappliedSince = 0;
+  if (receiver !== undefined) acknowledge();
+}
+
+function endSession(): void {
+  if (receiver === undefined) return;
+  if (receiver.ended.length > 0) commit(openContext(), receiver);
+  receiver.abort();
+  receiver = undefined;
+}
+
+function fatal(error: unknown): void {
+  if (broken) return;
+  broken = true;
+  const plain = plainError(error);
+  if (plain.code === "FOREIGN_CHANGE") {
+    // The copy is suspect, durably; what was committed is kept, nothing more is applied to it.
+    broken = false;
+    if (receiver !== undefined) acknowledge();
+    return;
+  }
+  main.note("failed", { error: plain });
+}
+
+const checkpointMs = 1000;
+function checkpointLater(): void {
+  setTimeout(() => {
+    catalog?.checkpoint();
+    checkpointLater();
+  }, checkpointMs).unref();
+}
+checkpointLater();

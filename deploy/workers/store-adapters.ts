@@ -1,0 +1,99 @@
+import { basename } from "node:path";
+import { createFilesStore } from "../../primary/stores/files/files-store.ts";
+import { createSqliteStore } from "../../primary/stores/sqlite/sqlite-store.ts";
+import { singleFileName, type StorePlacement } from "../../replica/store-home.ts";
+import type { StoreOnNode } from "../../shared/config/config.ts";
+import { runHook } from "../../shared/hooks.ts";
+import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
+import { checkStorePath } from "../../shared/store-path.ts";
+import type { Consistency, StoreKind, StorePath } from "../../shared/words.ts";
+
+/** What differs by kind on the replica's side and in the defaults. */
+export const kindTraits: Record<StoreKind, Pick<StorePlacement, "shape" | "sidecars"> & { readonly require: Consistency }> = {
+  files: { shape: "tree", sidecars: [], require: "whole" },
+  sqlite: { shape: "file", sidecars: ["-wal", "-shm", "-journal"], require: "transactional" },
+};
+
+/** The one place that names the store kinds: a new kind is a line here and in `kindTraits`. */
+export function createAdapter(store: StoreOnNode, options: { holdSecondsMax: number; environment: Record<string, string> }): StoreAdapter {
+  switch (store.kind) {
+    case "files": {
+      const { snapshot, list } = store;
+      return createFilesStore({
+        path: store.path,
+        exclude: [...store.exclude],
+        trustWatcher: store.trustWatcher,
+        ...(snapshot === undefined
+          ? {}
+          : {
+              snapshot: {
+                create: async () => {
+                  await runHook("snapshot.create", snapshot.create, options.environment);
+                  return snapshot.path;
+                },
+                remove: async () => {
+                  await runHook("snapshot.remove", snapshot.remove, options.environment);
+                },
+              },
+            }),
+        ...(list === undefined
+          ? {}
+          : { list: async () => parseList((await runHook("list", list, options.environment)).stdout) }),
+      });
+    }
+    case "sqlite":
+      return createSqliteStore({ path: store.path, holdSecondsMax: options.holdSecondsMax });
+  }
+}
+
+/**
+ * A store of a single file is called the same in the manifest on every node, whatever its file is called there: this
+ * translates for an adapter that speaks of the file's own name.
+ */
+export function singleFilePath(store: StoreOnNode, adapter: StoreAdapter): StoreAdapter {
+  if (kindTraits[store.kind].shape === "tree") return adapter;
+  const local = Buffer.from(basename(store.path), "utf8").toString("latin1") as StorePath;
+  const toManifest = (path: StorePath): StorePath => (path === local ? singleFileName : path);
+  const toLocal = (path: StorePath): StorePath => (path === singleFileName ? local : path);
+  const enter: StoreAdapter["enter"] = async (seen, request, signal) => {
+    const view = await adapter.enter(
+      {
+        ...seen,
+        byPath: (path) => seen.byPath(toManifest(path)),
+        children: (directory) => [...seen.children(directory)].map(({ name, entry }) => ({ name: toLocal(name as StorePath), entry })),
+        pathsOf: (object) => seen.pathsOf(object).map(toLocal),
+        ...(seen.pathsOfInode === undefined ? {} : { pathsOfInode: (inode: number) => seen.pathsOfInode!(inode).map(toLocal) }),
+      },
+      request,
+      signal,
+    );
+    return {
+      async *changes() {
+        for await (const found of view.changes()) yield { ...found, path: toManifest(found.path) };
+      },
+      read: (path, offset, length) => view.read(toLocal(path), offset, length),
+      summary: () => view.summary(),
+      leave: async (outcome) => await view.leave(outcome),
+    };
+  };
+  return {
+    kind: adapter.kind,
+    defaultRequire: adapter.defaultRequire,
+    start: async (wake) => await adapter.start(wake),
+    dirty: () => adapter.dirty(),
+    backlogBytes: () => adapter.backlogBytes(),
+    enter,
+    close: async () => await adapter.close(),
+  };
+}
+
+/** Answer of a `list` command: paths relative to the store, one a line in its bytes, or the single line `everything`. */
+function parseList(stdout: Buffer): StorePath[] | "everything" {
+  const lines = stdout.toString("latin1").split("\n").filter((line) => line !== "");
+  return lines.length === 1 && lines[0] === "everything" ? "everything" : lines.map(checkStorePath);
+}
+
+export function placementOf(store: StoreOnNode): StorePlacement {
+  const { shape, sidecars } = kindTraits[store.kind];
+  return { name: store.name, kind: store.kind, shape, sidecars, path: store.path };
+}

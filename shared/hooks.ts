@@ -1,0 +1,75 @@
+import { spawn } from "node:child_process";
+import { UnderstudyError } from "./errors.ts";
+
+/** A command of the operator failed or took too long. */
+export class HookFailed extends UnderstudyError {
+  readonly code = "HOOK_FAILED";
+  readonly remedy = "stop";
+  readonly state = "What the hook was asked for did not happen, or nobody knows.";
+  readonly hint: string;
+  constructor(name: string, what: string, stderr: string) {
+    super(`hook ${name} ${what}`);
+    this.hint = stderr === "" ? "It printed nothing; run it by hand." : `It printed: ${stderr}`;
+  }
+}
+
+export interface HookCommand {
+  readonly run: readonly [string, ...string[]];
+  readonly timeoutMs: number;
+}
+
+const outputBytesMax = 16 * 1024 * 1024;
+const killDelayMs = 2000;
+
+/**
+ * Runs an operator's command: an argv, never a shell, in a process group of its own, so that a time-out ends what it
+ * started too. @throws {HookFailed} when it exits with anything but 0, by a signal or at its time-out
+ */
+export async function runHook(name: string, command: HookCommand, environment: Record<string, string>): Promise<{ stdout: Buffer; ms: number }> {
+  const begun = performance.now();
+  const [file, ...args] = command.run;
+  const child = spawn(file, args, { env: { ...process.env, ...environment }, stdio: ["ignore", "pipe", "pipe"], detached: true });
+  const stdout: Buffer[] = [];
+  let stdoutBytes = 0;
+  let stderr = "";
+  child.stdout.on("data", (chunk: Buffer) => {
+    stdoutBytes += chunk.length;
+    if (stdoutBytes <= outputBytesMax) stdout.push(chunk);
+  });
+  child.stderr.on("data", (chunk: Buffer) => {
+    if (stderr.length < 4096) stderr += chunk.toString("utf8");
+  });
+  const ended = Promise.withResolvers<string | undefined>();
+  let timedOut = false;
+  const signalGroup = (signal: NodeJS.Signals): void => {
+    if (child.pid === undefined) return;
+    try {
+      process.kill(-child.pid, signal);
+    } catch {
+      // ESRCH: it has just ended by itself, which is what was wanted.
+    }
+  };
+  let hard: NodeJS.Timeout | undefined;
+  const timer = setTimeout(() => {
+    timedOut = true;
+    signalGroup("SIGTERM");
+    hard = setTimeout(() => {
+      signalGroup("SIGKILL");
+      // A grandchild in a group of its own may hold the pipes for ever: the hook is over all the same.
+      ended.resolve(undefined);
+    }, killDelayMs);
+  }, command.timeoutMs);
+  child.once("error", (error) => ended.resolve(`could not be started: ${error.message}`));
+  child.once("close", (code, signal) => {
+    if (code === 0) ended.resolve(undefined);
+    else ended.resolve(signal === null ? `exited with ${code}` : `was ended by ${signal}`);
+  });
+  const failure = await ended.promise;
+  clearTimeout(timer);
+  clearTimeout(hard);
+  const text = stderr.trim().slice(0, 1000);
+  if (timedOut) throw new HookFailed(name, `did not end within ${command.timeoutMs} ms and was killed`, text);
+  if (failure !== undefined) throw new HookFailed(name, failure, text);
+  if (stdoutBytes > outputBytesMax) throw new HookFailed(name, `printed more than ${outputBytesMax} bytes`, "");
+  return { stdout: Buffer.concat(stdout), ms: performance.now() - begun };
+}
