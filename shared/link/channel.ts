@@ -58,6 +58,8 @@ export interface Carrier {
   readonly heard: { bytes: number };
   /** Ends the whole link at once: nothing is expected of it any more. */
   abort(error: Error): void;
+  /** Whether an end of the stream was meant, where it takes a moment to know; what broke it, if it was not. */
+  readonly verdict?: () => Promise<Error | undefined>;
 }
 
 /**
@@ -99,6 +101,8 @@ export class FramedChannel implements Channel {
   #withinFrame = false;
 
   #ended = false;
+  #endSeen = false;
+  #streamGone = false;
   #error: Error | undefined;
   #linger: NodeJS.Timeout | undefined;
 
@@ -132,7 +136,7 @@ export class FramedChannel implements Channel {
 
     this.#stream.on("data", this.#receive);
     this.#stream.on("drain", () => this.#drained());
-    this.#stream.once("end", () => this.#peerEnded());
+    this.#stream.once("end", () => void this.#peerEnded());
     this.#stream.on("error", (error) => this.fail(new LinkLost("the channel broke", { cause: error })));
     this.#stream.once("close", () => this.#streamClosed());
     this.#arm();
@@ -279,9 +283,13 @@ export class FramedChannel implements Channel {
     wake?.();
   }
 
-  #peerEnded(): void {
+  async #peerEnded(): Promise<void> {
+    this.#endSeen = true;
+    const broken = await this.#carrier.verdict?.();
     const pending = this.#decoder.pending();
-    this.#end(pending === 0 ? undefined : new LinkLost(`the channel ended after ${pending} bytes of a frame`));
+    this.#end(
+      broken ?? (pending === 0 ? undefined : new LinkLost(`the channel ended after ${pending} bytes of a frame`)),
+    );
   }
 
   // --- who is alive ---
@@ -335,7 +343,10 @@ export class FramedChannel implements Channel {
     this.#drain = undefined;
     this.#logEnd(error);
     this.#stream.off("data", this.#receive);
-    if (error === undefined) {
+    if (error !== undefined || this.#streamGone) {
+      this.#stream.destroy();
+      this.#resolveClosed(error);
+    } else {
       this.#stream.end();
       this.#stream.resume(); // What still comes is dropped, so that the peer's own end is seen.
       this.#stream.once("finish", () => this.#resolveClosed(undefined));
@@ -344,16 +355,14 @@ export class FramedChannel implements Channel {
         this.#resolveClosed(undefined);
       }, this.#deadlineMs);
       this.#linger.unref();
-    } else {
-      this.#stream.destroy();
-      this.#resolveClosed(error);
     }
   }
 
   #streamClosed(): void {
+    this.#streamGone = true;
     clearTimeout(this.#linger);
-    this.#end(new LinkLost(`the connection to ${this.peer} broke`));
-    this.#resolveClosed(this.#error);
+    if (!this.#endSeen) this.#end(new LinkLost(`the connection to ${this.peer} broke`));
+    if (this.#ended) this.#resolveClosed(this.#error);
   }
 
   #whyClosed(): Error {

@@ -271,6 +271,7 @@ class SshLink implements Connection {
   #adopt(stream: ClientChannel): FramedChannel {
     const { log } = this.#options;
     guardWindow(stream, (error) => this.#abort(error));
+    const verdict = this.#verdictOfBridge(stream);
     const channel = new FramedChannel(
       {
         peer: this.peer,
@@ -278,28 +279,41 @@ class SshLink implements Connection {
         stream,
         heard: this.#heard,
         abort: (error) => this.#abort(error),
+        verdict: () => verdict,
       },
       { deadlineMs: this.#deadlineMs, ...this.#options.channelOptions },
       log,
     );
     this.#channels.add(channel);
     stream.once("close", () => this.#channels.delete(channel));
-    this.#followBridge(stream, channel);
     return channel;
   }
 
-  /** What the forced command says when it cannot bridge is the only clue there is. Always read, or it would block it. */
-  #followBridge(stream: ClientChannel, channel: FramedChannel): void {
+  /**
+   * How the forced command ended, which is told before the channel's close but maybe after the end of its output. What it
+   * said (stderr is always read, or it would block) is the only clue when it could not bridge.
+   */
+  #verdictOfBridge(stream: ClientChannel): Promise<Error | undefined> {
+    const { promise, resolve } = Promise.withResolvers<Error | undefined>();
     let said = "";
     stream.stderr.on("data", (chunk: Buffer) => {
       if (said.length < stderrBytesMax) said += chunk.toString("utf8").slice(0, stderrBytesMax - said.length);
     });
+    let status: { readonly code: number | null; readonly signal: string | undefined } | undefined;
     stream.once("exit", (code: number | null, signal?: string) => {
-      if (code === 0) return;
+      status = { code, signal };
+    });
+    stream.once("close", () => {
+      if (status === undefined || status.code === 0) {
+        resolve(undefined);
+        return;
+      }
+      const { code, signal } = status;
       const how = code === null ? `by ${signal ?? "a signal"}` : `with code ${code}`;
       const message = `what ${this.peer} runs for our key ended ${how}: ${said.trim() || "it said nothing"}`;
-      channel.fail(code === 127 || code === 126 ? new NoAgentBehind(message) : new LinkLost(message));
+      resolve(code === 127 || code === 126 ? new NoAgentBehind(message) : new LinkLost(message));
     });
+    return promise;
   }
 
   /** Any byte counts, since the SSH server answers keepalives also while no channel of ours is read. */
