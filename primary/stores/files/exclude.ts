@@ -77,34 +77,48 @@ function compileRule(pattern: string): Rule {
   }
 }
 
+/** `**` as a whole component stands for any number of them; at the end, for whatever is below. */
 function expressionOf(glob: string, pattern: string): string {
+  const groups = { count: 0 };
+  const names = glob.split("/");
   let out = "";
-  for (let i = 0; i < glob.length; ) {
-    const rest = glob.slice(i);
-    const starsBetween = /^\*\*(\/\*\*)*\//.exec(rest);
-    if (starsBetween && (i === 0 || glob[i - 1] === "/")) {
-      out += "(?:.*/)?";
-      i += starsBetween[0].length;
-    } else if (rest === "**" && (i === 0 || glob[i - 1] === "/")) {
-      out += ".+";
-      i += 2;
-    } else if (rest[0] === "*") {
-      out += "[^/]*";
-      while (glob[i] === "*") i++; // A run of stars is one, or matching would take exponential time.
-    } else if (rest[0] === "?") {
-      out += "[^/]";
-      i++;
-    } else if (rest[0] === "[") {
-      const set = /^\[([!^]?)(\]?[^\]/]*)\]/.exec(rest);
-      if (!set) throw new ExcludeInvalid(pattern, "has a `[` without its `]`");
-      if (/[^\0-\x7f]/.test(set[2]!)) throw new ExcludeInvalid(pattern, "has a character in `[]` that is not ASCII");
-      out += `(?!/)[${set[1] ? "^" : ""}${set[2]!.replace(/[\\\]^[]/g, "\\$&")}]`;
-      i += set[0].length;
-    } else {
-      const escaped = rest[0] === "\\" && rest.length > 1;
-      out += (escaped ? rest[1]! : rest[0]!).replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&");
-      i += escaped ? 2 : 1;
+  for (const [index, name] of names.entries()) {
+    const last = index === names.length - 1;
+    if (name !== "**") out += `${nameExpression(name, pattern, groups)}${last ? "" : "/"}`;
+    else if (last) out += ".+";
+    else if (names[index - 1] !== "**") out += "(?:.*/)?";
+  }
+  return out;
+}
+
+/**
+ * One component. What stands between two stars is taken where it is first found and never tried elsewhere (a group in
+ * a lookahead is atomic): any match can be moved there, and trying all places would take time without bound.
+ */
+function nameExpression(name: string, pattern: string, groups: { count: number }): string {
+  const pieces = [""];
+  for (let i = 0; i < name.length; ) {
+    const rest = name.slice(i);
+    const set = /^\[([!^]?)(\]?[^\]]*)\]/.exec(rest);
+    if (rest[0] === "*") {
+      while (name[i] === "*") i++;
+      pieces.push("");
+      continue;
     }
+    if (rest[0] === "[" && !set) throw new ExcludeInvalid(pattern, "has a `[` without its `]`");
+    const escaped = rest[0] === "\\" && rest.length > 1;
+    if (set) {
+      if (/[^\0-\x7f]/.test(set[2]!)) throw new ExcludeInvalid(pattern, "has a character in `[]` that is not ASCII");
+      pieces[pieces.length - 1] += `(?!/)[${set[1] ? "^" : ""}${set[2]!.replace(/[\\\]^[]/g, "\\$&")}]`;
+    } else if (rest[0] === "?") pieces[pieces.length - 1] += "[^/]";
+    else pieces[pieces.length - 1] += (escaped ? rest[1]! : rest[0]!).replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&");
+    i += set ? set[0].length : escaped ? 2 : 1;
+  }
+  let out = pieces[0]!;
+  for (const [index, piece] of pieces.entries()) {
+    if (index === 0) continue;
+    if (index === pieces.length - 1) out += `[^/]*${piece}`;
+    else out += `(?=([^/]*?${piece}))\\${++groups.count}(?:)`;
   }
   return out;
 }

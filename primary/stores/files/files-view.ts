@@ -442,7 +442,7 @@ export class FilesView implements StoreView {
 
   #rootCandidates(): Candidate[] {
     const seen = this.#index.byPath(rootPath);
-    const stat = this.#source.rootStat;
+    const stat = this.#checkRoot();
     const same = sameMeta(stat, seen) && seen?.seen?.inode === this.#identity(rootPath, stat);
     return same ? [] : [{ path: rootPath, stat, seen, why: "differs" }];
   }
@@ -616,10 +616,10 @@ export class FilesView implements StoreView {
   }
 
   /** @throws SourceUnusable when what was read is not the source any more: then nothing that seems gone is. */
-  #checkRoot(): void {
+  #checkRoot(): BigIntStats {
     const { root, rootStat } = this.#source;
     const stat = statSource(root);
-    if (stat !== undefined && stat.ino === rootStat.ino && stat.dev === rootStat.dev) return;
+    if (stat !== undefined && stat.ino === rootStat.ino && stat.dev === rootStat.dev) return stat;
     throw new SourceUnusable(Buffer.from(root, "latin1").toString(), "was moved or unmounted while it was read");
   }
 
