@@ -60,9 +60,12 @@ export class FollowedLog {
   #bytesRead = 0;
   #sizeAtTurn = 0;
 
-  /** To be called once a reader stands. */
-  constructor(path: string, pageSize: number) {
+  readonly #stillHeld: () => boolean;
+
+  /** To be called once a reader stands; `stillHeld` says whether it does. */
+  constructor(path: string, pageSize: number, stillHeld: () => boolean) {
     this.pageSize = pageSize;
+    this.#stillHeld = stillHeld;
     this.#logPath = `${path}-wal`;
     this.#database = openSync(path, constants.O_RDONLY);
     try {
@@ -75,7 +78,12 @@ export class FollowedLog {
     this.#logInode = fstatSync(this.#log).ino;
     this.#databasePages = this.#pagesOfFile();
     this.#changed = { pages: new PageSet(), databasePagesMin: this.#databasePages };
-    this.read();
+    try {
+      this.read();
+    } catch (error) {
+      this.close();
+      throw error;
+    }
     this.#pinned = false;
     this.collect();
   }
@@ -108,11 +116,6 @@ export class FollowedLog {
   get positionText(): string {
     return this.#position === undefined ? "00000000-00000000:0/0" : positionText(this.#position);
   }
-  /** Descriptors for a sync ahead of a checkpoint, which then finds little left to write. */
-  get descriptors(): readonly number[] {
-    return [this.#log, this.#database];
-  }
-
   stat(): BigIntStats {
     return fstatSync(this.#database, { bigint: true });
   }
@@ -169,22 +172,33 @@ export class FollowedLog {
     this.#pinned = false;
   }
 
-  /** True when the log is still the one that was read, up to there at least: nothing was lost with a holder. */
+  /**
+   * After a holder was lost, and with another reader standing: true when the log is still the one that was read. Then
+   * no generation ended meanwhile, all that was committed has now been read, and the new reader stands for the rest.
+   */
   provesContinuity(): boolean {
     const position = this.#position;
     const header = this.#header();
     if (position === undefined || header === undefined || !this.#isPresent(header) || !this.logIsInPlace())
       return false;
-    if (position.frame === 0) return true;
-    const bytes = Buffer.alloc(frameHeaderBytes);
-    const length = readSync(this.#log, bytes, 0, bytes.length, frameOffset(this.pageSize, position.frame));
-    return (
-      length === bytes.length &&
-      bytes.readUInt32BE(8) === header.salt1 &&
-      bytes.readUInt32BE(12) === header.salt2 &&
-      bytes.readInt32BE(16) === position.checksum1 &&
-      bytes.readInt32BE(20) === position.checksum2
-    );
+    if (position.frame > 0) {
+      const bytes = Buffer.alloc(frameHeaderBytes);
+      const length = readSync(this.#log, bytes, 0, bytes.length, frameOffset(this.pageSize, position.frame));
+      if (
+        length !== bytes.length ||
+        bytes.readUInt32BE(8) !== header.salt1 ||
+        bytes.readUInt32BE(12) !== header.salt2 ||
+        bytes.readInt32BE(16) !== position.checksum1 ||
+        bytes.readInt32BE(20) !== position.checksum2
+      ) {
+        return false;
+      }
+    }
+    // The new reader may stand where the log can be started anew, beyond what was read: until all is, that breaks it.
+    this.#pinned = true;
+    this.read();
+    this.#pinned = false;
+    return true;
   }
 
   /** Takes over what changed since the last call. */
@@ -266,6 +280,8 @@ export class FollowedLog {
     if (header.pageSize !== this.pageSize) throw new ChainBroken("the log has another page size");
     if (this.#position !== undefined) {
       if (this.#pinned) throw new ChainBroken("the log was started anew behind the reader that should prevent it");
+      // Asked after the header was read: a reader that stands now stood then, so it was started anew only this once.
+      if (!this.#stillHeld()) throw new ChainBroken("the log was started anew, and its reader is gone");
       this.#generationsTurned++;
       this.#pinned = true;
     }

@@ -31,22 +31,16 @@ export interface LoggedCommit {
   readonly databasePages: number;
 }
 
-export type TurnResult =
-  | {
-      /** The standing reader is at the end of the log. */
-      readonly kind: "moved";
-      readonly end: WalPosition;
-      /** What was committed since `from`. */
-      readonly commits: readonly LoggedCommit[];
-      /** The database file holds exactly this end, and the next writer may begin a new generation. */
-      readonly complete: boolean;
-      readonly lockedMs: number;
-    }
-  | {
-      /** Nothing was done; the same generation goes on. */
-      readonly kind: "skipped";
-      readonly why: "locked" | "tail" | "unwatched";
-    };
+export interface TurnResult {
+  /** How far the log was read before any reader let go. */
+  readonly end: WalPosition;
+  /** What was committed since `from`. */
+  readonly commits: readonly LoggedCommit[];
+  /** The database file holds exactly this end, and the next writer may begin a new generation. */
+  readonly complete: boolean;
+  /** How long writers had to wait; 0 when the write lock was not had. */
+  readonly lockedMs: number;
+}
 
 export interface HolderResults {
   hold: { readonly journal: "wal" | "rollback" };

@@ -1,14 +1,13 @@
 /**
  * The process that holds a database's locks for the adapter. It is a process of its own because SQLite's locks are
  * fcntl locks: a process loses all of them on a file when it closes any descriptor of that file, and the adapter opens
- * and closes the database file as it reads it. This process must therefore never open the database (or its `-shm`) but
- * through SQLite; reading `-wal`, on which nobody locks, is harmless.
+ * and closes the database file as it reads it. This process must therefore never close a descriptor of the database or
+ * its `-shm`; reading `-wal`, on which nobody locks, is harmless.
  *
  * It reads one request a line on stdin, answers each on stdout, and ends when stdin does, so that it never outlives the
  * agent. It runs as the database's owner, so that files that SQLite makes here are open to the application.
  */
-import { spawn } from "node:child_process";
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, fdatasyncSync, fstatSync, openSync, readSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { DatabaseSync } from "node:sqlite";
 import { pathToFileURL } from "node:url";
@@ -22,6 +21,7 @@ import type {
   TurnResult,
 } from "./holder-protocol.ts";
 import { endOffset, parseWalHeader, sameGeneration, scanWal, type WalPosition, walHeaderBytes } from "./wal.ts";
+import { Watchdog } from "./watchdog.ts";
 
 async function main(): Promise<void> {
   const options: HolderArguments = JSON.parse(process.argv[2]!);
@@ -64,10 +64,12 @@ async function answer(
     case "checkpoint":
       return holder.checkpoint();
     case "turn": {
+      const { tail, quick } = holder.approach(request.from);
       // Never on the write lock without somebody who would end it.
-      if (!(await watchdog.arm())) return { kind: "skipped", why: "unwatched" };
+      const armed = quick && (await watchdog.arm());
+      if (!armed) return { ...tail, complete: false, lockedMs: 0 };
       try {
-        return holder.turn(request.from, request.tailBytesMax, request.lockWaitMs);
+        return holder.turn(tail, request.tailBytesMax, request.lockWaitMs);
       } finally {
         watchdog.disarm();
       }
@@ -76,7 +78,9 @@ async function answer(
 }
 
 class Holder {
-  readonly #path: string;
+  readonly #logPath: string;
+  /** For syncs alone. It is never closed while this process lives: that would drop all its locks on the file. */
+  readonly #database: number;
   /** The standing reader, and the one that is not in a transaction except while one hands over to the other. */
   #standing: DatabaseSync;
   #spare: DatabaseSync;
@@ -84,7 +88,8 @@ class Holder {
   readonly #checkpointer: DatabaseSync;
 
   constructor(options: HolderArguments) {
-    this.#path = options.path;
+    this.#logPath = `${options.path}-wal`;
+    this.#database = openSync(options.path, "r");
     // A URL, since only there SQLite can be told not to make a database that is missing.
     const url = pathToFileURL(options.path);
     url.search = "mode=rw";
@@ -92,6 +97,7 @@ class Holder {
     this.#standing = connect();
     this.#spare = connect();
     this.#writer = connect();
+    this.#writer.exec("PRAGMA busy_timeout = 0");
     this.#checkpointer = connect();
   }
 
@@ -123,37 +129,89 @@ class Holder {
   }
 
   /**
+   * Leaves little to do for the moment when writers wait: the reader moves up, the frames below it go to the database
+   * file, and both files are synced, each round over what was written during the one before. `quick` when the last
+   * round was: then so will be the turn. `tail` is what was read on the way, and may never be thrown away.
+   */
+  approach(from: WalPosition): { tail: Tail; quick: boolean } {
+    let tail: Tail = { end: from, commits: [] };
+    let quick = false;
+    for (let round = 0; round < approachRoundsMax && !quick; round++) {
+      const begunAt = performance.now();
+      const further = this.#catchUp(tail);
+      if (further === undefined) break;
+      tail = further;
+      this.#checkpointWaiting(approachWaitMs);
+      fdatasyncSync(this.#database);
+      quick = performance.now() - begunAt < quickRoundMs;
+    }
+    return { tail, quick };
+  }
+
+  /** Moves the standing reader to the end of the log, and reads what lies before it; undefined when it is another log. */
+  #catchUp(tail: Tail): Tail | undefined {
+    this.second();
+    const more = readTail(this.#logPath, tail.end, Number.POSITIVE_INFINITY);
+    if (more === undefined) {
+      this.#spare.exec("COMMIT");
+      return undefined;
+    }
+    this.swap();
+    return { end: more.end, commits: [...tail.commits, ...more.commits] };
+  }
+
+  /**
    * Writers wait from BEGIN IMMEDIATE to ROLLBACK. In between nobody can add a frame: the standing reader moves to the
    * end of the log (the writer's own transaction pins it meanwhile), all frames go to the database file, and a reader
    * that then begins needs no log at all, which lets the next writer start the log anew. The last few frames are read
    * here and not by the adapter, whose thread may be busy while writers wait.
    */
-  turn(from: WalPosition, tailBytesMax: number, lockWaitMs: number): TurnResult {
-    this.#writer.exec(`PRAGMA busy_timeout = ${lockWaitMs}`);
-    try {
-      this.#writer.exec("BEGIN IMMEDIATE");
-    } catch (error) {
-      if (codeOf(error) === sqliteBusy) return { kind: "skipped", why: "locked" };
-      throw error;
-    }
+  turn(approached: Tail, tailBytesMax: number, lockWaitMs: number): TurnResult {
+    const before = this.#catchUp(approached) ?? approached;
+    if (!this.#lockWriting(lockWaitMs)) return { ...before, complete: false, lockedMs: 0 };
     const lockedAt = performance.now();
-    let tail: Tail | undefined;
+    let last: Tail | undefined;
     let complete = false;
     try {
-      tail = readTail(`${this.#path}-wal`, from, tailBytesMax);
-      if (tail !== undefined) {
+      last = readTail(this.#logPath, before.end, tailBytesMax);
+      if (last !== undefined) {
         this.#standing.exec("COMMIT");
         beginReading(this.#standing);
-        const { busy, log, checkpointed } = this.checkpoint();
-        complete = !busy && log === checkpointed && log === tail.end.frame;
-        beginReading(this.#spare);
+        const { busy, log, checkpointed } = this.#checkpointWaiting(lockedWaitMs);
+        complete = !busy && log === checkpointed && log === last.end.frame;
+        this.second();
         this.swap();
       }
     } finally {
       this.#writer.exec("ROLLBACK");
     }
-    if (tail === undefined) return { kind: "skipped", why: "tail" };
-    return { kind: "moved", ...tail, complete, lockedMs: performance.now() - lockedAt };
+    const lockedMs = performance.now() - lockedAt;
+    const { end, commits } = last ?? { end: before.end, commits: [] };
+    return { end, commits: [...before.commits, ...commits], complete, lockedMs };
+  }
+
+  /** A busy writer checkpoints too, at the end of each of its commits: waits for it, as long as it may take. */
+  #checkpointWaiting(waitMs: number): Checkpointed {
+    const end = performance.now() + waitMs;
+    for (;;) {
+      const result = this.checkpoint();
+      if (!result.busy || performance.now() >= end) return result;
+      Atomics.wait(pause, 0, 0, checkpointPauseMs);
+    }
+  }
+
+  /** Asks again and again: SQLite's own waiting sleeps for milliseconds, and misses the gaps that a busy writer leaves. */
+  #lockWriting(lockWaitMs: number): boolean {
+    const end = performance.now() + lockWaitMs;
+    do {
+      try {
+        this.#writer.exec("BEGIN IMMEDIATE");
+        return true;
+      } catch (error) {
+        if (codeOf(error) !== sqliteBusy) throw error;
+      }
+    } while (performance.now() < end);
+    return false;
   }
 
   close(): void {
@@ -167,12 +225,13 @@ function beginReading(connection: DatabaseSync): void {
   try {
     connection.prepare("PRAGMA user_version").get();
   } catch (error) {
-    connection.exec("ROLLBACK");
+    // SQLite has ended it by itself after some errors.
+    if (connection.isTransaction) connection.exec("ROLLBACK");
     throw error;
   }
 }
 
-type Tail = Pick<Extract<TurnResult, { kind: "moved" }>, "end" | "commits">;
+type Tail = Pick<TurnResult, "end" | "commits">;
 
 /** What was committed since `from`, or undefined when it is too much to read while writers wait. */
 function readTail(logPath: string, from: WalPosition, tailBytesMax: number): Tail | undefined {
@@ -200,56 +259,14 @@ function readTail(logPath: string, from: WalPosition, tailBytesMax: number): Tai
   }
 }
 
-/**
- * A second process that kills this one when it sits on the write lock for too long: nothing within this process would
- * still run if it were stopped or caught in the kernel, and the adapter's thread may be busy hashing. A shell and a
- * sleep, since another Node process would cost the primary 40 MB to wait for something that should never happen.
- */
-class Watchdog {
-  readonly #process;
-  #alive = true;
-  #answered: ((armed: boolean) => void) | undefined;
-
-  constructor(writeLockMsMax: number) {
-    // A stop of the whole unit signals this shell too; it must outlive what it watches, which ends its input.
-    const script = `trap '' INT TERM HUP
-    while read order; do
-      case $order in
-        arm) (sleep ${writeLockMsMax / 1000}; kill -KILL ${process.pid}) >/dev/null 2>&1 & timer=$!; echo armed;;
-        disarm) kill -KILL $timer;;
-      esac
-    done
-    [ -z "$timer" ] || kill -KILL $timer`;
-    this.#process = spawn("/bin/sh", ["-c", script], { stdio: ["pipe", "pipe", "ignore"] });
-    createInterface({ input: this.#process.stdout }).on("line", () => this.#answered?.(true));
-    const lost = () => {
-      this.#alive = false;
-      this.#answered?.(false);
-    };
-    this.#process.on("error", lost);
-    this.#process.on("exit", lost);
-    this.#process.stdin.on("error", lost);
-  }
-
-  /** False when there is no watchdog any more. The time to get the lock counts as well. */
-  async arm(): Promise<boolean> {
-    if (!this.#alive) return false;
-    const { promise, resolve } = Promise.withResolvers<boolean>();
-    this.#answered = resolve;
-    this.#process.stdin.write("arm\n");
-    return await promise;
-  }
-
-  disarm(): void {
-    this.#process.stdin.write("disarm\n");
-  }
-
-  close(): void {
-    this.#process.stdin.end();
-  }
-}
-
 const sqliteBusy = 5;
+const approachRoundsMax = 8;
+const quickRoundMs = 4;
+const approachWaitMs = 100;
+/** While writers wait. */
+const lockedWaitMs = 4;
+const checkpointPauseMs = 0.2;
+const pause = new Int32Array(new SharedArrayBuffer(4));
 
 function codeOf(error: unknown): number {
   return error instanceof Error && "errcode" in error ? Number(error.errcode) & 0xff : 0;

@@ -1,4 +1,4 @@
-import { closeSync, openSync, readSync, realpathSync, type Stats, statSync } from "node:fs";
+import { closeSync, existsSync, openSync, readSync, realpathSync, type Stats, statSync } from "node:fs";
 import { basename } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { isSystemError, UnderstudyError } from "../../../shared/errors.ts";
@@ -26,7 +26,11 @@ export interface SqliteStoreOptions {
   readonly holderFile?: string;
 }
 
-export type SqliteStore = StoreAdapter & { counters(): SqliteCounters };
+export interface SqliteStore extends StoreAdapter {
+  counters(): SqliteCounters;
+  /** The process that holds the database's locks. */
+  holderPid(): number | undefined;
+}
 
 /**
  * One SQLite database. In WAL mode each view is the database as of its last commit, told as the pages that changed; in
@@ -45,6 +49,7 @@ const busyMs = 2000;
 const writeLockMsMax = 100;
 const openAttemptsMax = 5;
 const maintenanceDelayMs = 100;
+const busyDelayMs = 10;
 const longLookMs = 5;
 
 class SqliteAdapter implements SqliteStore {
@@ -61,6 +66,7 @@ class SqliteAdapter implements SqliteStore {
   /** Nothing is known of what changed since the last view that was taken. */
   #everything = true;
   #dirty = true;
+  #moving = false;
   #takenBytes = 0;
   /** Signs of change are not looked into before; the next look is under way. */
   #quietUntil = 0;
@@ -104,15 +110,19 @@ class SqliteAdapter implements SqliteStore {
     return { ...this.#counters, turns: this.#counters.turns + turns };
   }
 
+  holderPid(): number | undefined {
+    return this.#source?.pid;
+  }
+
   async enter(seen: SeenIndex, request: ViewRequest, signal: AbortSignal): Promise<StoreView> {
     signal.throwIfAborted();
     return await this.#exclusive.run(async () => {
       signal.throwIfAborted();
-      const source = await this.#proved();
       const entry = seen.byPath(this.#storePath);
-      if (Number(source.stat().size) === 0 && entry !== undefined && entry.size > 0) {
+      if (fileAt(this.#path).size === 0 && entry !== undefined && entry.size > 0) {
         throw new SourceUnusable(this.#path, "was emptied: 0 bytes, but the last cut has more");
       }
+      const source = await this.#proved();
       const everything =
         this.#everything ||
         request.depth === "reread" ||
@@ -158,7 +168,7 @@ class SqliteAdapter implements SqliteStore {
       this.#takenBytes = bytesTold;
       if (everything) this.#everything = false;
     } else {
-      this.#dirty = true;
+      this.#changeSeen();
     }
     this.#look();
     this.#poke();
@@ -187,6 +197,9 @@ class SqliteAdapter implements SqliteStore {
   /** The path still leads to the files that are open here, and the database is of the same kind. */
   #inPlace(source: WalSource | RollbackSource): boolean {
     if (fileAt(this.#path).ino !== source.databaseInode) return false;
+    if (this.#path !== this.#options.path && realpathSync(this.#options.path) !== this.#path) {
+      throw new SourceUnusable(this.#options.path, `no longer leads to ${this.#path}`);
+    }
     if (source.journal === "rollback") {
       const header = source.header();
       return header === "empty" || header?.journal === "rollback";
@@ -203,7 +216,7 @@ class SqliteAdapter implements SqliteStore {
     const source = this.#source;
     this.#source = undefined;
     this.#everything = true;
-    this.#dirty = true;
+    this.#changeSeen();
     if (source?.journal === "wal") this.#counters.turns += source.log.generationsTurned;
     await source?.close();
   }
@@ -211,16 +224,22 @@ class SqliteAdapter implements SqliteStore {
   async #open(): Promise<WalSource | RollbackSource> {
     for (let attempt = 1; ; attempt++) {
       const stat = fileAt(this.#path);
-      headerAt(this.#path);
+      // SQLite takes such a log for a left-over and deletes it. That is not for us to do.
+      if (headerAt(this.#path) === "empty" && existsSync(`${this.#path}-wal`)) {
+        throw new SourceUnusable(this.#path, "is empty, but has a log beside it");
+      }
       const holder = this.#newHolder(stat);
+      let followed: WalSource | undefined;
       try {
         const { journal } = await holder.request({ op: "hold" });
         // Only now, under its lock, can the header not change any more.
         const header = headerAt(this.#path);
         let source: WalSource | RollbackSource;
         if (journal === "wal" && header !== "empty") {
-          const log = new FollowedLog(this.#path, header.pageSize);
-          source = new WalSource(holder, log, this.#options.walBytesMax ?? walBytesMaxDefault, this.#counters);
+          // While one holder is replaced by another, neither may vouch for what was read in between.
+          const log = new FollowedLog(this.#path, header.pageSize, () => followed?.alive() ?? holder.alive());
+          followed = new WalSource(holder, log, this.#options.walBytesMax ?? walBytesMaxDefault, this.#counters);
+          source = followed;
           this.#takenBytes = log.bytesRead;
         } else {
           await holder.request({ op: "release" });
@@ -252,40 +271,55 @@ class SqliteAdapter implements SqliteStore {
   /** Keeps the log short and a holder in place, whether or not anybody takes views. */
   async #maintain(): Promise<void> {
     const closing = this.#closing.signal;
+    let acted = false;
     while (!closing.aborted) {
       const poked = new AbortController();
       this.#poke = () => poked.abort();
       // Ended early by a poke, which is no failure.
-      await delay(maintenanceDelayMs, undefined, { ref: false, signal: poked.signal }).catch(() => undefined);
+      await delay(acted ? busyDelayMs : maintenanceDelayMs, undefined, { ref: false, signal: poked.signal }).catch(
+        () => undefined,
+      );
       if (closing.aborted) return;
       try {
-        await this.#keep();
+        acted = await this.#keep();
       } catch (error) {
         if (!(error instanceof ChainBroken || error instanceof UnderstudyError || isSystemError(error))) throw error;
+        acted = false;
         // Whatever it is, the next view meets it too, and there somebody is told.
-        this.#dirty = true;
+        this.#changeSeen();
       }
       this.#look();
     }
   }
 
-  async #keep(): Promise<void> {
+  async #keep(): Promise<boolean> {
     const source = this.#source;
-    if (source === undefined) return;
+    if (source === undefined || !this.#mayMove()) return false;
     if (!source.alive()) {
       await this.#exclusive.run(async () => {
         if (this.#view === undefined && this.#source === source) await this.#proved();
       });
-    } else if (source.journal === "wal") {
-      await source.keepShort((step) =>
-        this.#exclusive.run(async () => {
-          const free = this.#view === undefined || (this.#view instanceof WalView && this.#view.letGo());
-          if (!free || this.#source !== source || this.#closing.signal.aborted) return false;
-          await step();
-          return true;
-        }),
-      );
+      return false;
     }
+    if (source.journal === "rollback") return false;
+    source.log.read();
+    return await source.keepShort((step) =>
+      this.#exclusive.run(async () => {
+        if (!this.#mayMove() || this.#source !== source || this.#closing.signal.aborted) return false;
+        this.#moving = true;
+        try {
+          await step();
+        } finally {
+          this.#moving = false;
+        }
+        return true;
+      }),
+    );
+  }
+
+  /** No view needs the log and the reader where they are. */
+  #mayMove(): boolean {
+    return this.#view === undefined || (this.#view instanceof WalView && this.#view.letGo());
   }
 
   /** After a sign of change: reads on, and wakes the agent if there is something. */
@@ -296,10 +330,15 @@ class SqliteAdapter implements SqliteStore {
       this.#lookLater(quietMs);
       return;
     }
-    // While a view is open nothing is read on; what came meanwhile is looked for when it is left.
-    if (this.#view !== undefined && !(this.#view instanceof WalView && this.#view.letGo())) return;
-    if (!this.#dirty) this.#dirty = this.#changed();
-    if (this.#dirty) this.#wake();
+    // What comes while a view is open, or the reader moves, is looked for afterwards.
+    if (this.#moving || !this.#mayMove()) return;
+    if (!this.#dirty && this.#changed()) this.#changeSeen();
+  }
+
+  #changeSeen(): void {
+    if (this.#dirty) return;
+    this.#dirty = true;
+    this.#wake();
   }
 
   #changed(): boolean {

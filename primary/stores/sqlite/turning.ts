@@ -7,14 +7,18 @@ export interface LogState {
   /** What was added to it since the reader was last moved up. */
   readonly grownBytes: number;
   readonly sinceAdvanceMs: number;
-  /** Since the write lock was last asked for. */
+  /** Since the last turn, or the last that was prevented. */
   readonly sinceTurnMs: number;
+  /** How long writers had to wait the last time. */
+  readonly lockedMs: number;
   /** Turns in a row that another reader, or a busy writer, has prevented. */
   readonly prevented: number;
 }
 
 const advanceMsMax = 10_000;
 const turnMsMin = 50;
+/** Writers are shut out for at most one part in so many of the time. */
+const lockedShare = 40;
 const preventedMsMax = 10_000;
 
 /**
@@ -24,7 +28,8 @@ const preventedMsMax = 10_000;
  * left when the log has reached its bound; where something prevents it, it is tried less and less often.
  */
 export function dueStep(state: LogState, walBytesMax: number): TurnStep {
-  const patienceMs = Math.min(preventedMsMax, turnMsMin * 2 ** Math.min(state.prevented, 20));
+  const fairMs = Math.max(turnMsMin, lockedShare * state.lockedMs);
+  const patienceMs = Math.min(preventedMsMax, fairMs * 2 ** Math.min(state.prevented, 20));
   if (state.logBytes >= walBytesMax && state.grownBytes > 0 && state.sinceTurnMs >= patienceMs) return "turn";
   if (state.grownBytes >= walBytesMax / 8) return "advance";
   if (state.grownBytes > 0 && state.sinceAdvanceMs >= advanceMsMax) return "advance";

@@ -1,5 +1,5 @@
-import { type BigIntStats, fdatasync } from "node:fs";
-import { promisify } from "node:util";
+import type { BigIntStats } from "node:fs";
+import { assert } from "../../../shared/errors.ts";
 import type { FollowedLog } from "./followed-log.ts";
 import type { HolderProcess } from "./holder-process.ts";
 import { dueStep } from "./turning.ts";
@@ -36,13 +36,11 @@ export function noCounts(): SqliteCounters {
 }
 
 const turnMsKept = 100;
-const attemptsMax = 3;
+const attemptsMax = 2;
 /** A writer's transaction that is longer than this is not waited for: the turn is made another time. */
 const lockWaitMs = 10;
 /** What may be read of the log while writers wait: some milliseconds' worth. */
-const tailBytesMax = 1024 * 1024;
-
-const datasync = promisify(fdatasync);
+const tailBytesMax = 2 * 1024 * 1024;
 
 /** A database in WAL mode: its log, read along, and the process that keeps it from being overwritten unread. */
 export class WalSource {
@@ -55,7 +53,8 @@ export class WalSource {
   #held = true;
   #grownFrom: number;
   #advancedAt = performance.now();
-  #lockedAt = Number.NEGATIVE_INFINITY;
+  #triedAt = Number.NEGATIVE_INFINITY;
+  #lockedMs = 0;
   #prevented = 0;
 
   constructor(holder: HolderProcess, log: FollowedLog, walBytesMax: number, counters: SqliteCounters) {
@@ -88,7 +87,6 @@ export class WalSource {
     this.#holder = holder;
     const { journal } = await holder.request({ op: "hold" });
     if (journal !== "wal" || !this.log.provesContinuity()) return false;
-    this.log.handedOver();
     this.#held = true;
     this.#counters.holdersReplaced++;
     return true;
@@ -96,9 +94,9 @@ export class WalSource {
 
   /**
    * Keeps the log short, if it is time. Each move of the reader runs by itself through `exclusively`, which answers
-   * false when a view needs the reader where it is.
+   * false when a view needs the reader where it is. True when something was done, so that more may be due.
    */
-  async keepShort(exclusively: (step: () => Promise<void>) => Promise<boolean>): Promise<void> {
+  async keepShort(exclusively: (step: () => Promise<void>) => Promise<boolean>): Promise<boolean> {
     const now = performance.now();
     const { log } = this;
     const step = dueStep(
@@ -106,24 +104,22 @@ export class WalSource {
         logBytes: log.logBytes,
         grownBytes: log.bytesRead - this.#grownFrom,
         sinceAdvanceMs: now - this.#advancedAt,
-        sinceTurnMs: now - this.#lockedAt,
+        sinceTurnMs: now - this.#triedAt,
+        lockedMs: this.#lockedMs,
         prevented: this.#prevented,
       },
       this.#walBytesMax,
     );
-    if (step === "rest") return;
-    if (!(await exclusively(() => this.#handOver()))) return;
+    if (step === "rest") return false;
+    if (step === "turn") return await exclusively(() => this.#turn());
+    if (!(await exclusively(() => this.#handOver()))) return false;
     for (let attempt = 0; attempt < attemptsMax; attempt++) {
       const { busy, log: frames, checkpointed } = await this.#holder.request({ op: "checkpoint" });
-      if (!(await exclusively(() => this.#handOver()))) return;
+      if (!(await exclusively(() => this.#handOver()))) return false;
       // A reader that began when all was in the file stands in nobody's way: the generation ends with the next commit.
-      if (!busy && frames === checkpointed && frames === (log.position?.frame ?? 0)) return;
+      if (!busy && frames === checkpointed && frames === (log.position?.frame ?? 0)) break;
     }
-    if (step === "advance") return;
-    // Synced here, from another process and while writers write: what is left for the moment when they wait is little.
-    for (const descriptor of log.descriptors) await datasync(descriptor);
-    await this.#holder.request({ op: "checkpoint" });
-    await exclusively(() => this.#turn());
+    return true;
   }
 
   stat(): BigIntStats {
@@ -150,15 +146,17 @@ export class WalSource {
     this.log.read();
     const from = this.log.position;
     if (from === undefined) return;
-    this.#lockedAt = performance.now();
     const result = await this.#orDoubt(() => this.#holder.request({ op: "turn", from, tailBytesMax, lockWaitMs }));
-    if (result.kind === "moved") {
-      this.log.absorb(result.commits, result.end);
-      this.#moved();
+    assert(this.log.position === from, "nobody reads the log on while the holder does");
+    this.log.absorb(result.commits, result.end);
+    this.#moved();
+    if (result.lockedMs > 0) {
       this.#counters.turnsLocked++;
       this.#counters.turnMs = [...this.#counters.turnMs, result.lockedMs].slice(-turnMsKept);
+      this.#lockedMs = result.lockedMs;
     }
-    if (result.kind === "moved" && result.complete) this.#prevented = 0;
+    this.#triedAt = performance.now();
+    if (result.complete) this.#prevented = 0;
     else {
       this.#prevented++;
       this.#counters.turnsPrevented++;

@@ -19,6 +19,8 @@ export interface WriterReply {
   error?: string;
   /** Number of the last committed transaction. */
   last: number;
+  /** When that was, in ms since 1970. */
+  committedAt: number;
   /** Of each transaction since the last answer, in ms. */
   tookMs: number[];
 }
@@ -32,6 +34,7 @@ const schema = `
 
 let database: DatabaseSync | undefined;
 let last = 0;
+let committedAt = 0;
 let tookMs: number[] = [];
 let running: Promise<void> | undefined;
 let stopping = false;
@@ -56,6 +59,7 @@ function transaction(db: DatabaseSync): void {
   }
   db.exec("COMMIT");
   last = n;
+  committedAt = performance.timeOrigin + performance.now();
   tookMs.push(performance.now() - begunAt);
 }
 
@@ -95,13 +99,14 @@ async function obey(order: WriterOrder): Promise<void> {
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const reply: WriterReply = { last, tookMs: [] };
+  const reply: WriterReply = { last, committedAt, tookMs: [] };
   try {
     await obey(JSON.parse(line));
   } catch (error) {
     reply.error = String(error);
   }
   reply.last = last;
+  reply.committedAt = committedAt;
   reply.tookMs = tookMs;
   tookMs = [];
   process.stdout.write(`${JSON.stringify(reply)}\n`);
