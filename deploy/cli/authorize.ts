@@ -7,8 +7,10 @@ import { replaceFile } from "../../shared/durable/durable-files.ts";
 import { isSystemError } from "../../shared/errors.ts";
 import { authorizedKeysLine } from "../../shared/link/authorized-keys.ts";
 
-/** The launcher that stands beside this command line, in a checkout and where it is installed. */
-const launcher = fileURLToPath(new URL("../understudy", import.meta.url));
+/** Beside the command line in a checkout, beside the bundle when installed. */
+const launcher = fileURLToPath(
+  new URL(import.meta.url.endsWith(".ts") ? "../understudy" : "./understudy", import.meta.url),
+);
 
 /** The lines that let `peer` in through this machine's OpenSSH, to the agent's bridge and nothing else. */
 export function authorizedLines(config: Config, peer: string, state: string): string[] {
