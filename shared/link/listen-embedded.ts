@@ -153,6 +153,7 @@ class Guest {
   #watchTimer: NodeJS.Timeout | undefined;
   #rekeyedAtBytes = 0;
   #reason: Error | undefined;
+  #refusedAtAll = false;
 
   constructor(guests: Guests, socket: Socket) {
     this.#guests = guests;
@@ -180,6 +181,7 @@ class Guest {
   }
 
   refuse(reason: string): void {
+    this.#refusedAtAll = true;
     this.#guests.log("warn", "connection.refused", { address: this.#address, peer: this.peer, reason });
     this.drop(undefined);
   }
@@ -195,8 +197,11 @@ class Guest {
     clearTimeout(this.#watchTimer);
     const error = this.#reason ?? new LinkLost(`the connection of ${this.peer} ended`);
     for (const channel of this.#channels) channel.fail(error);
-    if (this.peer !== "")
-      this.#guests.options.log("info", "connection.closed", { peer: this.peer, address: this.#address });
+    const { log } = this.#guests;
+    const address = this.#address;
+    if (this.peer !== "") log("info", "connection.closed", { peer: this.peer, address });
+    else if (!this.#refusedAtAll)
+      log("warn", "connection.refused", { address, reason: "ended before it was authenticated" });
   }
 
   readonly #countUnauthenticated = (): void => {
