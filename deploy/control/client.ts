@@ -1,5 +1,4 @@
 import { type IncomingMessage, request } from "node:http";
-import { z } from "zod";
 import { type ExitCode, exitCodes, explain, isSystemError, UnderstudyError } from "../../shared/errors.ts";
 import { durationText } from "../../shared/units.ts";
 import type { ControlFailure, ControlHandler } from "./api.ts";
@@ -166,20 +165,17 @@ function decoded(text: string): unknown {
   }
 }
 
-const knownExitCodes: readonly number[] = Object.values(exitCodes);
-const failureSchema = z.object({
-  error: z.object({
-    code: z.string(),
-    message: z.string(),
-    state: z.string(),
-    hint: z.string(),
-    exitCode: z.custom<ExitCode>((value) => typeof value === "number" && knownExitCodes.includes(value)),
-  }),
-});
+const knownExitCodes: readonly unknown[] = Object.values(exitCodes);
 
+/** By hand: a validation library takes longer to load than `is-primary` does all the rest. */
 function failureIn(answer: unknown): ControlFailure {
-  const parsed = failureSchema.safeParse(answer);
-  if (!parsed.success)
-    throw new ControlBroken(`the answer is no failure of an agent: ${JSON.stringify(answer).slice(0, 200)}`);
-  return parsed.data.error;
+  const error = isRecord(answer) && isRecord(answer.error) ? answer.error : {};
+  const { code, message, state, hint, exitCode } = error;
+  const texts = [code, message, state, hint].every((text) => typeof text === "string");
+  if (texts && knownExitCodes.includes(exitCode)) return { code, message, state, hint, exitCode } as ControlFailure;
+  throw new ControlBroken(`the answer is no failure of an agent: ${JSON.stringify(answer).slice(0, 200)}`);
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null;
 }
