@@ -326,6 +326,7 @@ export class FilesView implements StoreView {
         this.#lookAtOtherPaths(path);
         const seen = this.#index.byPath(path);
         const stat = statSource(this.#native(path));
+        if (stat === undefined) this.#source.special.delete(path);
         const excluded =
           hidden || exclude.matches(path, (stat && typeOf(stat) === "directory") ?? seen?.type === "directory");
         if (excluded) this.#dropIfReplaced(path, stat, seen, listing);
@@ -478,7 +479,9 @@ export class FilesView implements StoreView {
         return;
       }
       if (this.#sync.isDue(stat)) await this.#sync.run(this.#native(path), stat, this.#signal);
+      const openedAt = performance.now();
       const opened: Opened = SteadyFile.open(this.#native(path), stat, (now) => this.#sync.covers(now));
+      this.#sync.spent(performance.now() - openedAt);
       if (opened.kind === "unreadable") {
         this.#unreadable.set(path, opened.cause);
         return;
@@ -520,7 +523,6 @@ export class FilesView implements StoreView {
   #gone(path: StorePath): Found {
     this.#source.watcher?.removeTree(path);
     const { special } = this.#source;
-    special.delete(path);
     if (special.size > 0) {
       const below = `${path}/`;
       for (const other of special) if (other.startsWith(below)) special.delete(other);

@@ -3,8 +3,10 @@ import { type BigIntStats, closeSync, constants, openSync } from "node:fs";
 import { isSystemError } from "../../../shared/errors.ts";
 import { nativePath } from "./source-path.ts";
 
-/** From so many files on, one sync of their filesystem is cheaper than one each (measured: 60 us even when clean). */
-export const singleSyncsMax = 64;
+/** One by one a sync costs 60 us even of a clean file, and as much as the disk is busy; of all at once, 5 ms to seconds. */
+export const singleSyncsMax = 1000;
+const singleSyncsMin = 64;
+const singleSyncsMs = 100;
 const timeoutMs = 20_000;
 /** A coarse clock may stamp a change this much too early. */
 const clockTickNs = 20_000_000n;
@@ -17,15 +19,23 @@ const clockTickNs = 20_000_000n;
 export class FilesystemSync {
   readonly #now: () => number;
   #files = 0;
+  #spentMs = 0;
   readonly #syncedAtNs = new Map<bigint, bigint>();
 
   constructor(now: () => number) {
     this.#now = now;
   }
 
-  /** Counts a file that is to be read; true when there are enough of them to sync their filesystem first. */
+  /** True when so many files of this filesystem were synced by themselves that all at once are cheaper. */
   isDue(stat: BigIntStats): boolean {
-    return ++this.#files > singleSyncsMax && !this.#syncedAtNs.has(stat.dev);
+    if (this.#syncedAtNs.has(stat.dev)) return false;
+    return this.#files >= singleSyncsMax || (this.#files >= singleSyncsMin && this.#spentMs >= singleSyncsMs);
+  }
+
+  /** Counts a file that was synced by itself. */
+  spent(ms: number): void {
+    this.#files++;
+    this.#spentMs += ms;
   }
 
   /** Syncs the filesystem that holds the file. */
