@@ -59,6 +59,11 @@ export function compareCuts(a: CutId, b: CutId): -1 | 0 | 1 {
   return 0;
 }
 
+/** The same cut; "no cut" is the same in every epoch. */
+export function sameCut(a: CutId, b: CutId): boolean {
+  return a.seq === b.seq && (a.seq === 0n || a.epoch === b.epoch);
+}
+
 /** True when `actual` is at least as good as `required`. */
 export function meets(actual: Consistency, required: Consistency): boolean {
   return consistencies.indexOf(actual) <= consistencies.indexOf(required);

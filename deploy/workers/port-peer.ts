@@ -1,11 +1,15 @@
-import type { MessagePort, Transferable } from "node:worker_threads";
+import type { Transferable } from "node:worker_threads";
 import { type ExitCode, exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 
 /** Methods that one thread offers to another: one argument, one result, both structured-cloneable. */
 // biome-ignore lint/suspicious/noExplicitAny: the argument of any method; each call is typed by its own signature.
 export type Calls = Record<string, (argument: any, transfer?: undefined) => unknown>;
 
-type Port = Pick<MessagePort, "postMessage" | "on">;
+/** What a Worker, seen from outside, and a MessagePort, seen from inside, have in common. */
+interface Port {
+  postMessage(message: unknown, transfer?: readonly Transferable[]): void;
+  on(event: "message", listener: (message: Envelope) => void): unknown;
+}
 
 type Envelope =
   | { readonly kind: "call"; readonly id: number; readonly name: string; readonly argument: unknown }
@@ -73,7 +77,7 @@ export class PortPeer<Local extends Calls, Remote extends Calls> {
     this.#port = port;
     this.#handlers = handlers;
     this.#onFailedNote = onFailedNote;
-    port.on("message", (message: Envelope) => this.#receive(message));
+    port.on("message", (message) => this.#receive(message));
   }
 
   async call<K extends keyof Remote & string>(

@@ -61,6 +61,8 @@ export interface ReplicaStanding extends Standing {
   readonly unappliedBytes: number;
   readonly pointCount: number;
   readonly historyBytes: number;
+  /** When the oldest recovery point was taken; 0 when there is none. */
+  readonly oldestPointUs: number;
 }
 
 let options: Parameters<ReplicaWorkerCalls["open"]>[0] | undefined;
@@ -201,6 +203,7 @@ function standing(): ReplicaStanding {
     record: opened.cut(now.committed.seq),
     unappliedBytes: unappliedBytes(),
     pointCount: Number(opened.get("SELECT count(*) AS n FROM cuts WHERE point = 1")?.n ?? 0),
+    oldestPointUs: Number(opened.get("SELECT min(taken_at_us) AS at FROM cuts WHERE point = 1")?.at ?? 0),
     historyBytes: Number(
       opened.get("SELECT (SELECT coalesce(sum(length),0) FROM images) + (SELECT coalesce(sum(bytes),0) FROM kept) AS n")?.n ?? 0,
     ),

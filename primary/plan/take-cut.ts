@@ -1,7 +1,7 @@
 import { assert } from "../../shared/errors.ts";
 import type { StoreView, ViewRequest, ViewSummary } from "../../shared/ports/store-adapter.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
-import { type Coherency, type CutId, compareCuts, type ObjectId, type Seq, seq } from "../../shared/words.ts";
+import { type Coherency, type CutId, type ObjectId, type Seq, sameCut, seq } from "../../shared/words.ts";
 import type { PrimaryContext, PrimaryStore } from "../primary-context.ts";
 import { type ReplicaSink, Shipment } from "../ship/shipment.ts";
 import { catchUp } from "./catch-up.ts";
@@ -52,8 +52,8 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
   const takenAtUs = Math.max(context.nowUs(), before.lastTakenAtUs + 1000);
   const storeNames = context.stores.map((store) => store.name);
   const begin = { incarnation: context.incarnation, groupId: before.groupId, stores: storeNames };
-  const current = request.sinks.filter((sink) => !sink.gone && compareCuts(sink.base, before.committed) === 0);
-  const lagging = request.sinks.filter((sink) => !sink.gone && compareCuts(sink.base, before.committed) !== 0);
+  const current = request.sinks.filter((sink) => !sink.gone && sameCut(sink.base, before.committed));
+  const lagging = request.sinks.filter((sink) => !sink.gone && !sameCut(sink.base, before.committed));
   const shipment = new Shipment(current, { ...begin, cut, base: before.committed, takenAtUs }, before.nextObject - 1);
   const views: { store: PrimaryStore; index: number; view: StoreView }[] = [];
   let outcome: "taken" | "dropped" = "dropped";

@@ -6,7 +6,7 @@ import { hex } from "../../shared/manifest/digest.ts";
 import type { OpenFile } from "../../shared/ports/disk.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
 import type { CutBegin, CutEnd, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
-import { type CutId, compareCuts, cutText, type ObjectId, type Seq } from "../../shared/words.ts";
+import { type CutId, compareCuts, cutText, type ObjectId, type Seq, sameCut } from "../../shared/words.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
 import { failing } from "../sync.ts";
@@ -93,7 +93,7 @@ export class Receiver {
     if (begin.cut.epoch !== standing.epoch) {
       throw new SenderRefused(`cut ${cutText(begin.cut)} is of epoch ${begin.cut.epoch}, this replica follows epoch ${standing.epoch}`);
     }
-    if (compareCuts(begin.base, standing.committed) !== 0) throw new BaseMismatch(standing.committed, begin.base);
+    if (!sameCut(begin.base, standing.committed)) throw new BaseMismatch(standing.committed, begin.base);
     if (begin.cut.seq <= begin.base.seq) throw new CutMalformed(`cut ${cutText(begin.cut)} does not come after its base ${cutText(begin.base)}`);
     if (begin.cut.seq > BigInt(Number.MAX_SAFE_INTEGER)) throw new CutMalformed(`seq ${begin.cut.seq} is out of range`);
     const known = new Map([...this.#context.homes.values()].map((home) => [home.placement.name as string, home.number]));

@@ -1,0 +1,180 @@
+import type {
+  CutAnswer,
+  ControlHandler,
+  FormOptions,
+  IsPrimaryAnswer,
+  PointsAnswer,
+  PromoteAnswer,
+  PromoteOptions,
+  RestoreAnswer,
+  RestoreOptions,
+  RoleAnswer,
+  VerifyAnswer,
+  VerifyOptions,
+  WaitAnswer,
+  WaitOptions,
+} from "../control/api.ts";
+import { cutRef, GroupUnknown, jsonNumber } from "../control/api.ts";
+import type { AgentStatus } from "../control/api.ts";
+import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
+import { hex } from "../../shared/manifest/digest.ts";
+import type { Metrics } from "../../shared/metrics.ts";
+import type { Coherency } from "../../shared/words.ts";
+import { type GroupAgent, WrongRole } from "./group.ts";
+import type { Reign } from "./reign.ts";
+import { agentStatus } from "./status.ts";
+
+/** What was written did not become durable on the replicas in time. It may still do so. */
+class WaitTimedOut extends UnderstudyError {
+  readonly code = "WAIT_TIMED_OUT";
+  readonly remedy = "retry";
+  readonly state = "The cut was taken; it is shipped as soon as it can be.";
+  readonly hint = "See `understudy status` for what the replicas do.";
+  override readonly exitCode = exitCodes.timedOut;
+}
+
+/** Answers the command line: the agent's groups as the control socket shows them. */
+export class AgentControl implements ControlHandler {
+  readonly #node: string;
+  readonly #software: string;
+  readonly #startedAt = new Date().toISOString();
+  readonly #groups: ReadonlyMap<string, GroupAgent>;
+  readonly #metrics: Metrics;
+
+  constructor(node: string, software: string, groups: ReadonlyMap<string, GroupAgent>, metrics: Metrics) {
+    this.#node = node;
+    this.#software = software;
+    this.#groups = groups;
+    this.#metrics = metrics;
+    metrics.onCollect(() => this.#collect());
+  }
+
+  async status(): Promise<AgentStatus> {
+    for (const group of this.#groups.values()) await group.refresh();
+    return agentStatus(this.#node, this.#software, this.#startedAt, this.#groups);
+  }
+
+  async metrics(): Promise<string> {
+    return await this.#metrics.text();
+  }
+
+  async isPrimary(name: string): Promise<IsPrimaryAnswer> {
+    const group = this.#group(name);
+    return { primary: group.role === "primary", role: group.role, epoch: jsonNumber(group.standing?.epoch ?? 0n) };
+  }
+
+  async cut(name: string): Promise<CutAnswer> {
+    const taken = await this.#reign(name, "a cut").requestCut();
+    const { standing } = taken;
+    return {
+      cut: {
+        ...cutRef(taken.cut),
+        takenAt: new Date(standing.lastTakenAtUs / 1000).toISOString(),
+        coherency: standing.coherency as Coherency,
+        digest: hex(standing.digest),
+      },
+      stores: Object.fromEntries(taken.stores.map((store) => [store.name, store.consistency])),
+    };
+  }
+
+  async wait(name: string, options: WaitOptions, signal?: AbortSignal): Promise<WaitAnswer> {
+    const begun = performance.now();
+    const group = this.#group(name);
+    const reign = this.#reign(name, "a wait");
+    const replicas = options.replicas.length > 0 ? options.replicas : group.members().filter((member) => member !== this.#node);
+    const limit = AbortSignal.timeout(options.timeoutMs);
+    const either = signal === undefined ? limit : AbortSignal.any([signal, limit]);
+    const aborted = new Promise<never>((_, reject) => either.addEventListener("abort", () => reject(either.reason), { once: true }));
+    try {
+      const taken = await Promise.race([reign.requestCut(), aborted]);
+      const have = await Promise.race([reign.durableAt(taken.cut, replicas, either), aborted]);
+      return {
+        cut: cutRef(taken.cut),
+        replicas: Object.fromEntries([...have].map(([replica, cut]) => [replica, cutRef(cut)])),
+        seconds: (performance.now() - begun) / 1000,
+      };
+    } catch (error) {
+      if (limit.aborted) throw new WaitTimedOut(`not durable on ${replicas.join(", ")} within ${options.timeoutMs} ms`, { cause: error });
+      throw error;
+    }
+  }
+
+  async points(name: string): Promise<PointsAnswer> {
+    const points = await this.#group(name).points();
+    return {
+      group: name,
+      points: points.toReversed().map((record) => ({
+        ...cutRef(record.cut),
+        takenAt: new Date(record.takenAtUs / 1000).toISOString(),
+        coherency: record.coherency,
+        stores: Object.fromEntries(record.stores.map((store) => [store.name, store.consistency])),
+      })),
+    };
+  }
+
+  async restore(name: string, options: RestoreOptions, signal?: AbortSignal): Promise<RestoreAnswer> {
+    return await this.#group(name).restore(options, signal);
+  }
+
+  async verify(name: string, options: VerifyOptions, signal?: AbortSignal): Promise<VerifyAnswer> {
+    return await this.#group(name).verify(options, signal);
+  }
+
+  async promote(name: string, options: PromoteOptions): Promise<PromoteAnswer> {
+    const { epoch, cut, seconds, loss } = await this.#group(name).promote(options);
+    return {
+      epoch: jsonNumber(epoch),
+      cut: cutRef(cut),
+      loss: { bytes: loss.bytes ?? null, cuts: loss.cuts ?? null, seconds: loss.seconds, basis: loss.cuts === undefined ? "silence" : "scan" },
+      seconds,
+    };
+  }
+
+  async abortPromotion(name: string): Promise<RoleAnswer> {
+    const group = this.#group(name);
+    await group.abortPromotion();
+    return roleAnswer(group);
+  }
+
+  async form(name: string, options: FormOptions): Promise<RoleAnswer> {
+    const group = this.#group(name);
+    await group.form(options.alone);
+    return roleAnswer(group);
+  }
+
+  async adopt(name: string): Promise<RoleAnswer> {
+    const group = this.#group(name);
+    await group.adopt();
+    return roleAnswer(group);
+  }
+
+  #group(name: string): GroupAgent {
+    const group = this.#groups.get(name);
+    if (group === undefined) throw new GroupUnknown(name, this.#groups.keys());
+    return group;
+  }
+
+  #reign(name: string, what: string): Reign {
+    const group = this.#group(name);
+    if (group.reign === undefined || group.role !== "primary") throw new WrongRole(`${what} is asked of the primary`, group.role);
+    return group.reign;
+  }
+
+  #collect(): void {
+    const status = agentStatus(this.#node, this.#software, this.#startedAt, this.#groups);
+    for (const [group, { peers, promotable, history }] of Object.entries(status.groups)) {
+      this.#metrics.promotable.set({ group }, promotable.ok ? 1 : 0);
+      this.#metrics.historyBytes.set({ group }, history.bytes);
+      for (const [peer, { lag, rpo }] of Object.entries(peers)) {
+        this.#metrics.lagSeconds.set({ group, peer }, lag.seconds ?? Number.NaN);
+        this.#metrics.lagBytes.set({ group, peer }, lag.bytes ?? Number.NaN);
+        this.#metrics.lagCuts.set({ group, peer }, lag.cuts ?? Number.NaN);
+        if (rpo !== null) this.#metrics.rpoBroken.set({ group, peer }, rpo.broken ? 1 : 0);
+      }
+    }
+  }
+}
+
+function roleAnswer(group: GroupAgent): RoleAnswer {
+  return { role: group.role, epoch: jsonNumber(group.standing?.epoch ?? 0n) };
+}

@@ -1,0 +1,123 @@
+import { ProtocolViolation } from "../../shared/errors.ts";
+import type { Log } from "../../shared/log.ts";
+import type { Metrics } from "../../shared/metrics.ts";
+import { decodeMessage } from "../../shared/wire/codec.ts";
+import type { Acknowledgement, Message, SourceState } from "../../shared/wire/messages.ts";
+import { compareCuts, type CutId } from "../../shared/words.ts";
+import type { PlainError } from "../workers/port-peer.ts";
+import { RemoteError } from "../workers/port-peer.ts";
+import type { ReplicaMainCalls, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
+import type { Session } from "./session.ts";
+import type { WorkerThread } from "./worker-thread.ts";
+
+/** Frames that may be on their way to the catalog worker: more would be memory without bound. */
+const windowBytes = 8 * 1024 * 1024;
+
+/** The replica's side of one session with the primary. */
+export class Following {
+  readonly session: Session;
+  readonly #worker: WorkerThread<ReplicaMainCalls, ReplicaWorkerCalls>;
+  readonly #log: Log;
+  readonly #metrics: Metrics;
+  readonly #group: string;
+  #outstanding = 0;
+  #room: PromiseWithResolvers<void> | undefined;
+  #ended: Error | undefined;
+  acknowledged: Acknowledgement | undefined;
+  source: SourceState | undefined;
+  /** When the primary last said that nothing newer than what is durable here exists. Monotonic, ms. */
+  coveredAt: number;
+  #sourceAt = 0;
+
+  constructor(session: Session, worker: WorkerThread<ReplicaMainCalls, ReplicaWorkerCalls>, group: string, coveredAt: number, log: Log, metrics: Metrics) {
+    this.session = session;
+    this.#worker = worker;
+    this.#group = group;
+    this.#log = log;
+    this.#metrics = metrics;
+    this.coveredAt = coveredAt;
+  }
+
+  /** Reads until the session ends. */
+  async run(): Promise<void> {
+    for (let frame = await this.session.next(); frame !== undefined; frame = await this.session.next()) {
+      const bytes = frame.header.length + frame.payload.length;
+      this.#metrics.receivedBytes.inc({ group: this.#group, peer: this.session.peer }, bytes);
+      if (frame.kind === "control") {
+        await this.#control(decodeMessage(frame.header));
+        continue;
+      }
+      if (this.#ended !== undefined) throw this.#ended;
+      this.#outstanding += bytes;
+      const { payload } = frame;
+      const own = payload.byteLength > 0 && payload.byteLength === payload.buffer.byteLength;
+      this.#worker.note("frame", { header: frame.header, payload }, own ? [payload.buffer as ArrayBuffer] : []);
+      while (this.#outstanding >= windowBytes) {
+        this.#room = Promise.withResolvers();
+        await this.#room.promise;
+      }
+    }
+  }
+
+  taken(bytes: number): void {
+    this.#outstanding -= bytes;
+    if (this.#outstanding < windowBytes) {
+      this.#room?.resolve();
+      this.#room = undefined;
+    }
+  }
+
+  acknowledge(message: Acknowledgement): void {
+    this.acknowledged = message;
+    this.#cover();
+    this.session.send({ kind: "acknowledgement", ...message }).catch((error: unknown) => this.#log.debug("acknowledgement.unsent", { error }));
+  }
+
+  /** The cut cannot be taken: says so to the primary, then the session is over. */
+  async reject(cut: CutId, committed: CutId, error: PlainError): Promise<void> {
+    const failure = new RemoteError(error);
+    this.#ended = failure;
+    this.#room?.resolve();
+    this.#log[error.remedy === "stop" ? "error" : "warn"]("cut.refused", { peer: this.session.peer, epoch: cut.epoch, seq: cut.seq, error: failure });
+    try {
+      await this.session.send({ kind: "cutRejected", cut, code: error.code, message: error.message, remedy: error.remedy, committed });
+    } finally {
+      this.session.channel.close();
+    }
+  }
+
+  /** Lag as far as this side can know: since the primary last said that there is nothing newer, or the link went down. */
+  lagSeconds(): number {
+    const now = performance.now();
+    if (this.#covered() && now - this.#sourceAt < 3000) return 0;
+    return (now - this.coveredAt) / 1000;
+  }
+
+  async #control(message: Message): Promise<void> {
+    switch (message.kind) {
+      case "sourceState":
+        this.source = message;
+        this.#sourceAt = performance.now();
+        this.#cover();
+        return;
+      case "stagedRequest": {
+        const { blockSize, digests } = await this.#worker.call("stagedRuns", { object: message.object });
+        await this.session.send({ kind: "stagedRuns", object: message.object, blockSize }, digests);
+        return;
+      }
+      case "refusal":
+        throw new ProtocolViolation(`${this.session.peer} refuses: ${message.message}`);
+      default:
+        throw new ProtocolViolation(`a primary does not send ${message.kind}`);
+    }
+  }
+
+  #covered(): boolean {
+    if (this.source === undefined || this.acknowledged === undefined) return false;
+    return compareCuts(this.acknowledged.durable, this.source.taken) >= 0 && this.source.waitingMs === 0;
+  }
+
+  #cover(): void {
+    if (this.#covered()) this.coveredAt = this.#sourceAt;
+  }
+}

@@ -1,0 +1,640 @@
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import type { PromoteOptions } from "../control/api.ts";
+import { groupDirectory } from "../control/state-layout.ts";
+import { type Config, type GroupConfig, membersOf, nodeNamed, type StoreOnNode, storeOnNode } from "../../shared/config/config.ts";
+import { configurationDigest } from "../../shared/config/digest.ts";
+import { explain, exitCodes, UnderstudyError } from "../../shared/errors.ts";
+import { HookFailed, runHook } from "../../shared/hooks.ts";
+import type { CutRecord } from "../../shared/catalog/catalog.ts";
+import type { Log } from "../../shared/log.ts";
+import type { Metrics } from "../../shared/metrics.ts";
+import { type Decision, decide, wireMajor, wireMinor } from "../../shared/session/connect.ts";
+import type { Hello } from "../../shared/wire/messages.ts";
+import { type CutId, cutText, type NodeName, type Role } from "../../shared/words.ts";
+import { promotionRefusals, PromotionRefused, type Refusal } from "../../replica/promote/promote.ts";
+import type { PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
+import { RemoteError } from "../workers/port-peer.ts";
+import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
+import { kindTraits, placementOf } from "../workers/store-adapters.ts";
+import { Following } from "./following.ts";
+import { Reign } from "./reign.ts";
+import type { Session } from "./session.ts";
+import { WorkerThread } from "./worker-thread.ts";
+
+type PrimaryWorker = WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>;
+type ReplicaWorker = WorkerThread<ReplicaMainCalls, ReplicaWorkerCalls>;
+
+/** This node cannot do that in the role it has. */
+export class WrongRole extends UnderstudyError {
+  readonly code = "WRONG_ROLE";
+  readonly remedy = "stop";
+  readonly state = "Nothing was done.";
+  readonly hint = "See `understudy status` for the role of each node.";
+  override readonly exitCode = exitCodes.refused;
+  constructor(what: string, role: Role) {
+    super(`${what}: this node is ${role}`);
+  }
+}
+
+export interface GroupOptions {
+  readonly config: Config;
+  readonly group: GroupConfig;
+  readonly node: NodeName;
+  readonly stateDirectory: string;
+  readonly software: string;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  /** Something happened after which only a restart through recovery is safe. */
+  readonly onFatal: (error: unknown) => void;
+}
+
+export interface PeerNote {
+  readonly state: "connecting" | "refused" | "idle";
+  readonly reason: string;
+  /** True when it answered in this run that it has no state for the group. */
+  readonly unformed: boolean;
+}
+
+/** One group on this node, in whatever role: who it talks to, which worker holds its catalog, what it may become. */
+export class GroupAgent {
+  readonly config: GroupConfig;
+  readonly options: GroupOptions;
+  readonly log: Log;
+  readonly stores: readonly StoreOnNode[];
+  #primary: { readonly worker: PrimaryWorker; readonly reign: Reign } | undefined;
+  #replica: ReplicaWorker | undefined;
+  #replicaStanding: ReplicaStanding | undefined;
+  #following: Following | undefined;
+  #coveredAt = performance.now();
+  #lastPrimary: string | undefined;
+  readonly #sessions = new Set<Session>();
+  readonly #peers = new Map<string, PeerNote>();
+  #generation = 0n;
+  #changing: Promise<unknown> = Promise.resolve();
+  #eager = 0;
+  #stopped = false;
+  copyProblem = "";
+  readonly #stopping = new AbortController();
+
+  constructor(options: GroupOptions) {
+    this.options = options;
+    this.config = options.group;
+    this.log = options.log.with({ group: options.group.name });
+    this.stores = [...options.group.stores.values()].map((store) => storeOnNode(store, options.node));
+  }
+
+  get role(): Role {
+    return this.#primary?.reign.standing.role ?? this.#replicaStanding?.role ?? "unformed";
+  }
+
+  get standing(): PrimaryStanding | ReplicaStanding | undefined {
+    return this.#primary?.reign.standing ?? this.#replicaStanding;
+  }
+
+  get reign(): Reign | undefined {
+    return this.#primary?.reign;
+  }
+
+  get following(): Following | undefined {
+    return this.#following;
+  }
+
+  get replicaStanding(): ReplicaStanding | undefined {
+    return this.#replicaStanding;
+  }
+
+  get replicaWorker(): ReplicaWorker | undefined {
+    return this.#replica;
+  }
+
+  get lastPrimary(): string | undefined {
+    return this.#lastPrimary;
+  }
+
+  /** Monotonic, ms: everything that the primary had until then is durable here. */
+  get coveredAt(): number {
+    return this.#following?.coveredAt ?? this.#coveredAt;
+  }
+
+  get directory(): string {
+    return groupDirectory(this.options.stateDirectory, this.config.name);
+  }
+
+  get catalogPath(): string {
+    return join(this.directory, "catalog.db");
+  }
+
+  peerNote(peer: string): PeerNote | undefined {
+    return this.#peers.get(peer);
+  }
+
+  members(): NodeName[] {
+    return membersOf(this.config);
+  }
+
+  /** True for a moment after a change of role: peers should hear of it at once. */
+  wantsPeers(): boolean {
+    return performance.now() < this.#eager;
+  }
+
+  peerUnreachable(peer: string, reason: string): void {
+    this.#peers.set(peer, { state: "connecting", reason, unformed: false });
+  }
+
+  environment(): Record<string, string> {
+    const standing = this.standing;
+    return {
+      UNDERSTUDY_GROUP: this.config.name,
+      UNDERSTUDY_NODE: this.options.node,
+      UNDERSTUDY_ROLE: this.role,
+      UNDERSTUDY_EPOCH: String(standing?.epoch ?? 0),
+      UNDERSTUDY_CUT: standing === undefined ? "" : cutText(standing.committed),
+      UNDERSTUDY_REASON: "",
+    };
+  }
+
+  async start(): Promise<void> {
+    await mkdir(this.directory, { recursive: true, mode: 0o700 });
+    const standing = await this.#openReplica();
+    if (standing.role === "primary") await this.#becomePrimary();
+    else if (standing.role === "promoting") await this.#exclusively(async () => await this.#finishPromotion());
+    this.log.info("group.opened", { role: this.role, epoch: this.standing?.epoch ?? 0, seq: this.standing?.committed.seq ?? 0 });
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#stopping.abort(new Error("the agent stops"));
+    this.#closeSessions();
+    await this.#primary?.reign.stop();
+    await this.#primary?.worker.close();
+    await this.#replica?.close();
+    this.#primary = undefined;
+    this.#replica = undefined;
+  }
+
+  async #openReplica(): Promise<ReplicaStanding> {
+    const worker: ReplicaWorker = new WorkerThread<ReplicaMainCalls, ReplicaWorkerCalls>(
+      "replica-worker",
+      {
+        taken: ({ bytes }) => this.#following?.taken(bytes),
+        acknowledged: (message) => {
+          if (this.#replicaStanding !== undefined) {
+            this.#replicaStanding = { ...this.#replicaStanding, committed: message.durable, applied: message.applied.seq, suspect: message.suspect };
+          }
+          this.#following?.acknowledge(message);
+        },
+        applied: ({ cuts, ms, strangers, metadataPartial }) => {
+          this.options.metrics.applySeconds.observe({ group: this.config.name }, ms / 1000);
+          this.log.debug("batch.applied", { cuts, ms: Math.round(ms) });
+          if (strangers.length > 0) this.log.error("stranger.put_aside", { paths: strangers.slice(0, 20).join(", "), count: strangers.length });
+          if (metadataPartial > 0) this.log.warn("metadata.partial", { objects: metadataPartial });
+        },
+        rejected: ({ cut, committed, error }) => {
+          this.#following?.reject(cut, committed, error).catch((failure: unknown) => this.log.debug("rejection.unsent", { error: failure }));
+        },
+        failed: ({ error }) => this.options.onFatal(new RemoteError(error)),
+      },
+      (error) => {
+        if (!this.#stopped) this.options.onFatal(error);
+      },
+    );
+    this.#replica = worker;
+    const standing = await worker.call("open", {
+      groupName: this.config.name,
+      catalogPath: this.catalogPath,
+      placements: this.stores.map(placementOf),
+      stagingBytesMax: this.config.limits.stagingBytes,
+      keepHistory: true,
+    });
+    this.#replicaStanding = standing;
+    return standing;
+  }
+
+  async #becomePrimary(): Promise<void> {
+    await this.#replica?.close();
+    this.#replica = undefined;
+    this.#replicaStanding = undefined;
+    const worker: PrimaryWorker = new WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>(
+      "primary-worker",
+      {
+        wake: () => this.#primary?.reign.changed(),
+        frame: async (argument) => await this.#primary?.reign.forward(argument),
+        stagedRuns: async (argument) => (await this.#primary?.reign.stagedRuns(argument)) ?? { blockSize: 0, digests: new Uint8Array(0) },
+        freeze: async () => await this.#primary?.reign.freeze(),
+        thaw: async () => (await this.#primary?.reign.thaw()) ?? 0,
+        failed: ({ message }) => this.options.onFatal(new Error(message)),
+      },
+      (error) => {
+        if (!this.#stopped) this.options.onFatal(error);
+      },
+    );
+    const standing = await worker.call("open", {
+      catalogPath: this.catalogPath,
+      stores: this.stores,
+      holdSecondsMax: this.config.limits.snapshotHoldMs / 1000,
+      environment: this.environment(),
+    });
+    const reign = new Reign(worker, standing, {
+      config: this.config,
+      node: this.options.node,
+      log: this.log,
+      metrics: this.options.metrics,
+      environment: () => this.environment(),
+      onStanding: () => {},
+    });
+    reign.compressFor = (peer) => this.#compressFor(peer);
+    this.#primary = { worker, reign };
+    if (standing.role === "primary") await this.#startReign();
+  }
+
+  async #startReign(): Promise<void> {
+    const primary = this.#primary;
+    if (primary === undefined) return;
+    try {
+      await primary.worker.call("start", undefined);
+    } catch (error) {
+      // The source is not there (yet): the reign stands still, says so, and looks again.
+      primary.reign.halted = explain(error);
+      this.log.error("source.unusable", { error });
+      this.#retryStart();
+      return;
+    }
+    primary.reign.run();
+    this.log.info("reign.started", { epoch: primary.reign.standing.epoch, seq: primary.reign.standing.committed.seq });
+  }
+
+  #retryStart(): void {
+    setTimeout(() => {
+      if (this.#stopped || this.#primary === undefined) return;
+      this.#startReign().catch((error: unknown) => this.options.onFatal(error));
+    }, 3000).unref();
+  }
+
+  #compressFor(peer: string): boolean {
+    const { config, node } = this.options;
+    const lines = [nodeNamed(config, node).line, nodeNamed(config, peer).line];
+    if (lines.some((line) => line.compress === "never")) return false;
+    if (lines.some((line) => line.compress === "always")) return true;
+    // On a fast link compressing costs more than it saves; a line with a rate is a slow one.
+    return lines.some((line) => line.rateBytesPerSecond !== undefined);
+  }
+
+  async hello(): Promise<Hello> {
+    const { node, software } = this.options;
+    const replica = this.#replica;
+    if (replica !== undefined) this.#replicaStanding = await replica.call("standing", undefined);
+    const standing = this.standing;
+    const lastObject = this.#replicaStanding?.lastObject ?? (this.#primary === undefined ? 0 : this.#primary.reign.standing.nextObject - 1);
+    this.#generation += 1n;
+    return {
+      major: wireMajor,
+      minor: wireMinor,
+      features: ["zstd"],
+      software,
+      node,
+      group: this.config.name,
+      groupId: standing?.groupId ?? "",
+      role: this.role,
+      epoch: standing?.epoch ?? 0n,
+      epochs: standing?.epochs ?? [],
+      incarnation: this.#primary?.reign.standing.incarnation ?? "",
+      committed: standing?.committed ?? ({ epoch: 0n, seq: 0n } as CutId),
+      digest: new Uint8Array(standing?.digest ?? new Uint8Array(0)),
+      stores: [...this.config.stores.values()].map((store) => ({ name: store.name, kind: store.kind, digest: configurationDigest(store) })),
+      generation: this.#generation,
+      epochSeen: standing?.epochSeen ?? 0n,
+      lastObject,
+    };
+  }
+
+  /** One session from hello to its end. */
+  async converse(session: Session): Promise<void> {
+    const { peer } = session;
+    this.#sessions.add(session);
+    try {
+      const ours = await this.hello();
+      if (session.dialed) await session.greet(ours);
+      else await session.welcome(ours);
+      const { theirs } = session;
+      if (theirs.node !== peer) throw new WrongPeer(peer, theirs.node);
+      const digest = this.#primary === undefined ? undefined : await this.#primary.worker.call("digestAt", { seq: theirs.committed.seq });
+      const decision = decide(ours, theirs, { digestAt: () => digest });
+      this.#peers.set(peer, { state: "idle", reason: "", unformed: theirs.groupId === "" });
+      this.log.info("session.opened", { peer, decision: decision.kind, role: this.role, theirRole: theirs.role });
+      await this.#act(session, decision);
+    } catch (error) {
+      this.#peers.set(peer, { state: "refused", reason: explain(error), unformed: false });
+      session.channel.close(error instanceof Error ? error : new Error(String(error)));
+      if (!this.#stopped) throw error;
+    } finally {
+      this.#sessions.delete(session);
+      session.channel.close();
+    }
+  }
+
+  async #act(session: Session, decision: Decision): Promise<void> {
+    const { peer } = session;
+    switch (decision.kind) {
+      case "ship":
+        await this.#primary?.reign.serve(session, decision.base);
+        return;
+      case "follow":
+        await this.#follow(session, decision);
+        return;
+      case "idle":
+        this.#peers.set(peer, { state: "idle", reason: decision.why, unformed: session.theirs.groupId === "" });
+        if (this.#mayForm()) {
+          await this.#exclusively(async () => {
+            if (this.#mayForm()) await this.#form();
+          });
+          return;
+        }
+        await this.#drain(session);
+        return;
+      case "refuse":
+        this.#peers.set(peer, { state: "refused", reason: decision.message, unformed: false });
+        this.log.error("session.refused", { peer, code: decision.code, reason: decision.message, hint: decision.hint });
+        await session.send({ kind: "refusal", code: decision.code, message: decision.message, hint: decision.hint });
+        session.channel.close();
+        return;
+      case "fenced":
+        await this.#exclusively(async () => await this.#fence(decision.by, peer));
+        return;
+      case "replica-newer": {
+        const reason = `the replica ${peer} is newer (cut ${cutText(decision.theirs)}) than this primary: promote it`;
+        if (this.#primary !== undefined) {
+          this.#primary.reign.halted = reason;
+          await this.#primary.worker.call("halt", { reason });
+        }
+        this.#peers.set(peer, { state: "refused", reason, unformed: false });
+        this.log.error("primary.reverted", { peer, epoch: decision.theirs.epoch, seq: decision.theirs.seq });
+        await session.send({ kind: "refusal", code: "REPLICA_NEWER", message: reason, hint: `On ${peer}: understudy promote ${this.config.name}` });
+        session.channel.close();
+        return;
+      }
+    }
+  }
+
+  /** Nothing to do for each other: the channel stays open, so that the end of the other side is noticed. */
+  async #drain(session: Session): Promise<void> {
+    while ((await session.next()) !== undefined);
+  }
+
+  async #follow(session: Session, decision: Extract<Decision, { kind: "follow" }>): Promise<void> {
+    const { theirs, peer } = session;
+    const worker = this.#replica;
+    if (worker === undefined) return;
+    // A half-open older session can neither stage nor commit from here on.
+    this.#following?.session.channel.close(new Error("a newer session replaced this one"));
+    this.#following = undefined;
+    this.#coveredAt = Math.max(this.#coveredAt, 0);
+    try {
+      if (decision.join) {
+        await worker.call("join", { groupId: theirs.groupId, epoch: theirs.epoch, epochs: theirs.epochs, adopt: false });
+      } else if (decision.adoptEpoch) {
+        await worker.call("adoptEpoch", { epoch: theirs.epoch, epochs: theirs.epochs });
+      }
+      this.#replicaStanding = await worker.call("startSession", { incarnation: theirs.incarnation });
+      this.copyProblem = "";
+    } catch (error) {
+      this.copyProblem = explain(error);
+      throw error;
+    }
+    const following = new Following(session, worker, this.config.name, this.#coveredAt, this.log, this.options.metrics);
+    this.#following = following;
+    this.#lastPrimary = peer;
+    const standing = this.#replicaStanding;
+    following.acknowledge({
+      received: standing.committed,
+      durable: standing.committed,
+      applied: { epoch: standing.committed.epoch, seq: standing.applied },
+      suspect: standing.suspect,
+      unappliedBytes: standing.unappliedBytes,
+    });
+    try {
+      await following.run();
+    } finally {
+      if (this.#following === following) {
+        this.#coveredAt = following.coveredAt;
+        this.#following = undefined;
+        if (this.#replica === worker && !this.#stopped) this.#replicaStanding = await worker.call("endSession", undefined);
+      }
+    }
+  }
+
+  #closeSessions(): void {
+    this.#eager = performance.now() + 5000;
+    for (const session of this.#sessions) session.channel.close();
+  }
+
+  /** Named primary, nothing here, and every replica has said that it has nothing either. */
+  #mayForm(): boolean {
+    if (this.role !== "unformed" || this.config.primary !== this.options.node) return false;
+    return [...this.config.replicas.keys()].every((replica) => this.#peers.get(replica)?.unformed === true);
+  }
+
+  waitingFor(): string[] {
+    if (this.role !== "unformed") return [];
+    if (this.config.primary !== this.options.node) return [this.config.primary];
+    return [...this.config.replicas.keys()].filter((replica) => this.#peers.get(replica)?.unformed !== true);
+  }
+
+  async form(alone: boolean): Promise<void> {
+    await this.#exclusively(async () => {
+      if (this.role !== "unformed") throw new WrongRole("a group is born once", this.role);
+      if (this.config.primary !== this.options.node) throw new WrongRole(`the configuration names ${this.config.primary} as the group's first primary`, this.role);
+      const missing = this.waitingFor();
+      if (missing.length > 0 && !alone) throw new NotAnswered(missing);
+      await this.#form();
+    });
+  }
+
+  async #form(): Promise<void> {
+    await this.#replica?.close();
+    this.#replica = undefined;
+    this.#replicaStanding = undefined;
+    await this.#becomePrimary();
+    const primary = this.#primary;
+    if (primary === undefined) return;
+    const standing = await primary.worker.call("form", undefined);
+    this.log.info("group.formed", { id: standing.groupId });
+    await primary.worker.close();
+    this.#primary = undefined;
+    await this.#becomePrimary();
+    this.#closeSessions();
+  }
+
+  async #fence(by: bigint, peer: string): Promise<void> {
+    const primary = this.#primary;
+    if (primary === undefined || this.role !== "primary") return;
+    this.log.error("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
+    await primary.worker.call("fence", { by });
+    await primary.reign.stop();
+    await primary.worker.close();
+    this.#primary = undefined;
+    await this.#openReplica();
+    this.#closeSessions();
+    const { onFenced, stopService } = this.config.hooks;
+    const hook = onFenced ?? stopService;
+    if (hook !== undefined) {
+      try {
+        await runHook("on_fenced", hook, { ...this.environment(), UNDERSTUDY_REASON: `fenced by epoch ${by}` });
+      } catch (error) {
+        this.log.error("hook.failed", { hook: "on_fenced", error });
+      }
+    }
+  }
+
+  /** What stands in the way of promoting this node now. */
+  refusals(accept: PromoteOptions): Refusal[] {
+    const standing = this.#replicaStanding;
+    if (standing === undefined) {
+      return promotionRefusals({
+        role: this.role,
+        committed: { epoch: 0n, seq: 0n } as CutId,
+        suspect: "",
+        halted: "",
+        stores: [],
+        primaryAlive: false,
+        lossKnownEmpty: true,
+        lossText: "",
+        accept: { loss: true, lossFrom: undefined, suspect: true, consistency: true, livePrimary: true },
+      });
+    }
+    const loss = this.loss();
+    return promotionRefusals({
+      role: standing.role,
+      committed: standing.committed,
+      suspect: standing.suspect,
+      halted: standing.halted,
+      stores: (standing.record?.stores ?? []).map((store) => ({
+        name: store.name,
+        consistency: store.consistency,
+        required: this.config.require.get(store.name as never) ?? kindTraits[store.kind as keyof typeof kindTraits]?.require ?? "whole",
+      })),
+      primaryAlive: this.primaryAlive(),
+      lossKnownEmpty: loss.empty,
+      lossText: `what the primary had after cut ${cutText(standing.committed)} is lost: ${loss.text}`,
+      accept: {
+        loss: accept.acceptLoss === true,
+        lossFrom: typeof accept.acceptLoss === "string" ? accept.acceptLoss : undefined,
+        suspect: accept.accept.includes("suspect"),
+        consistency: accept.accept.includes("consistency"),
+        livePrimary: accept.accept.includes("live-primary"),
+      },
+    });
+  }
+
+  primaryAlive(): boolean {
+    const following = this.#following;
+    return following !== undefined && performance.now() - following.session.lastHeardAt < 3000;
+  }
+
+  loss(): { empty: boolean; text: string; seconds: number; cuts: number | undefined; bytes: number | undefined } {
+    const following = this.#following;
+    const seconds = following?.lagSeconds() ?? (performance.now() - this.#coveredAt) / 1000;
+    const source = following?.source;
+    const durable = this.#replicaStanding?.committed;
+    if (following !== undefined && source !== undefined && durable !== undefined && this.primaryAlive()) {
+      const cuts = Number(source.taken.seq - durable.seq);
+      return { empty: seconds === 0, text: `${cuts} cuts and ${source.backlogBytes} bytes known, ${seconds.toFixed(1)} s`, seconds, cuts, bytes: source.backlogBytes };
+    }
+    return { empty: false, text: `unknown, since the primary does not answer: at most what it wrote in the last ${seconds.toFixed(1)} s`, seconds, cuts: undefined, bytes: undefined };
+  }
+
+  async promote(options: PromoteOptions): Promise<{ epoch: bigint; cut: CutId; seconds: number; loss: ReturnType<GroupAgent["loss"]> }> {
+    return await this.#exclusively(async () => {
+      const begun = performance.now();
+      const worker = this.#replica;
+      if (worker === undefined) throw new PromotionRefused(this.refusals(options), false);
+      this.#replicaStanding = await worker.call("standing", undefined);
+      const refusals = this.refusals(options);
+      if (refusals.length > 0) throw new PromotionRefused(refusals, false);
+      const loss = this.loss();
+      const { beforePromote } = this.config.hooks;
+      if (beforePromote !== undefined) await runHook("before_promote", beforePromote, { ...this.environment(), UNDERSTUDY_REASON: "promote" });
+      this.#replicaStanding = await worker.call("seal", undefined);
+      this.#following = undefined;
+      this.#closeSessions();
+      const { epoch, cut } = await this.#finishPromotion();
+      return { epoch, cut, loss, seconds: (performance.now() - begun) / 1000 };
+    });
+  }
+
+  async #finishPromotion(): Promise<{ epoch: bigint; cut: CutId }> {
+    const worker = this.#replica;
+    if (worker === undefined) throw new WrongRole("a promotion", this.role);
+    const { epoch, cut } = await worker.call("takeOver", undefined);
+    this.log.info("replica.promoted", { epoch, seq: cut.seq });
+    await this.#becomePrimary();
+    this.#closeSessions();
+    for (const [name, hook] of [
+      ["after_promote", this.config.hooks.afterPromote],
+      ["start_service", this.config.hooks.startService],
+    ] as const) {
+      if (hook === undefined) continue;
+      try {
+        await runHook(name, hook, { ...this.environment(), UNDERSTUDY_REASON: "promote" });
+      } catch (error) {
+        if (!(error instanceof HookFailed)) throw error;
+        // The node is primary whatever its service does: said loudly, and left to the operator.
+        this.log.error("hook.failed", { hook: name, error });
+      }
+    }
+    return { epoch, cut };
+  }
+
+  /** Takes what changes by itself (points, backlog) from the worker, for status. */
+  async refresh(): Promise<void> {
+    if (this.#replica !== undefined) this.#replicaStanding = await this.#replica.call("standing", undefined);
+  }
+
+  get oldestPointAt(): string | undefined {
+    const at = this.#replicaStanding?.oldestPointUs;
+    return at === undefined || at === 0 ? undefined : new Date(at / 1000).toISOString();
+  }
+
+  async points(): Promise<readonly CutRecord[]> {
+    return this.#replica === undefined ? [] : await this.#replica.call("points", undefined);
+  }
+
+  async abortPromotion(): Promise<void> {
+    await this.#exclusively(async () => {
+      if (this.#replica === undefined || this.role !== "promoting") throw new WrongRole("there is no promotion to abort", this.role);
+      this.#replicaStanding = await this.#replica.call("unseal", undefined);
+      this.#closeSessions();
+    });
+  }
+
+  /** Changes of role come one after the other. */
+  async #exclusively<T>(change: () => Promise<T>): Promise<T> {
+    const turn = this.#changing.then(change, change);
+    this.#changing = turn.catch(() => undefined);
+    return await turn;
+  }
+}
+
+class WrongPeer extends UnderstudyError {
+  readonly code = "WRONG_PEER";
+  readonly remedy = "stop";
+  readonly state = "The session is closed.";
+  readonly hint = "Each node has its own key; look whether a state directory was copied.";
+  constructor(expected: string, said: string) {
+    super(`the key belongs to ${expected}, the hello comes from ${said}`);
+  }
+}
+
+/** A group is not formed while a replica might have it already. */
+export class NotAnswered extends UnderstudyError {
+  readonly code = "NOT_ANSWERED";
+  readonly remedy = "stop";
+  readonly state = "The group is still unformed.";
+  readonly hint: string;
+  override readonly exitCode = exitCodes.refused;
+  constructor(missing: readonly string[]) {
+    super(`${missing.join(", ")} did not answer yet whether the group exists there`);
+    this.hint = "Start them, or use `understudy form GROUP --alone` when you know that they have no copy of this group.";
+  }
+}
+

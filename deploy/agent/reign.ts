@@ -1,0 +1,531 @@
+import { configurationWait } from "./schedule.ts";
+import type { GroupConfig } from "../../shared/config/config.ts";
+import { replicaSettings } from "../../shared/config/config.ts";
+import { explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
+import { runHook } from "../../shared/hooks.ts";
+import type { Log } from "../../shared/log.ts";
+import type { Metrics } from "../../shared/metrics.ts";
+import { decodeMessage } from "../../shared/wire/codec.ts";
+import type { Acknowledgement, Message } from "../../shared/wire/messages.ts";
+import { type CutId, compareCuts, cutText, type NodeName, type PeerState, sameCut } from "../../shared/words.ts";
+import type { CutResult, PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
+import type { Session } from "./session.ts";
+import type { WorkerThread } from "./worker-thread.ts";
+
+/** Cuts that may be unacknowledged at one replica; a new one is taken when there are fewer. */
+const inFlightMax = 4;
+const sourceStateMs = 1000;
+const retryMs = 3000;
+const scanEveryMs = 3600_000;
+const preCopyRounds = 2;
+
+interface Follower {
+  readonly session: Session;
+  base: CutId;
+  lastObject: number;
+  durable: CutId;
+  applied: CutId;
+  received: CutId;
+  suspect: string;
+  /** Cuts that are not acknowledged, with the time at which they were begun: all that was written before is in them. */
+  inFlight: { readonly cut: CutId; readonly begunAt: number }[];
+  /** Everything written before this is durable there. Monotonic, ms. */
+  coveredAt: number;
+  dueAt: number;
+  gone: boolean;
+  awaitingRuns: Map<number, PromiseWithResolvers<{ blockSize: number; digests: Uint8Array }>>;
+}
+
+/** What a primary knows of a replica that is or was connected in this reign. */
+export interface FollowerView {
+  readonly state: PeerState;
+  readonly reason: string;
+  readonly received: CutId | undefined;
+  readonly durable: CutId | undefined;
+  readonly applied: CutId | undefined;
+  readonly lagSeconds: number | undefined;
+  readonly lagCuts: number | undefined;
+}
+
+export interface ReignOptions {
+  readonly config: GroupConfig;
+  readonly node: NodeName;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  readonly environment: () => Record<string, string>;
+  readonly onStanding: (standing: PrimaryStanding) => void;
+}
+
+/** The primary's side of a group: takes cuts whenever there is something new and somebody who can take it. */
+export class Reign {
+  readonly #options: ReignOptions;
+  readonly #worker: WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>;
+  readonly #followers = new Map<string, Follower>();
+  /** The last that was known of each replica, also while it is away. */
+  readonly #known = new Map<string, { durable: CutId; applied: CutId; coveredAt: number }>();
+  #standing: PrimaryStanding;
+  #dirty = true;
+  #dirtySince = performance.now();
+  #depth: "changes" | "scan" | "reread" = "scan";
+  #scannedAt = performance.now();
+  #requested: PromiseWithResolvers<CutResult>[] = [];
+  #wake: (() => void) | undefined;
+  #awake = false;
+  #stopped = false;
+  #ended: Promise<void> | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #backlogBytes = 0;
+  #acknowledged = new Set<() => void>();
+  #frozenAt = 0;
+  #thawTimer: NodeJS.Timeout | undefined;
+  #thawed: Promise<number> | undefined;
+  #freezeExceeded = false;
+  halted = "";
+  lastFreezeMs: number | undefined;
+
+  constructor(worker: WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>, standing: PrimaryStanding, options: ReignOptions) {
+    this.#worker = worker;
+    this.#standing = standing;
+    this.#options = options;
+    this.halted = standing.halted;
+  }
+
+  get standing(): PrimaryStanding {
+    return this.#standing;
+  }
+
+  get backlogBytes(): number {
+    return this.#backlogBytes;
+  }
+
+  get dirty(): boolean {
+    return this.#dirty;
+  }
+
+  run(): void {
+    this.#ended = this.#loop();
+    this.#ended.catch((error: unknown) => this.#options.log.error("reign.failed", { error }));
+    this.#tick();
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    clearTimeout(this.#timer);
+    for (const follower of this.#followers.values()) this.#release(follower, new Error("this node's reign is over"));
+    for (const request of this.#requested) request.reject(new Error("this node's reign is over"));
+    this.#requested = [];
+    this.#stir();
+    await this.#ended;
+  }
+
+  /** Called by the cut worker at any sign of change. */
+  changed(): void {
+    if (!this.#dirty) {
+      this.#dirty = true;
+      this.#dirtySince = performance.now();
+    }
+    this.#stir();
+  }
+
+  /** A replica that stands at `base` joins; returns when its session ends. */
+  async serve(session: Session, base: CutId): Promise<void> {
+    const { peer } = session;
+    const follower: Follower = {
+      session,
+      base,
+      lastObject: session.theirs.lastObject,
+      durable: base,
+      applied: base,
+      received: base,
+      suspect: "",
+      inFlight: [],
+      coveredAt: this.#known.get(peer)?.coveredAt ?? 0,
+      dueAt: 0,
+      gone: false,
+      awaitingRuns: new Map(),
+    };
+    const before = this.#followers.get(peer);
+    if (before !== undefined) {
+      this.#release(before, new Error("a newer session replaced this one"));
+      before.session.channel.close(new ProtocolViolation("a newer session replaced this one"));
+    }
+    this.#followers.set(peer, follower);
+    this.#remember(peer, follower);
+    this.#options.log.info("replica.joined", { peer, epoch: base.epoch, seq: base.seq });
+    this.#stir();
+    try {
+      await this.#sendSourceState(follower);
+      for (let frame = await session.next(); frame !== undefined; frame = await session.next()) {
+        this.#receive(follower, decodeMessage(frame.header), frame.payload);
+      }
+    } finally {
+      this.#release(follower, new Error(`the session with ${peer} ended`));
+      if (this.#followers.get(peer) === follower) this.#followers.delete(peer);
+      this.#options.log.info("replica.left", { peer, epoch: follower.durable.epoch, seq: follower.durable.seq });
+    }
+  }
+
+  /** Frames of the cut worker, on their way into the link. */
+  async forward(argument: { sink: string; header: Uint8Array; payload: Uint8Array }): Promise<void> {
+    const follower = this.#followers.get(argument.sink);
+    const bytes = argument.header.length + argument.payload.length;
+    try {
+      if (follower === undefined || follower.gone) {
+        this.#worker.note("sinkGone", { name: argument.sink });
+        return;
+      }
+      this.#options.metrics.shippedBytes.inc({ group: this.#options.config.name, peer: argument.sink }, bytes);
+      await follower.session.channel.send({ kind: "bulk", header: argument.header, payload: argument.payload });
+    } catch {
+      // The session's own reading says why it ended; the cut goes on without this replica.
+      this.#worker.note("sinkGone", { name: argument.sink });
+    } finally {
+      this.#worker.note("sent", { bytes });
+    }
+  }
+
+  async stagedRuns({ sink, object }: { sink: string; object: number }): Promise<{ blockSize: number; digests: Uint8Array }> {
+    const follower = this.#followers.get(sink);
+    if (follower === undefined || follower.gone) return { blockSize: 0, digests: new Uint8Array(0) };
+    const answer = Promise.withResolvers<{ blockSize: number; digests: Uint8Array }>();
+    follower.awaitingRuns.set(object, answer);
+    await follower.session.send({ kind: "stagedRequest", object: object as never });
+    return await answer.promise;
+  }
+
+  /** A cut of everything that was written before the call. */
+  async requestCut(): Promise<CutResult> {
+    if (this.#stopped) throw new Error("this node is no longer primary");
+    const request = Promise.withResolvers<CutResult>();
+    this.#requested.push(request);
+    this.#stir();
+    return await request.promise;
+  }
+
+  /** Resolves with what each of the replicas has when all have at least `cut` durable. */
+  async durableAt(cut: CutId, replicas: readonly string[], signal: AbortSignal): Promise<Map<string, CutId>> {
+    for (;;) {
+      signal.throwIfAborted();
+      const have = new Map(replicas.flatMap((name) => {
+        const known = this.#known.get(name);
+        return known === undefined ? [] : [[name, known.durable] as const];
+      }));
+      if (replicas.every((name) => have.has(name) && compareCuts(have.get(name)!, cut) >= 0)) return have;
+      await new Promise<void>((resolve) => {
+        const done = (): void => {
+          this.#acknowledged.delete(done);
+          signal.removeEventListener("abort", done);
+          resolve();
+        };
+        this.#acknowledged.add(done);
+        signal.addEventListener("abort", done, { once: true });
+      });
+    }
+  }
+
+  view(peer: string): FollowerView {
+    const follower = this.#followers.get(peer);
+    const known = this.#known.get(peer);
+    const taken = this.#standing.committed;
+    if (follower === undefined) {
+      const seconds = known === undefined ? undefined : this.#lagSeconds(known.durable, known.coveredAt);
+      return { state: "connecting", reason: "", received: undefined, durable: known?.durable, applied: known?.applied, lagSeconds: seconds, lagCuts: undefined };
+    }
+    const seeding = follower.durable.seq === 0n;
+    const behind = this.#lagSeconds(follower.durable, follower.coveredAt);
+    const interval = replicaSettings(this.#options.config, peer as NodeName).interval;
+    const allowed = 5 + (interval.kind === "every" ? interval.ms / 1000 : interval.kind === "daily" ? 86_400 : 0) + (this.#options.config.freezeEveryMs ?? 0) / 1000;
+    return {
+      state: this.halted !== "" ? "halted" : seeding ? "seeding" : behind > allowed ? "catching-up" : "streaming",
+      reason: follower.suspect,
+      received: follower.received,
+      durable: follower.durable,
+      applied: follower.applied,
+      lagSeconds: behind,
+      lagCuts: Number(taken.seq - follower.durable.seq) + (this.#dirty ? 1 : 0),
+    };
+  }
+
+  #lagSeconds(durable: CutId, coveredAt: number): number {
+    const current = compareCuts(durable, this.#standing.committed) >= 0;
+    if (current && !this.#dirty) return 0;
+    // What was written since the last cut that is durable there was begun; if nothing older is known, since the start.
+    const since = current ? Math.max(coveredAt, this.#dirtySince) : coveredAt;
+    return (performance.now() - since) / 1000;
+  }
+
+  #remember(peer: string, follower: Follower): void {
+    this.#known.set(peer, { durable: follower.durable, applied: follower.applied, coveredAt: follower.coveredAt });
+  }
+
+  #receive(follower: Follower, message: Message, payload: Uint8Array): void {
+    switch (message.kind) {
+      case "acknowledgement":
+        this.#acknowledge(follower, message);
+        return;
+      case "stagedRuns": {
+        const answer = follower.awaitingRuns.get(message.object);
+        follower.awaitingRuns.delete(message.object);
+        answer?.resolve({ blockSize: message.blockSize, digests: payload });
+        return;
+      }
+      case "cutRejected": {
+        const level = message.remedy === "stop" ? "error" : "warn";
+        this.#options.log[level]("cut.rejected", {
+          peer: follower.session.peer,
+          epoch: message.cut.epoch,
+          seq: message.cut.seq,
+          code: message.code,
+          reason: message.message,
+          remedy: message.remedy,
+        });
+        this.#release(follower, new Error(message.message));
+        return;
+      }
+      default:
+        throw new ProtocolViolation(`a replica does not send ${message.kind}`);
+    }
+  }
+
+  #acknowledge(follower: Follower, message: Acknowledgement): void {
+    const { durable } = message;
+    if (compareCuts(durable, this.#standing.committed) > 0) throw new ProtocolViolation(`cut ${cutText(durable)} was acknowledged and never sent`);
+    follower.durable = durable;
+    follower.applied = message.applied;
+    follower.received = message.received;
+    follower.suspect = message.suspect;
+    for (const flight of follower.inFlight) {
+      if (flight.cut.seq <= durable.seq && flight.begunAt > follower.coveredAt) follower.coveredAt = flight.begunAt;
+    }
+    follower.inFlight = follower.inFlight.filter((flight) => flight.cut.seq > durable.seq);
+    this.#remember(follower.session.peer, follower);
+    for (const done of [...this.#acknowledged]) done();
+    this.#stir();
+  }
+
+  #release(follower: Follower, error: Error): void {
+    if (follower.gone) return;
+    follower.gone = true;
+    this.#worker.note("sinkGone", { name: follower.session.peer });
+    for (const answer of follower.awaitingRuns.values()) answer.reject(error);
+    follower.awaitingRuns.clear();
+    this.#stir();
+  }
+
+  #stir(): void {
+    this.#awake = true;
+    this.#wake?.();
+  }
+
+  async #sleep(ms: number | undefined): Promise<void> {
+    if (this.#awake) {
+      this.#awake = false;
+      return;
+    }
+    let timer: NodeJS.Timeout | undefined;
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve;
+      if (ms !== undefined) timer = setTimeout(resolve, Math.min(ms, 0x7fff_ffff));
+    });
+    clearTimeout(timer);
+    this.#wake = undefined;
+    this.#awake = false;
+  }
+
+  async #loop(): Promise<void> {
+    let retryAt = 0;
+    while (!this.#stopped) {
+      const now = performance.now();
+      const { sinks, waitMs } = this.#candidates(now);
+      const lagging = sinks.some((follower) => !sameCut(follower.base, this.#standing.committed));
+      const due = this.#requested.length > 0 || (sinks.length > 0 && (this.#dirty || lagging));
+      if (!due || now < retryAt) {
+        const until = now < retryAt && due ? retryAt - now : waitMs;
+        await this.#sleep(until);
+        continue;
+      }
+      retryAt = 0;
+      const requests = this.#requested;
+      this.#requested = [];
+      const wasDirtySince = this.#dirtySince;
+      const wasDirty = this.#dirty;
+      this.#dirty = false;
+      try {
+        const taken = await this.#cut(sinks, now);
+        for (const request of requests) request.resolve(taken);
+        if (this.halted !== "") {
+          this.halted = "";
+          this.#standing = await this.#worker.call("halt", { reason: "" });
+          this.#options.log.info("group.resumed", {});
+        }
+      } catch (error) {
+        if (this.#stopped) return;
+        for (const request of requests) request.reject(error);
+        this.#dirty = true;
+        this.#dirtySince = wasDirty ? wasDirtySince : this.#dirtySince;
+        this.#depth = "scan";
+        retryAt = performance.now() + retryMs;
+        const reason = explain(error);
+        if (reason !== this.halted) this.#options.log.error("cut.failed", { error });
+        this.halted = reason;
+        for (const follower of this.#followers.values()) await this.#sendSourceState(follower);
+      }
+    }
+  }
+
+  async #cut(sinks: readonly Follower[], begunAt: number): Promise<CutResult> {
+    const { config, log, metrics, onStanding } = this.#options;
+    const freeze = config.hooks.freeze !== undefined;
+    if (performance.now() - this.#scannedAt > scanEveryMs) this.#depth = "scan";
+    const depth = this.#depth;
+    const known = [...this.#known.values()].map((follower) => follower.durable.seq);
+    const everybody = config.replicas.size === 0 || known.length >= config.replicas.size;
+    const forgottenUpTo = everybody && known.length > 0 ? known.reduce((least, at) => (at < least ? at : least)) : 0n;
+    const result = await this.#worker.call("cut", {
+      depth,
+      freeze,
+      preCopyRounds: freeze ? preCopyRounds : 0,
+      sinks: sinks.map((follower) => ({
+        name: follower.session.peer,
+        base: follower.base,
+        lastObject: follower.lastObject,
+        compress: this.#compress(follower.session.peer),
+      })),
+      forgottenUpTo,
+    });
+    if (depth === "scan") this.#scannedAt = performance.now();
+    this.#depth = "changes";
+    this.#standing = result.standing;
+    onStanding(result.standing);
+    for (const sink of result.sinks) {
+      const follower = sinks.find((item) => item.session.peer === sink.name);
+      if (follower === undefined) continue;
+      follower.base = sink.base;
+      follower.lastObject = sink.lastObject;
+      const wait = configurationWait(replicaSettings(config, sink.name as NodeName).interval, new Date());
+      // A freeze is never for each change.
+      follower.dueAt = begunAt + Math.max(wait, freeze ? (config.freezeEveryMs ?? 0) : 0);
+      if (result.shippedTo.includes(sink.name) && compareCuts(sink.base, result.cut) === 0) {
+        if (compareCuts(follower.durable, result.cut) < 0) follower.inFlight.push({ cut: result.cut, begunAt });
+      } else if (compareCuts(follower.durable, this.#standing.committed) >= 0 && !result.fresh) {
+        // Nothing had changed: what it has is everything that was written before this look.
+        follower.coveredAt = begunAt;
+        this.#remember(sink.name, follower);
+      }
+    }
+    if (result.fresh) {
+      metrics.cuts.inc({ group: config.name });
+      log.info("cut.taken", {
+        epoch: result.cut.epoch,
+        seq: result.cut.seq,
+        payloadBytes: result.payloadBytes,
+        replicas: result.shippedTo.join(","),
+        ms: Math.round(performance.now() - begunAt),
+        ...(freeze ? { freezeMs: Math.round(result.freezeMs) } : {}),
+      });
+      if (freeze) {
+        this.lastFreezeMs = result.freezeMs;
+        metrics.freezeMilliseconds.observe({ group: config.name }, result.freezeMs);
+      }
+    }
+    return result;
+  }
+
+  /** Line settings are the node's, so the group's configuration does not know them: set by the composition root. */
+  compressFor: (peer: string) => boolean = () => false;
+
+  #compress(peer: string): boolean {
+    return this.compressFor(peer);
+  }
+
+  /** Replicas that could take a cut now, and how long to wait until another one can. */
+  #candidates(now: number): { sinks: Follower[]; waitMs: number | undefined } {
+    const sinks: Follower[] = [];
+    let waitMs: number | undefined;
+    for (const follower of this.#followers.values()) {
+      if (follower.gone || follower.inFlight.length >= inFlightMax) continue;
+      const first = follower.base.seq === 0n;
+      if (!first && follower.dueAt > now && this.#requested.length === 0) {
+        waitMs = Math.min(waitMs ?? Number.POSITIVE_INFINITY, follower.dueAt - now);
+        continue;
+      }
+      sinks.push(follower);
+    }
+    return { sinks, waitMs };
+  }
+
+  /** The application is paused; thawed again at the latest at the limit, whatever the cut does meanwhile. */
+  async freeze(): Promise<void> {
+    const { config, environment } = this.#options;
+    const { freeze, thaw } = config.hooks;
+    if (freeze === undefined) return;
+    this.#freezeExceeded = false;
+    this.#thawed = undefined;
+    this.#frozenAt = performance.now();
+    this.#thawTimer = setTimeout(() => {
+      this.#freezeExceeded = true;
+      this.#options.log.error("freeze.exceeded", { limitMs: config.limits.snapshotHoldMs });
+      this.#thawed = this.#runThaw(thaw);
+      this.#thawed.catch((error: unknown) => this.#options.log.error("thaw.failed", { error }));
+    }, config.limits.snapshotHoldMs);
+    await runHook("freeze", freeze, { ...environment(), UNDERSTUDY_REASON: "cut" });
+  }
+
+  async thaw(): Promise<number> {
+    clearTimeout(this.#thawTimer);
+    this.#thawed ??= this.#runThaw(this.#options.config.hooks.thaw);
+    const ms = await this.#thawed;
+    if (this.#freezeExceeded) throw new FreezeExceeded(this.#options.config.limits.snapshotHoldMs);
+    return ms;
+  }
+
+  async #runThaw(thaw: GroupConfig["hooks"]["thaw"]): Promise<number> {
+    if (thaw !== undefined) await runHook("thaw", thaw, { ...this.#options.environment(), UNDERSTUDY_REASON: "cut" });
+    return performance.now() - this.#frozenAt;
+  }
+
+  #tick(): void {
+    this.#timer = setTimeout(() => {
+      this.#look()
+        .catch((error: unknown) => this.#options.log.warn("backlog.unknown", { error }))
+        .finally(() => {
+          if (!this.#stopped) this.#tick();
+        });
+    }, sourceStateMs);
+  }
+
+  async #look(): Promise<void> {
+    for (const follower of this.#followers.values()) await this.#sendSourceState(follower);
+    const backlog = await this.#worker.call("backlog", undefined);
+    this.#backlogBytes = backlog.bytes;
+    if (backlog.dirty) this.changed();
+  }
+
+  async #sendSourceState(follower: Follower): Promise<void> {
+    if (follower.gone) return;
+    try {
+      await follower.session.send({
+        kind: "sourceState",
+        taken: this.#standing.committed,
+        backlogBytes: this.#backlogBytes,
+        waitingMs: this.#dirty ? Math.round(performance.now() - this.#dirtySince) : 0,
+        paused: false,
+        halted: this.halted,
+      });
+    } catch (error) {
+      // The session's reading ends with the same error and says so.
+      this.#options.log.debug("source_state.unsent", { peer: follower.session.peer, error });
+    }
+  }
+}
+
+/** The application was thawed before the cut was read: what was read is not one instant. */
+export class FreezeExceeded extends UnderstudyError {
+  readonly code = "FREEZE_EXCEEDED";
+  readonly remedy = "retry";
+  readonly state = "The application runs again; the cut was dropped, the replicas keep the one before.";
+  readonly hint = "Raise limits.snapshot_hold, or look at what makes the freeze long.";
+  constructor(limitMs: number) {
+    super(`the freeze took longer than ${limitMs} ms`);
+  }
+}

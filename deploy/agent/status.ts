@@ -1,0 +1,151 @@
+import type { AgentStatus, CutStatus, GroupStatus, Lag, PeerStatus, Reason, StoreStatus } from "../control/api.ts";
+import { cutRef, jsonNumber, statusSchema } from "../control/api.ts";
+import { replicaSettings } from "../../shared/config/config.ts";
+import { hex } from "../../shared/manifest/digest.ts";
+import type { CutStore } from "../../shared/wire/messages.ts";
+import type { Coherency, CutId, PeerState } from "../../shared/words.ts";
+import type { GroupAgent } from "./group.ts";
+
+/** Everything that an agent says of itself, from what its groups know at this instant. */
+export function agentStatus(node: string, software: string, startedAt: string, groups: ReadonlyMap<string, GroupAgent>): AgentStatus {
+  return {
+    schema: statusSchema,
+    node,
+    software,
+    startedAt,
+    groups: Object.fromEntries([...groups].map(([name, group]) => [name, groupStatus(group)])),
+  };
+}
+
+function groupStatus(group: GroupAgent): GroupStatus {
+  const standing = group.standing;
+  const replica = group.replicaStanding;
+  const reign = group.reign;
+  const cutStores: readonly CutStore[] = reign?.standing.stores ?? replica?.record?.stores ?? [];
+  const halted = reign?.halted || standing?.halted || group.copyProblem || group.following?.source?.halted || "";
+  return {
+    id: standing === undefined || standing.groupId === "" ? null : standing.groupId,
+    role: group.role,
+    epoch: jsonNumber(standing?.epoch ?? 0n),
+    cut: cutStatus(group),
+    peers: Object.fromEntries(peerNames(group).map((peer) => [peer, peerStatus(group, peer)])),
+    promotable: promotable(group),
+    stores: Object.fromEntries(group.stores.map((store) => [store.name, storeStatus(store, cutStores)])),
+    waitingFor: group.waitingFor(),
+    halted: halted === "" ? null : { code: "HALTED", message: halted, hint: "See the agent's log.", flag: null },
+    history: { points: replica?.pointCount ?? 0, bytes: replica?.historyBytes ?? 0, oldestAt: group.oldestPointAt ?? null },
+    ...(reign?.lastFreezeMs === undefined ? {} : { lastFreezeMs: reign.lastFreezeMs }),
+  };
+}
+
+function cutStatus(group: GroupAgent): CutStatus | null {
+  const standing = group.standing;
+  if (standing === undefined || standing.committed.seq === 0n) return null;
+  const coherency = (group.reign?.standing.coherency ?? group.replicaStanding?.record?.coherency ?? "independent") as Coherency;
+  return {
+    ...cutRef(standing.committed),
+    takenAt: new Date(standing.lastTakenAtUs / 1000).toISOString(),
+    coherency,
+    digest: hex(standing.digest),
+  };
+}
+
+/** A primary shows its replicas; a replica whom it follows, or would. */
+function peerNames(group: GroupAgent): string[] {
+  const others = group.members().filter((name) => name !== group.options.node);
+  if (group.role === "primary") return others;
+  const primary = group.following?.session.peer ?? group.lastPrimary ?? group.config.primary;
+  return others.filter((name) => name === primary);
+}
+
+function peerStatus(group: GroupAgent, peer: string): PeerStatus {
+  return group.role === "primary" ? followerStatus(group, peer) : primaryStatus(group, peer);
+}
+
+function followerStatus(group: GroupAgent, peer: string): PeerStatus {
+  const reign = group.reign;
+  const note = group.peerNote(peer);
+  const view = reign?.view(peer);
+  const connected = view !== undefined && view.state !== "connecting";
+  const state: PeerState = connected ? view.state : note?.state === "refused" ? "refused" : "connecting";
+  const seconds = view?.lagSeconds ?? null;
+  const lag: Lag = { bytes: reign?.backlogBytes ?? null, cuts: view?.lagCuts ?? null, seconds, basis: connected ? basis(group) : "silence" };
+  return {
+    state,
+    reason: connected ? view.reason : (note?.reason ?? ""),
+    lag,
+    received: optionalCut(view?.received),
+    durable: optionalCut(view?.durable),
+    applied: optionalCut(view?.applied),
+    rpo: rpo(group, peer, seconds),
+  };
+}
+
+function primaryStatus(group: GroupAgent, peer: string): PeerStatus {
+  const { following, replicaStanding } = group;
+  const note = group.peerNote(peer);
+  const alive = following !== undefined && group.primaryAlive();
+  const loss = group.loss();
+  const durable = replicaStanding?.committed;
+  const state: PeerState =
+    following === undefined
+      ? note?.state === "refused"
+        ? "refused"
+        : "connecting"
+      : following.source?.halted
+        ? "halted"
+        : durable === undefined || durable.seq === 0n
+          ? "seeding"
+          : alive && loss.seconds <= 5
+            ? "streaming"
+            : "catching-up";
+  return {
+    state,
+    reason: following === undefined ? (note?.reason ?? "") : (following.source?.halted ?? ""),
+    lag: { bytes: loss.bytes ?? null, cuts: loss.cuts ?? null, seconds: loss.seconds, basis: alive ? basis(group) : "silence" },
+    received: optionalCut(following?.acknowledged?.received ?? durable),
+    durable: optionalCut(durable),
+    applied: replicaStanding === undefined || durable === undefined ? null : optionalCut({ epoch: durable.epoch, seq: replicaStanding.applied }),
+    rpo: rpo(group, group.options.node, loss.seconds),
+  };
+}
+
+function basis(group: GroupAgent): Lag["basis"] {
+  return group.stores.every((store) => store.kind === "sqlite") ? "log" : "scan";
+}
+
+function rpo(group: GroupAgent, replica: string, seconds: number | null): PeerStatus["rpo"] {
+  const promised = replicaSettings(group.config, replica as never).rpoMs;
+  if (promised === undefined) return null;
+  return { seconds: promised / 1000, broken: seconds === null || seconds > promised / 1000 };
+}
+
+function promotable(group: GroupAgent): GroupStatus["promotable"] {
+  const loss = group.loss();
+  const lag: Lag = { bytes: loss.bytes ?? null, cuts: loss.cuts ?? null, seconds: loss.seconds, basis: group.primaryAlive() ? basis(group) : "silence" };
+  if (group.role === "primary") {
+    return { ok: false, why: [{ code: "PRIMARY", message: "this node is the primary", hint: "", flag: null }], loss: { bytes: 0, cuts: 0, seconds: 0, basis: basis(group) }, rtoEstimateSeconds: null };
+  }
+  // That the primary lives, or that some loss is to be accepted, is no fault of the copy.
+  const refusals = group.refusals({ acceptLoss: true, accept: ["live-primary"] });
+  const why: Reason[] = refusals.map(({ code, message, hint, flag }) => ({ code, message, hint, flag: flag ?? null }));
+  const unapplied = group.following?.acknowledged?.unappliedBytes ?? group.replicaStanding?.unappliedBytes ?? 0;
+  return { ok: why.length === 0, why, loss: lag, rtoEstimateSeconds: Math.round((0.2 + unapplied / 100e6) * 100) / 100 };
+}
+
+function storeStatus(store: GroupAgent["stores"][number], cutStores: readonly CutStore[]): StoreStatus {
+  const last = cutStores.find((item) => item.name === store.name);
+  return {
+    kind: store.kind,
+    path: store.path,
+    position: last?.position ?? "",
+    consistency: last?.consistency ?? null,
+    bytes: last?.bytes ?? 0,
+    files: last?.files ?? 0,
+    behind: last?.behind.length ?? 0,
+  };
+}
+
+function optionalCut(cut: CutId | undefined): ReturnType<typeof cutRef> | null {
+  return cut === undefined || cut.seq === 0n ? null : cutRef(cut);
+}
