@@ -1,5 +1,5 @@
 import type { Duplex } from "node:stream";
-import { explain, ProtocolViolation, UnderstudyError } from "../errors.ts";
+import { assert, explain, ProtocolViolation, UnderstudyError } from "../errors.ts";
 import { decodeMessage, encodeMessage, peekKind } from "../wire/codec.ts";
 import { encodeFrame, type Frame, FrameDecoder, frameBytes } from "../wire/frame.ts";
 import { ChannelClosed, LinkLost, PeerSilent } from "./link-errors.ts";
@@ -167,6 +167,7 @@ export class FramedChannel implements Channel {
         if (this.#error !== undefined) throw this.#error;
         return;
       } else {
+        assert(this.#wake === undefined, "frames of a channel have one consumer");
         await new Promise<void>((resolve) => {
           this.#wake = resolve;
         });

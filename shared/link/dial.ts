@@ -52,7 +52,7 @@ export interface Connection {
   readonly via: Via;
   /** @throws {ChannelRefused | NoAgentBehind | LinkLost | LinkTimedOut} */
   openChannel(signal: AbortSignal): Promise<Channel>;
-  /** Orderly: channels that were closed before may still flush. */
+  /** Orderly: what was sent on its channels is flushed, as far as the peer takes it within two seconds. */
   close(): void;
   /** What broke the connection, or undefined after an orderly end. Never rejects. */
   readonly closed: Promise<Error | undefined>;
@@ -243,7 +243,8 @@ class SshLink implements Connection {
     if (this.#closing) return;
     this.#closing = true;
     for (const channel of this.#channels) channel.close();
-    this.#client.end();
+    const flushed = Promise.all([...this.#channels].map((channel) => channel.closed));
+    void flushed.then(() => this.#client.end());
     this.#goodbye = setTimeout(() => this.#socket.destroy(), goodbyeMs);
     this.#goodbye.unref();
   }

@@ -6,8 +6,8 @@ import { ProtocolViolation } from "../errors.ts";
 export const windowBytes = 2 * 1024 * 1024;
 const unreadBytesMax = 4 * windowBytes;
 /** Of encrypted bytes that the kernel has not taken: all that the channels' windows allow, and answers to requests. */
-const unsentBytesPerChannelMax = 2 * windowBytes;
-const unsentBytesSpare = 4 * windowBytes;
+const unsentBytesPerChannelMax = 1.5 * windowBytes;
+const unsentBytesSpare = 2 * windowBytes;
 
 /**
  * ssh2 takes what a peer sends beyond the window that it was given, without a bound. Sees each piece before the stream

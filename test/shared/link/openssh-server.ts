@@ -45,6 +45,8 @@ export async function startOpenSshServer(
     "KbdInteractiveAuthentication no",
     "PermitRootLogin prohibit-password",
     "LogLevel VERBOSE",
+    // New keys after each MiB, so that every larger transfer of these tests goes through some.
+    "RekeyLimit 1M",
   ].join("\n");
   const file = join(directory, "sshd_config");
   await writeFile(file, `${configuration}\n`);
