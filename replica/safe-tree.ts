@@ -22,7 +22,12 @@ export class SafeTree {
   directory(path: StorePath): Directory | undefined {
     if (path === "") return this.root;
     const known = this.#open.get(path);
-    if (known !== undefined) return known;
+    if (known !== undefined) {
+      // Used last, closed last: a caller may hold two at once.
+      this.#open.delete(path);
+      this.#open.set(path, known);
+      return known;
+    }
     const { dir, name } = splitPath(path);
     const parent = this.directory(dir as StorePath);
     if (parent === undefined) return undefined;

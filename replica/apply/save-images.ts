@@ -17,7 +17,8 @@ export interface SavedImage {
   readonly position: number;
 }
 
-const pieceBytes = 1024 * 1024;
+/** No image is longer: whoever looks for one that covers a byte looks so far back. */
+export const imageBytesMax = 1024 * 1024;
 
 /** The file in a store's history directory with the images of the batch that ends with this cut. */
 export function imageFileName(to: number | bigint): string {
@@ -97,8 +98,8 @@ function saveObject(
             const found = locateForImages(context, changed, batch);
             source = disk.openFile(found.directory, found.name, "read");
           }
-          for (let at = range.offset; at < range.end; at += pieceBytes) {
-            const bytes = new Uint8Array(Math.min(pieceBytes, range.end - at));
+          for (let at = range.offset; at < range.end; at += imageBytesMax) {
+            const bytes = new Uint8Array(Math.min(imageBytesMax, range.end - at));
             disk.read(source, bytes, 0, bytes.length, at);
             overlay.lay(bytes, at);
             const history = writer();

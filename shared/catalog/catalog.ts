@@ -87,11 +87,21 @@ export class Catalog {
   #open = false;
   #standingBefore: Standing;
   readonly #observer: CommitObserver | undefined;
+  readonly #readOnly: boolean;
 
-  constructor(path: string, options: { observer?: CommitObserver; synchronous?: "FULL" | "OFF" } = {}) {
+  /** `readOnly`: beside the connection that writes, in another thread; `standing` is then read anew each time. */
+  constructor(path: string, options: { observer?: CommitObserver; synchronous?: "FULL" | "OFF"; readOnly?: boolean } = {}) {
     this.#observer = options.observer;
-    this.db = new DatabaseSync(path);
+    this.#readOnly = options.readOnly ?? false;
+    this.db = new DatabaseSync(path, { readOnly: this.#readOnly });
     try {
+      if (this.#readOnly) {
+        const version = Number(this.get("PRAGMA user_version")?.user_version ?? 0);
+        if (version !== catalogVersion) throw new CatalogUnusable(`catalog ${path} has version ${version}, this program knows ${catalogVersion}`);
+        this.#standing = this.#readStanding();
+        this.#standingBefore = this.#standing;
+        return;
+      }
       this.db.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = ${options.synchronous ?? "FULL"};
         PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;`);
       const version = Number(this.get("PRAGMA user_version")?.user_version ?? 0);
@@ -119,7 +129,7 @@ export class Catalog {
   }
 
   get standing(): Standing {
-    return this.#standing;
+    return this.#readOnly ? this.#readStanding() : this.#standing;
   }
 
   /** Statements are prepared once; `sql` is a literal of the program. */
@@ -151,6 +161,7 @@ export class Catalog {
   /** Opens a transaction unless one is open. */
   begin(): void {
     if (this.#open) return;
+    assert(!this.#readOnly, "a catalog that was opened to be read is not written");
     this.db.exec("BEGIN IMMEDIATE");
     this.#standingBefore = this.#standing;
     this.#open = true;

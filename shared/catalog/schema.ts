@@ -67,11 +67,12 @@ CREATE TABLE staged_runs (
   object INTEGER NOT NULL, run INTEGER NOT NULL, hashes BLOB NOT NULL, PRIMARY KEY (object, run)
 ) STRICT, WITHOUT ROWID;
 
--- Old images: bytes of an object as they were until cut 'died'. In history/<file> of its store at 'position'.
+-- Old images: bytes of an object as they were until cut 'died'. In history/<file> of its store at 'position'. By offset
+-- first: what is asked for is a range of an object, as of a cut.
 CREATE TABLE images (
   object INTEGER NOT NULL, died INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL,
   store INTEGER NOT NULL, file INTEGER NOT NULL, position INTEGER NOT NULL,
-  PRIMARY KEY (object, died, offset)
+  PRIMARY KEY (object, offset, died)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX image_deaths ON images (died);
 CREATE INDEX image_files ON images (store, file);

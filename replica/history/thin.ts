@@ -1,0 +1,443 @@
+import { type RetentionConfig } from "../../shared/config/config.ts";
+import type { ObjectVersion } from "../../shared/catalog/manifest.ts";
+import { type ObjectId, type Seq, seq } from "../../shared/words.ts";
+import { imageBytesMax } from "../apply/save-images.ts";
+import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
+import { settleHistoryFiles } from "./history-files.ts";
+import { type KeptPoint, pointsToDrop } from "./retention.ts";
+
+export interface Thinned {
+  points: number;
+  images: number;
+  imageBytes: number;
+  /** Files of dead objects that no point wants any more. */
+  keptFiles: number;
+  historyFiles: number;
+  /** Of images that were moved out of history files that were more than half empty. */
+  rewrittenBytes: number;
+}
+
+/** Rows that are looked at in one transaction. */
+const rowsPerTransactionMax = 2000;
+const pointsPerRunMax = 256;
+/** Rows of cuts that are no points any more stay so long, for `status` and for who asks what happened. */
+const cutsRememberedMax = 1000;
+
+/**
+ * Neighbouring points that go together. `after`: the kept point before them, 0 for none; `until`: the kept one, or the
+ * applied cut, behind them. In the catalog from the moment the points are none until everything that only they wanted is
+ * gone, so that a crash leaves no rubbish.
+ */
+interface Run {
+  readonly after: Seq;
+  readonly first: Seq;
+  readonly until: Seq;
+}
+
+/** Everything of `thinning` at once. */
+export function dropPoints(context: ReplicaContext, seqs: Iterable<Seq>, pinned: ReadonlySet<Seq>): Thinned {
+  const steps = thinning(context, seqs, pinned);
+  for (;;) {
+    const step = steps.next();
+    if (step.done) return step.value;
+  }
+}
+
+/** Ends what a crash left of a thinning. Called once at start, after `recoverApply`. */
+export function recoverThinning(context: ReplicaContext): Thinned {
+  return dropPoints(context, [], new Set());
+}
+
+/**
+ * Gives up recovery points and what only they wanted, in small transactions: between two steps the worker may do other
+ * work, but begin no second thinning. What is pinned (somebody reads it) stays a point, and so does the applied cut. The
+ * cost follows what changed between the neighbours of a point, never the size of the manifest.
+ *
+ * Rows go first, durably, then files: a file without a row is removed at the next start, a row without its file would
+ * be a lost point.
+ */
+export function* thinning(context: ReplicaContext, seqs: Iterable<Seq>, pinned: ReadonlySet<Seq>): Generator<void, Thinned> {
+  const result: Thinned = { points: 0, images: 0, imageBytes: 0, keptFiles: 0, historyFiles: 0, rewrittenBytes: 0 };
+  const touched = new HistoryTouched();
+  const left = markedRun(context);
+  if (left !== undefined) yield* clear(context, left, touched, result);
+  for (const points of runsOf(context, seqs, pinned)) {
+    const run = begin(context, points, pinned);
+    result.points += points.length;
+    yield* clear(context, run, touched, result);
+  }
+  yield* settleHistoryFiles(context, touched.files(), result);
+  return result;
+}
+
+/** Keeps to a group's retention: what goes by the ladder, and what does not fit the budget. */
+export function* thinningByRetention(
+  context: ReplicaContext,
+  retention: RetentionConfig,
+  pinned: ReadonlySet<Seq>,
+): Generator<void, Thinned> {
+  const points: KeptPoint[] = context.catalog
+    .all("SELECT seq, taken_at_us FROM cuts WHERE point = 1 AND state = 'applied' ORDER BY seq")
+    .map((row) => ({ seq: seq(Number(row.seq)), takenAtUs: Number(row.taken_at_us) }));
+  const usedBytes = historyBytes(context);
+  const sizes = usedBytes > retention.bytesMax ? pointBytes(context, points) : new Map<Seq, number>();
+  const budget = { usedBytes, bytesMax: retention.bytesMax, bytesOf: (point: Seq) => sizes.get(point) ?? 0 };
+  const dropped = pointsToDrop(points, retention.keep, context.nowUs(), budget);
+  return yield* thinning(context, dropped, pinned);
+}
+
+/** Bytes of everything that is kept only for recovery points, as it lies on the disks. */
+export function historyBytes({ catalog, disk, homes }: ReplicaContext): number {
+  let bytes = Number(catalog.get("SELECT coalesce(sum(bytes), 0) AS bytes FROM kept")?.bytes ?? 0);
+  for (const home of homes.values()) {
+    for (const name of disk.list(home.history)) bytes += disk.stat(home.history, name)?.size ?? 0;
+  }
+  return bytes;
+}
+
+/** What would go with each point: what died between it and the next one. */
+function pointBytes({ catalog }: ReplicaContext, points: readonly KeptPoint[]): Map<Seq, number> {
+  const result = new Map<Seq, number>();
+  let index = 0;
+  for (const row of catalog.all(
+    `SELECT died, sum(length) AS bytes FROM (
+       SELECT died, length FROM images UNION ALL SELECT died, bytes FROM kept) GROUP BY died ORDER BY died`,
+  )) {
+    const died = BigInt(Number(row.died));
+    while (index + 1 < points.length && points[index + 1]!.seq < died) index++;
+    const point = points[index];
+    if (point !== undefined && point.seq < died) result.set(point.seq, (result.get(point.seq) ?? 0) + Number(row.bytes));
+  }
+  return result;
+}
+
+/** The wanted points that may go, neighbours together. */
+function* runsOf(context: ReplicaContext, seqs: Iterable<Seq>, pinned: ReadonlySet<Seq>): Generator<Seq[]> {
+  const { catalog } = context;
+  const { applied } = catalog.standing;
+  const wanted = [...new Set(seqs)]
+    .filter((at) => at < applied && !pinned.has(at))
+    .filter((at) => catalog.get("SELECT 1 AS found FROM cuts WHERE seq = ? AND point = 1", at) !== undefined)
+    .sort((a, b) => (a < b ? -1 : 1));
+  let run: Seq[] = [];
+  for (const at of wanted) {
+    const last = run.at(-1);
+    if (last !== undefined && (keptAfter(context, last, pinned) !== at || run.length >= pointsPerRunMax)) {
+      yield run;
+      run = [];
+    }
+    run.push(at);
+  }
+  if (run.length > 0) yield run;
+}
+
+function keptAfter({ catalog }: ReplicaContext, at: Seq, pinned: ReadonlySet<Seq>): Seq {
+  const { applied } = catalog.standing;
+  const row = catalog.get("SELECT min(seq) AS seq FROM cuts WHERE seq > ? AND seq < ? AND point = 1", at, applied);
+  let found = row?.seq == null ? applied : seq(Number(row.seq));
+  for (const pin of pinned) if (pin > at && pin < found) found = pin;
+  return found;
+}
+
+function keptBefore({ catalog }: ReplicaContext, at: Seq, pinned: ReadonlySet<Seq>): Seq {
+  const row = catalog.get("SELECT max(seq) AS seq FROM cuts WHERE seq < ? AND point = 1", at);
+  let found = seq(Number(row?.seq ?? 0));
+  for (const pin of pinned) if (pin < at && pin > found) found = pin;
+  return found;
+}
+
+/** From here on nobody takes these for points. */
+function begin(context: ReplicaContext, points: readonly Seq[], pinned: ReadonlySet<Seq>): Run {
+  const { catalog } = context;
+  const first = points[0]!;
+  const last = points.at(-1)!;
+  const run: Run = { after: keptBefore(context, first, pinned), first, until: keptAfter(context, last, pinned) };
+  catalog.transaction("thin", () => {
+    catalog.run("UPDATE cuts SET point = 0 WHERE seq >= ? AND seq <= ?", first, last);
+    const value = [run.after, run.first, run.until].join(" ");
+    catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('thinning', ?)", value);
+  });
+  return run;
+}
+
+function markedRun({ catalog }: ReplicaContext): Run | undefined {
+  const row = catalog.get("SELECT value FROM standing WHERE key = 'thinning'");
+  if (row === undefined) return undefined;
+  const [after = 0n, first = 0n, until = 0n] = String(row.value).split(" ").map(BigInt);
+  return { after: seq(after), first: seq(first), until: seq(until) };
+}
+
+/** Every step may be done again: it looks at what the kept points want, not at what it did before. */
+function* clear(context: ReplicaContext, run: Run, touched: HistoryTouched, result: Thinned): Generator<void> {
+  yield* clearImages(context, run, touched, result);
+  yield* clearObjects(context, run, result);
+  yield* clearRuns(context, run);
+  yield* clearPaths(context, run);
+  if (run.after === 0n) yield* forgetTombstones(context, run.until);
+  const { catalog } = context;
+  catalog.transaction("thin", () => {
+    catalog.run(
+      `DELETE FROM cuts WHERE point = 0 AND state = 'applied' AND seq <= (
+         SELECT seq FROM cuts WHERE point = 0 AND state = 'applied' ORDER BY seq DESC LIMIT 1 OFFSET ?)`,
+      cutsRememberedMax,
+    );
+    catalog.run("DELETE FROM standing WHERE key = 'thinning'");
+  });
+  yield;
+}
+
+/** Walks rows in the order of a key, each handful in a transaction of its own; `after` gives the key of a row. */
+function* inSmallTransactions<Key extends readonly (number | string)[]>(
+  { catalog }: ReplicaContext,
+  first: Key,
+  rowsAfter: (key: Key) => Record<string, unknown>[],
+  keyOf: (row: Record<string, unknown>) => Key,
+  change: (row: Record<string, unknown>) => void,
+  then: () => void = () => {},
+): Generator<void> {
+  let key = first;
+  for (;;) {
+    const rows = rowsAfter(key);
+    const last = rows.at(-1);
+    if (last === undefined) return;
+    key = keyOf(last);
+    catalog.transaction("thin", () => {
+      for (const row of rows) change(row);
+    });
+    then();
+    if (rows.length < rowsPerTransactionMax) return;
+    yield;
+  }
+}
+
+/**
+ * An image goes when no kept point is older than its death, when the object was not there or not so long as of the
+ * newest such point, or when older images that this point sees first cover it wholly.
+ */
+function* clearImages(context: ReplicaContext, run: Run, touched: HistoryTouched, result: Thinned): Generator<void> {
+  const { catalog, manifest } = context;
+  let known: { object: number; version: ObjectVersion | undefined } | undefined;
+  yield* inSmallTransactions<readonly [number, number, number]>(
+    context,
+    [Number(run.first) + 1, 0, 0],
+    ([died, object, offset]) =>
+      catalog.all(
+        `SELECT died, object, offset, length, store, file FROM images
+           WHERE (died, object, offset) > (?,?,?) AND died <= ? ORDER BY died, object, offset LIMIT ?`,
+        died,
+        object,
+        offset,
+        run.until,
+        rowsPerTransactionMax,
+      ),
+    (row) => [Number(row.died), Number(row.object), Number(row.offset)],
+    (row) => {
+      const object = Number(row.object) as ObjectId;
+      const offset = Number(row.offset);
+      if (known?.object !== object) known = { object, version: manifest.object(object, run.after) };
+      const end = Math.min(offset + Number(row.length), known.version?.size ?? 0);
+      if (offset < end && !covered(context, object, offset, end, run.after, Number(row.died))) return;
+      catalog.run("DELETE FROM images WHERE object=? AND offset=? AND died=?", object, offset, Number(row.died));
+      touched.add(Number(row.store), Number(row.file));
+      result.images++;
+      result.imageBytes += Number(row.length);
+    },
+  );
+}
+
+/** True when images that died after `after` and before `died` hold all of a range of an object. */
+function covered({ catalog }: ReplicaContext, object: ObjectId, start: number, end: number, after: Seq, died: number): boolean {
+  let at = start;
+  while (at < end) {
+    // Most often the very same blocks were written again.
+    const same = catalog.get(
+      "SELECT max(length) AS length FROM images WHERE object=? AND offset=? AND died>? AND died<?",
+      object,
+      at,
+      after,
+      died,
+    );
+    if (same?.length != null) {
+      at += Number(same.length);
+      continue;
+    }
+    const over = catalog.get(
+      `SELECT max(offset + length) AS stop FROM images
+         WHERE object=? AND offset<? AND offset>? AND died>? AND died<? AND offset+length>?`,
+      object,
+      at,
+      at - imageBytesMax,
+      after,
+      died,
+      at,
+    );
+    if (over?.stop == null) return false;
+    at = Number(over.stop);
+  }
+  return true;
+}
+
+/** Superseded versions of objects; and all of an object that died without a kept point in its life. */
+function* clearObjects(context: ReplicaContext, run: Run, result: Thinned): Generator<void> {
+  const { catalog, disk } = context;
+  const unlinked: { store: number; object: number }[] = [];
+  yield* inSmallTransactions<readonly [number, number]>(
+    context,
+    [Number(run.first) + 1, 0],
+    ([birth, object]) =>
+      catalog.all(
+        `SELECT birth, object, type FROM object_versions WHERE (birth, object) > (?,?) AND birth <= ?
+           ORDER BY birth, object LIMIT ?`,
+        birth,
+        object,
+        run.until,
+        rowsPerTransactionMax,
+      ),
+    (row) => [Number(row.birth), Number(row.object)],
+    (row) => {
+      const object = Number(row.object);
+      const born = Number(catalog.get("SELECT min(birth) AS birth FROM object_versions WHERE object=?", object)?.birth);
+      if (row.type !== 0 || born <= run.after) {
+        catalog.run(
+          `DELETE FROM object_versions WHERE object=? AND birth>? AND birth = (
+             SELECT max(birth) FROM object_versions WHERE object=? AND birth<?)`,
+          object,
+          run.after,
+          object,
+          Number(row.birth),
+        );
+        return;
+      }
+      const kept = catalog.get("SELECT store FROM kept WHERE object=?", object);
+      if (kept !== undefined) unlinked.push({ store: Number(kept.store), object });
+      for (const table of ["object_versions", "run_versions", "kept", "seen"]) {
+        catalog.run(`DELETE FROM ${table} WHERE object=?`, object);
+      }
+      // A promoted node counts on from the highest object that it knows: this number must never come again.
+      if (catalog.standing.nextObject <= object) catalog.stand({ nextObject: object + 1 });
+    },
+    () => {
+      for (const { store, object } of unlinked) {
+        const { kept } = homeOf(context, store);
+        if (disk.stat(kept, objectFileName(object)) === undefined) continue;
+        disk.unlink(kept, objectFileName(object));
+        result.keptFiles++;
+      }
+      unlinked.length = 0;
+    },
+  );
+}
+
+function* clearRuns(context: ReplicaContext, run: Run): Generator<void> {
+  const { catalog } = context;
+  yield* inSmallTransactions<readonly [number, number, number]>(
+    context,
+    [Number(run.first) + 1, 0, 0],
+    ([birth, object, number]) =>
+      catalog.all(
+        `SELECT birth, object, run FROM run_versions WHERE (birth, object, run) > (?,?,?) AND birth <= ?
+           ORDER BY birth, object, run LIMIT ?`,
+        birth,
+        object,
+        number,
+        run.until,
+        rowsPerTransactionMax,
+      ),
+    (row) => [Number(row.birth), Number(row.object), Number(row.run)],
+    (row) =>
+      catalog.run(
+        `DELETE FROM run_versions WHERE object=? AND run=? AND birth>? AND birth = (
+           SELECT max(birth) FROM run_versions WHERE object=? AND run=? AND birth<?)`,
+        Number(row.object),
+        Number(row.run),
+        run.after,
+        Number(row.object),
+        Number(row.run),
+        Number(row.birth),
+      ),
+  );
+}
+
+function* clearPaths(context: ReplicaContext, run: Run): Generator<void> {
+  const { catalog } = context;
+  yield* inSmallTransactions<readonly [number, number, string, string]>(
+    context,
+    [Number(run.first) + 1, 0, "", ""],
+    (key) =>
+      catalog.all(
+        `SELECT birth, store, dir, name FROM path_versions WHERE (birth, store, dir, name) > (?,?,?,?) AND birth <= ?
+           ORDER BY birth, store, dir, name LIMIT ?`,
+        ...key,
+        run.until,
+        rowsPerTransactionMax,
+      ),
+    (row) => [Number(row.birth), Number(row.store), String(row.dir), String(row.name)],
+    (row) => {
+      const path = [Number(row.store), String(row.dir), String(row.name)] as const;
+      catalog.run(
+        `DELETE FROM path_versions WHERE store=? AND dir=? AND name=? AND birth>? AND birth = (
+           SELECT max(birth) FROM path_versions WHERE store=? AND dir=? AND name=? AND birth<?)`,
+        ...path,
+        run.after,
+        ...path,
+        Number(row.birth),
+      );
+    },
+  );
+}
+
+/**
+ * Marks of paths that were gone before the oldest point say nothing any more. `forgotten` is what a promoted node goes
+ * by: a replica that is further back cannot be told what to remove.
+ */
+function* forgetTombstones(context: ReplicaContext, oldest: Seq): Generator<void> {
+  const { catalog } = context;
+  const forgotten = Number(catalog.get("SELECT value FROM standing WHERE key = 'forgotten'")?.value ?? 0);
+  if (oldest <= forgotten) return;
+  // Said before the first one goes: a crash in between must not leave a promise that is not kept.
+  catalog.transaction("thin", () => {
+    catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('forgotten', ?)", Number(oldest));
+  });
+  yield* inSmallTransactions<readonly [number, number, string, string]>(
+    context,
+    [forgotten + 1, 0, "", ""],
+    (key) =>
+      catalog.all(
+        `SELECT birth, store, dir, name, object FROM path_versions WHERE (birth, store, dir, name) > (?,?,?,?)
+           AND birth <= ? ORDER BY birth, store, dir, name LIMIT ?`,
+        ...key,
+        oldest,
+        rowsPerTransactionMax,
+      ),
+    (row) => [Number(row.birth), Number(row.store), String(row.dir), String(row.name)],
+    (row) => {
+      if (row.object !== null) return;
+      // With everything older of this path, or that would hold again.
+      catalog.run(
+        "DELETE FROM path_versions WHERE store=? AND dir=? AND name=? AND birth<=?",
+        Number(row.store),
+        String(row.dir),
+        String(row.name),
+        Number(row.birth),
+      );
+    },
+  );
+}
+
+/** History files that lost images. */
+class HistoryTouched {
+  readonly #files = new Map<number, Set<number>>();
+
+  add(store: number, file: number): void {
+    let files = this.#files.get(store);
+    if (files === undefined) {
+      files = new Set();
+      this.#files.set(store, files);
+    }
+    files.add(file);
+  }
+
+  files(): ReadonlyMap<number, ReadonlySet<number>> {
+    return this.#files;
+  }
+}
