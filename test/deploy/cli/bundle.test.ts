@@ -30,7 +30,6 @@ describe("bundle", () => {
     const launcher = join(out, "understudy");
     const options = { cwd: directory, env: { PATH: `${dirname(process.execPath)}:/usr/bin:/bin` } };
     expect((await run(launcher, ["--version"], options)).stdout).to.equal("0.1.0\n");
-    const state = join(directory, "state");
     const keyOf = async (node: string): Promise<string> => {
       const { stdout } = await run(
         launcher,
