@@ -26,7 +26,11 @@ export interface Channel {
   frames(): AsyncIterable<Frame>;
   /** Without an error: what was sent is flushed first. With one: at once. */
   close(error?: Error): void;
-  /** What broke the channel, or undefined after an orderly end. Never rejects. */
+  /**
+   * What broke the channel, or undefined after an orderly end. Never rejects. After an orderly `close` here it resolves
+   * when the peer took all that was sent and ended its side too, or after the deadline: ending what carries the channel
+   * earlier would lose what is on its way.
+   */
   readonly closed: Promise<Error | undefined>;
   /** Bytes of frames, heartbeats included, since the channel was opened. */
   readonly bytesSent: number;
@@ -350,7 +354,6 @@ export class FramedChannel implements Channel {
     } else {
       this.#stream.end();
       this.#stream.resume(); // What still comes is dropped, so that the peer's own end is seen.
-      this.#stream.once("finish", () => this.#resolveClosed(undefined));
       this.#linger = setTimeout(() => {
         this.#stream.destroy(); // A peer that reads nothing would keep it for ever.
         this.#resolveClosed(undefined);

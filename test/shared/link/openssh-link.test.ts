@@ -103,12 +103,14 @@ describe("link through the system's OpenSSH", function () {
     expect(received).to.equal(20);
     expect(await accepted.closed).to.equal(undefined);
 
+    // Ending the connection at once takes nothing of it back.
     const second = await dialed.openChannel(never);
-    await second.send(numbered(1));
-    second.close();
-    expect(await second.closed).to.equal(undefined);
+    for (let number = 0; number < 20; number++) await second.send(numbered(number, 100_000));
+    dialed.close();
     await until(() => channels.length === 2, "the second bridge");
-    expect((await collect(channels[1]!, 2)).length).to.equal(1);
+    expect((await collect(channels[1]!, 21)).length).to.equal(20);
+    expect(await second.closed).to.equal(undefined);
+    expect(await dialed.closed).to.equal(undefined);
   });
 
   it("gives the dialing side all that was sent before the listening side closed", async () => {
