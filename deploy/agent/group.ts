@@ -158,6 +158,7 @@ export class GroupAgent {
     await mkdir(this.directory, { recursive: true, mode: 0o700 });
     const standing = await this.#openReplica();
     if (standing.role === "primary") await this.#becomePrimary();
+    else if (standing.role === "replica") await this.#openCopy();
     else if (standing.role === "promoting") await this.#exclusively(async () => await this.#finishPromotion());
     this.log.info("group.opened", { role: this.role, epoch: this.standing?.epoch ?? 0, seq: this.standing?.committed.seq ?? 0 });
   }
@@ -209,6 +210,17 @@ export class GroupAgent {
     });
     this.#replicaStanding = standing;
     return standing;
+  }
+
+  /** A copy that is not there stops this group until it is, and nothing else. */
+  async #openCopy(): Promise<void> {
+    try {
+      await this.#replica?.call("openCopy", undefined);
+      this.copyProblem = "";
+    } catch (error) {
+      this.copyProblem = explain(error);
+      this.log.error("copy.unusable", { error });
+    }
   }
 
   async #becomePrimary(): Promise<void> {
@@ -388,13 +400,13 @@ export class GroupAgent {
     // A half-open older session can neither stage nor commit from here on.
     this.#following?.session.channel.close(new Error("a newer session replaced this one"));
     this.#following = undefined;
-    this.#coveredAt = Math.max(this.#coveredAt, 0);
     try {
       if (decision.join) {
         await worker.call("join", { groupId: theirs.groupId, epoch: theirs.epoch, epochs: theirs.epochs, adopt: false });
       } else if (decision.adoptEpoch) {
         await worker.call("adoptEpoch", { epoch: theirs.epoch, epochs: theirs.epochs });
       }
+      await worker.call("openCopy", undefined);
       this.#replicaStanding = await worker.call("startSession", { incarnation: theirs.incarnation });
       this.copyProblem = "";
     } catch (error) {
@@ -565,6 +577,7 @@ export class GroupAgent {
   async #finishPromotion(): Promise<{ epoch: bigint; cut: CutId }> {
     const worker = this.#replica;
     if (worker === undefined) throw new WrongRole("a promotion", this.role);
+    await worker.call("openCopy", undefined);
     const { epoch, cut } = await worker.call("takeOver", undefined);
     this.log.info("replica.promoted", { epoch, seq: cut.seq });
     await this.#becomePrimary();

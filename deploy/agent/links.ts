@@ -72,7 +72,10 @@ export async function runLinks(options: LinksOptions, signal: AbortSignal): Prom
     .map((name) => nodeNamed(config, name))
     .filter((peer) => dials(config, us, peer))
     .map(async (peer) => await keepDialing(options, peer, linkLog, channelOptions, signal));
-  const stopped = new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+  const stopped = new Promise<void>((resolve) => {
+    if (signal.aborted) resolve();
+    signal.addEventListener("abort", () => resolve(), { once: true });
+  });
   await Promise.all([...loops, stopped]);
 }
 

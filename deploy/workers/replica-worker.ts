@@ -28,6 +28,11 @@ export type ReplicaWorkerCalls = {
     stagingBytesMax: number;
     keepHistory: boolean;
   }): ReplicaStanding;
+  /**
+   * Opens the copies of a replica and finishes what a crash left.
+   * @throws {CopyNotThere | CopyOccupied}
+   */
+  openCopy(argument: undefined): ReplicaStanding;
   /** Becomes replica of a group that was born elsewhere. */
   join(argument: { groupId: string; epoch: bigint; epochs: Standing["epochs"]; adopt: boolean }): ReplicaStanding;
   /** A newer reign of the same group is followed from here on. */
@@ -86,7 +91,10 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
     open(argument) {
       options = argument;
       catalog = new Catalog(argument.catalogPath);
-      if (catalog.standing.groupId !== "") openCopy(false);
+      return standing();
+    },
+    openCopy() {
+      if (context === undefined) openCopy(false);
       return standing();
     },
     join({ groupId, epoch: at, epochs, adopt }) {
@@ -175,6 +183,9 @@ function openContext(): ReplicaContext {
 function openCopy(adopt: boolean): void {
   assert(options !== undefined, "open");
   const opened = openCatalog();
+  // A primary's files are its application's: nothing of the replica's recovery may touch them.
+  const { role } = opened.standing;
+  assert(role === "replica" || role === "promoting", `a copy is opened by a replica, not by a ${role} node`);
   const disk = new RealDisk();
   opened.transaction("stores", () => {
     for (const store of options!.placements) opened.storeNumber(store.name, store.kind);
@@ -188,7 +199,6 @@ function openCopy(adopt: boolean): void {
     nowUs,
     limits: { ...defaultReplicaLimits, stagingBytesMax: options.stagingBytesMax },
   };
-  if (opened.standing.role === "primary") return;
   recoverStaging(context);
   recoverApply(context);
   planApply(0);
@@ -339,7 +349,7 @@ function planApply(delayMs: number): void {
 }
 
 function applyAll(): void {
-  if (context === undefined || options === undefined || openCatalog().standing.role === "primary") return;
+  if (context === undefined || options === undefined) return;
   // Half a cut may lie in the open transaction; its rows stay invisible when it is closed.
   if (openCatalog().inTransaction) openCatalog().commit("rows");
   if (openCatalog().standing.suspect !== "" && openCatalog().standing.applying === undefined) return;
