@@ -1,8 +1,10 @@
-import { rmSync } from "node:fs";
+import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "chai";
 import { restore } from "../../../replica/history/restore.ts";
+import { sweep } from "../../../replica/history/sweep.ts";
 import { dropPoints } from "../../../replica/history/thin.ts";
+import { verify, verifyManifest } from "../../../replica/history/verify.ts";
 import { equalBytes } from "../../../shared/manifest/block-hash.ts";
 import type { Seq } from "../../../shared/words.ts";
 import { seededRandom } from "../../crash/seeded-random.ts";
@@ -105,7 +107,14 @@ async function liveThrough(seed: number): Promise<void> {
       const applied = group.replica.catalog.standing.applied;
       expect(group.points()).to.deep.equal(points.filter((at) => at === applied || pinned.has(at) || !wanted.includes(at)));
       await expectAllPoints(group, reader);
+      expectNothingIdle(group);
     }
+    dropPoints(group.replica, group.points(), new Set());
+    await expectAllPoints(group, reader);
+    expectNothingIdle(group);
+    expect(group.replica.catalog.all("SELECT * FROM images")).to.deep.equal([]);
+    expect(readdirSync(join(group.directory, ".understudy", "app.tree", "history"))).to.deep.equal([]);
+    expect(readdirSync(join(group.directory, ".understudy", "app.tree", "kept"))).to.deep.equal([]);
   } finally {
     group.close();
   }
@@ -118,7 +127,45 @@ export async function expectAllPoints(group: HistoryGroup, reader: HistoryGroup[
     expect(describeTree(join(to, "tree")), `as of cut ${at}`).to.deep.equal(group.described.get(at));
     rmSync(to, { recursive: true });
   }
+  const verified = await verify(reader, {}, () => {}, never);
+  expect(verified.differences).to.deep.equal([]);
+  expect(verified.digestEqual).to.equal(true);
+  expect((await verifyManifest(reader, never)).digestEqual).to.equal(true);
+  expect(sweep(reader, 0, 1000).changes).to.deep.equal([]);
   const { committed, digest } = group.replica.catalog.standing;
   expect(committed).to.deep.equal(group.primary.catalog.standing.committed);
   expect(equalBytes(digest, group.primary.catalog.standing.digest)).to.equal(true);
+}
+
+/** Thinning leaves no row and no file that no kept point wants. */
+function expectNothingIdle(group: HistoryGroup): void {
+  const { catalog } = group.replica;
+  const kept = group.points().map(Number);
+  const wanted = (from: number, to: number): boolean => kept.some((at) => at >= from && at < to);
+  const versions: readonly [string, readonly string[]][] = [
+    ["path_versions", ["store", "dir", "name"]],
+    ["object_versions", ["object"]],
+    ["run_versions", ["object", "run"]],
+  ];
+  for (const [table, key] of versions) {
+    const rows = catalog.all(`SELECT * FROM ${table} ORDER BY ${key.join(", ")}, birth`);
+    rows.forEach((row, index) => {
+      const next = rows[index + 1];
+      if (next === undefined || key.some((column) => next[column] !== row[column])) return;
+      expect(wanted(Number(row.birth), Number(next.birth)), `${table} ${JSON.stringify(row)}`).to.equal(true);
+    });
+  }
+  for (const row of catalog.all("SELECT object, died, (SELECT min(birth) FROM object_versions o WHERE o.object = k.object) AS born FROM kept k")) {
+    expect(wanted(Number(row.born), Number(row.died)), `kept ${JSON.stringify(row)}`).to.equal(true);
+  }
+  const oldest = kept[0]!;
+  expect(catalog.get("SELECT 1 AS found FROM path_versions WHERE object IS NULL AND birth <= ?", oldest)).to.equal(undefined);
+  for (const row of catalog.all("SELECT DISTINCT object FROM (SELECT object FROM run_versions UNION SELECT object FROM seen UNION SELECT object FROM kept)")) {
+    expect(catalog.get("SELECT 1 AS found FROM object_versions WHERE object = ?", Number(row.object)), `object ${row.object}`).not.to.equal(undefined);
+  }
+  const names = catalog.all("SELECT DISTINCT file FROM images").map((row) => `h${row.file}`);
+  expect(readdirSync(join(group.directory, ".understudy", "app.tree", "history")).sort()).to.deep.equal(names.sort());
+  const files = catalog.all("SELECT object FROM kept").map((row) => `o${row.object}`);
+  expect(readdirSync(join(group.directory, ".understudy", "app.tree", "kept")).sort()).to.deep.equal(files.sort());
+  expect(readdirSync(join(group.directory, ".understudy", "app.tree", "limbo"))).to.deep.equal([]);
 }
