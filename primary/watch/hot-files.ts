@@ -4,12 +4,19 @@ import { type FSWatcher, watch } from "chokidar";
 import { isSystemError } from "../../shared/errors.ts";
 
 const missingDelayMs = 100;
+/** More events than this within the time are a flood: each costs the writer too, a tenth of its speed in all. */
+const floodEvents = 300;
+const floodMs = 100;
+/** Then the file is not watched for a while, and its consumer is told to look at this pace. */
+const rideMs = 200;
+const rideDelayMs = 2;
 
 /**
  * Calls `wake` within a fraction of a millisecond of any write to one of a few files, and when one appears, vanishes or
  * is replaced; often more than once. Watches chokidar's `raw` events, since its cooked ones come at most every 50 ms,
  * and the files themselves, since a watched directory is listed anew for each event. What does not exist yet is looked
- * for every 100 ms. A hint, never the truth: no call means nothing.
+ * for every 100 ms. Under a flood of writes the calls come every 2 ms, from no watch, since that would slow the writer. A
+ * hint, never the truth: no call means nothing.
  */
 export async function watchHotFiles(paths: string[], wake: () => void): Promise<AsyncDisposable> {
   const files = paths.map((path) => new HotFile(path, wake));
@@ -69,9 +76,16 @@ class HotFile {
     const lost = () => {
       if (this.#watcher === watcher) this.#settled = this.#replace(watcher);
     };
+    let events = 0;
+    let countedFrom = performance.now();
     watcher.on("raw", (event) => {
       this.#wake();
       if (event === "rename") lost();
+      if (++events < floodEvents) return;
+      const now = performance.now();
+      if (now - countedFrom < floodMs && this.#watcher === watcher) this.#settled = this.#ride(watcher);
+      countedFrom = now;
+      events = 0;
     });
     // While somebody holds the file open, its removal is raw only as a change: this one comes from a look at the name.
     watcher.on("unlink", () => {
@@ -88,6 +102,22 @@ class HotFile {
   async #replace(watcher: FSWatcher): Promise<void> {
     this.#watcher = undefined;
     await watcher.close();
+    await this.#watchAgain();
+  }
+
+  /** Looks at a steady pace while there is too much to be told one by one. */
+  async #ride(watcher: FSWatcher): Promise<void> {
+    this.#watcher = undefined;
+    await watcher.close();
+    const end = performance.now() + rideMs;
+    while (performance.now() < end && !this.#closing.signal.aborted) {
+      await delay(rideDelayMs, undefined, { ref: false });
+      this.#wake();
+    }
+    await this.#watchAgain();
+  }
+
+  async #watchAgain(): Promise<void> {
     if (this.#closing.signal.aborted) return;
     if (await this.#watchIfThere()) this.#wake();
     else await this.#lookForIt();

@@ -246,7 +246,10 @@ class SqliteAdapter implements SqliteStore {
           source = new RollbackSource(holder, this.#path);
         }
         // The same file before the holder opened it and after we did: it is the one that all three mean.
-        if (source.databaseInode === stat.ino && fileAt(this.#path).ino === stat.ino) return source;
+        if (source.databaseInode === stat.ino && fileAt(this.#path).ino === stat.ino) {
+          this.#counters.opened++;
+          return source;
+        }
         await source.close();
       } catch (error) {
         await holder.close();

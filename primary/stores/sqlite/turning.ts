@@ -11,19 +11,22 @@ export interface LogState {
   readonly sinceTurnMs: number;
   /** How long writers had to wait the last time. */
   readonly lockedMs: number;
+  /** Advances in a row that found no pause of the writer to end the generation in. */
+  readonly advancesInVain: number;
   /** Turns in a row that another reader, or a busy writer, has prevented. */
   readonly prevented: number;
 }
 
 const advanceMsMax = 10_000;
+export const advancesInVainMax = 2;
 const turnMsMin = 50;
 /** Writers are shut out for at most one part in so many of the time. */
 const lockedShare = 40;
 const preventedMsMax = 10_000;
 
 /**
- * `advance`: move the reader up and let the frames below it go to the database file. That costs the writers nothing, and
- * where they pause for some milliseconds it ends the generation as well. `turn`: end it with the writers shut out for a
+ * `advance`: move the reader up and let the frames below it go to the database file. Nobody waits for that, and where
+ * writers pause for some milliseconds it ends the generation as well; where they do not, it only makes the disk busy. `turn`: end it with the writers shut out for a
  * moment, where they never pause. An application without a busy timeout would meet that as an error, so it is what is
  * left when the log has reached its bound; where something prevents it, it is tried less and less often.
  */
@@ -31,7 +34,7 @@ export function dueStep(state: LogState, walBytesMax: number): TurnStep {
   const fairMs = Math.max(turnMsMin, lockedShare * state.lockedMs);
   const patienceMs = Math.min(preventedMsMax, fairMs * 2 ** Math.min(state.prevented, 20));
   if (state.logBytes >= walBytesMax && state.grownBytes > 0 && state.sinceTurnMs >= patienceMs) return "turn";
-  if (state.grownBytes >= walBytesMax / 8) return "advance";
+  if (state.grownBytes >= walBytesMax / 8 && state.advancesInVain < advancesInVainMax) return "advance";
   if (state.grownBytes > 0 && state.sinceAdvanceMs >= advanceMsMax) return "advance";
   return "rest";
 }

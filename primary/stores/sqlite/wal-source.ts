@@ -2,7 +2,7 @@ import type { BigIntStats } from "node:fs";
 import { assert } from "../../../shared/errors.ts";
 import type { FollowedLog } from "./followed-log.ts";
 import type { HolderProcess } from "./holder-process.ts";
-import { dueStep } from "./turning.ts";
+import { advancesInVainMax, dueStep } from "./turning.ts";
 
 /** How the lengths of the log were kept down, for people. */
 export interface SqliteCounters {
@@ -18,6 +18,8 @@ export interface SqliteCounters {
   /** Holders that ended unasked, and how often the log proved that nothing was missed. */
   holdersLost: number;
   holdersReplaced: number;
+  /** Times that the database was opened and nothing was known of it: 1 unless it was replaced, or the proof was lost. */
+  opened: number;
   /** Views that had to compare everything. */
   everythingFound: number;
 }
@@ -31,6 +33,7 @@ export function noCounts(): SqliteCounters {
     advances: 0,
     holdersLost: 0,
     holdersReplaced: 0,
+    opened: 0,
     everythingFound: 0,
   };
 }
@@ -56,6 +59,7 @@ export class WalSource {
   #triedAt = Number.NEGATIVE_INFINITY;
   #lockedMs = 0;
   #prevented = 0;
+  #advancesInVain = 0;
 
   constructor(holder: HolderProcess, log: FollowedLog, walBytesMax: number, counters: SqliteCounters) {
     this.#holder = holder;
@@ -106,6 +110,7 @@ export class WalSource {
         sinceAdvanceMs: now - this.#advancedAt,
         sinceTurnMs: now - this.#triedAt,
         lockedMs: this.#lockedMs,
+        advancesInVain: this.#advancesInVain,
         prevented: this.#prevented,
       },
       this.#walBytesMax,
@@ -113,11 +118,15 @@ export class WalSource {
     if (step === "rest") return false;
     if (step === "turn") return await exclusively(() => this.#turn());
     if (!(await exclusively(() => this.#handOver()))) return false;
+    this.#advancesInVain++;
     for (let attempt = 0; attempt < attemptsMax; attempt++) {
       const { busy, log: frames, checkpointed } = await this.#holder.request({ op: "checkpoint" });
       if (!(await exclusively(() => this.#handOver()))) return false;
       // A reader that began when all was in the file stands in nobody's way: the generation ends with the next commit.
-      if (!busy && frames === checkpointed && frames === (log.position?.frame ?? 0)) break;
+      if (!busy && frames === checkpointed && frames === (log.position?.frame ?? 0)) {
+        this.#advancesInVain = 0;
+        break;
+      }
     }
     return true;
   }
@@ -156,8 +165,11 @@ export class WalSource {
       this.#lockedMs = result.lockedMs;
     }
     this.#triedAt = performance.now();
-    if (result.complete) this.#prevented = 0;
-    else {
+    if (result.complete) {
+      this.#prevented = 0;
+      // One try in the next generation: the writer may have become calmer.
+      this.#advancesInVain = advancesInVainMax - 1;
+    } else {
       this.#prevented++;
       this.#counters.turnsPrevented++;
     }

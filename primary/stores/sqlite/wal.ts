@@ -93,7 +93,8 @@ export function positionText(position: WalPosition): string {
   return `${hex(position.header.salt1)}-${hex(position.header.salt2)}:${position.frame}/${position.commits}`;
 }
 
-const chunkBytesMax = 1024 * 1024;
+const firstChunkBytes = 64 * 1024;
+const chunkBytesMax = 512 * 1024;
 
 /**
  * Follows the log from `from` to the last commit that is there whole, telling each transaction, and returns that place;
@@ -103,13 +104,13 @@ export function scanWal(from: WalPosition, readAt: ReadAt, onCommit: OnCommit): 
   const { header } = from;
   const frameBytes = frameHeaderBytes + header.pageSize;
   // Most calls find one small transaction: a small buffer first, then larger ones.
-  let framesInBuffer = Math.max(1, Math.floor((64 * 1024) / frameBytes));
+  let framesInBuffer = Math.max(1, Math.floor(firstChunkBytes / frameBytes));
+  let buffer = new Uint8Array(framesInBuffer * frameBytes);
   let reached = from;
   let pages: number[] = [];
   let frame = from.frame;
   const sum = { a: from.checksum1, b: from.checksum2 };
   for (;;) {
-    const buffer = new Uint8Array(framesInBuffer * frameBytes);
     const length = readAt(buffer, frameOffset(header.pageSize, frame + 1));
     const complete = Math.floor(length / frameBytes);
     const view = new DataView(buffer.buffer);
@@ -131,7 +132,10 @@ export function scanWal(from: WalPosition, readAt: ReadAt, onCommit: OnCommit): 
       reached = { header, frame, checksum1: sum.a, checksum2: sum.b, databasePages, commits: reached.commits + 1 };
     }
     if (complete < framesInBuffer) return reached;
-    framesInBuffer = Math.max(1, Math.floor(chunkBytesMax / frameBytes));
+    if (buffer.length < chunkBytesMax / 2) {
+      framesInBuffer = Math.max(1, Math.floor(chunkBytesMax / frameBytes));
+      buffer = new Uint8Array(framesInBuffer * frameBytes);
+    }
   }
 }
 

@@ -54,6 +54,7 @@ describe("what is done about the length of a log", () => {
     sinceAdvanceMs: 0,
     sinceTurnMs: Number.POSITIVE_INFINITY,
     lockedMs: 0,
+    advancesInVain: 0,
     prevented: 0,
   };
   const table: [string, Partial<LogState>, string][] = [
@@ -61,6 +62,7 @@ describe("what is done about the length of a log", () => {
     ["little happened just now", { logBytes: 100, grownBytes: 100 }, "rest"],
     ["little happened, long ago", { logBytes: 100, grownBytes: 100, sinceAdvanceMs: 20_000 }, "advance"],
     ["an eighth of the bound came", { logBytes: 200, grownBytes: 125 }, "advance"],
+    ["it came, but the writer never pauses", { logBytes: 200, grownBytes: 125, advancesInVain: 2 }, "rest"],
     ["the bound is reached", { logBytes: 1000, grownBytes: 1 }, "turn"],
     ["the bound is reached and all is in the file", { logBytes: 1000, sinceAdvanceMs: 20_000 }, "rest"],
     ["a turn was just made", { logBytes: 1000, grownBytes: 1, sinceTurnMs: 20 }, "rest"],
