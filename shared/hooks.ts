@@ -25,10 +25,18 @@ const killDelayMs = 2000;
  * Runs an operator's command: an argv, never a shell, in a process group of its own, so that a time-out ends what it
  * started too. @throws {HookFailed} when it exits with anything but 0, by a signal or at its time-out
  */
-export async function runHook(name: string, command: HookCommand, environment: Record<string, string>): Promise<{ stdout: Buffer; ms: number }> {
+export async function runHook(
+  name: string,
+  command: HookCommand,
+  environment: Record<string, string>,
+): Promise<{ stdout: Buffer; ms: number }> {
   const begun = performance.now();
   const [file, ...args] = command.run;
-  const child = spawn(file, args, { env: { ...process.env, ...environment }, stdio: ["ignore", "pipe", "pipe"], detached: true });
+  const child = spawn(file, args, {
+    env: { ...process.env, ...environment },
+    stdio: ["ignore", "pipe", "pipe"],
+    detached: true,
+  });
   const stdout: Buffer[] = [];
   let stdoutBytes = 0;
   let stderr = "";

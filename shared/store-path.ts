@@ -22,14 +22,16 @@ export const privateName = ".understudy";
  */
 export function checkStorePath(path: string): StorePath {
   if (path === "") return path as StorePath;
-  if (path.length > pathBytesMax) throw new PathRefused(`path of ${path.length} bytes, at most ${pathBytesMax} are taken`);
+  if (path.length > pathBytesMax)
+    throw new PathRefused(`path of ${path.length} bytes, at most ${pathBytesMax} are taken`);
   if (path.includes("\0")) throw new PathRefused(`path with a NUL byte: ${JSON.stringify(path)}`);
   if (path.startsWith("/")) throw new PathRefused(`absolute path: ${JSON.stringify(path)}`);
   for (const name of path.split("/")) {
     if (name === "" || name === "." || name === "..") {
       throw new PathRefused(`path with a component "${name}": ${JSON.stringify(path)}`);
     }
-    if (name.length > nameBytesMax) throw new PathRefused(`name of ${name.length} bytes, at most ${nameBytesMax} are possible`);
+    if (name.length > nameBytesMax)
+      throw new PathRefused(`name of ${name.length} bytes, at most ${nameBytesMax} are possible`);
   }
   if (path === privateName || path.startsWith(`${privateName}/`)) {
     throw new PathRefused(`path in the private directory: ${JSON.stringify(path)}`);

@@ -1,6 +1,11 @@
+import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
+import { hex } from "../../shared/manifest/digest.ts";
+import type { Metrics } from "../../shared/metrics.ts";
+import type { Coherency } from "../../shared/words.ts";
 import type {
-  CutAnswer,
+  AgentStatus,
   ControlHandler,
+  CutAnswer,
   FormOptions,
   IsPrimaryAnswer,
   PointsAnswer,
@@ -15,11 +20,6 @@ import type {
   WaitOptions,
 } from "../control/api.ts";
 import { cutRef, GroupUnknown, jsonNumber } from "../control/api.ts";
-import type { AgentStatus } from "../control/api.ts";
-import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
-import { hex } from "../../shared/manifest/digest.ts";
-import type { Metrics } from "../../shared/metrics.ts";
-import type { Coherency } from "../../shared/words.ts";
 import { type GroupAgent, WrongRole } from "./group.ts";
 import type { Reign } from "./reign.ts";
 import { agentStatus } from "./status.ts";
@@ -81,10 +81,13 @@ export class AgentControl implements ControlHandler {
     const begun = performance.now();
     const group = this.#group(name);
     const reign = this.#reign(name, "a wait");
-    const replicas = options.replicas.length > 0 ? options.replicas : group.members().filter((member) => member !== this.#node);
+    const replicas =
+      options.replicas.length > 0 ? options.replicas : group.members().filter((member) => member !== this.#node);
     const limit = AbortSignal.timeout(options.timeoutMs);
     const either = signal === undefined ? limit : AbortSignal.any([signal, limit]);
-    const aborted = new Promise<never>((_, reject) => either.addEventListener("abort", () => reject(either.reason), { once: true }));
+    const aborted = new Promise<never>((_, reject) =>
+      either.addEventListener("abort", () => reject(either.reason), { once: true }),
+    );
     try {
       const taken = await Promise.race([reign.requestCut(), aborted]);
       const have = await Promise.race([reign.durableAt(taken.cut, replicas, either), aborted]);
@@ -94,7 +97,10 @@ export class AgentControl implements ControlHandler {
         seconds: (performance.now() - begun) / 1000,
       };
     } catch (error) {
-      if (limit.aborted) throw new WaitTimedOut(`not durable on ${replicas.join(", ")} within ${options.timeoutMs} ms`, { cause: error });
+      if (limit.aborted)
+        throw new WaitTimedOut(`not durable on ${replicas.join(", ")} within ${options.timeoutMs} ms`, {
+          cause: error,
+        });
       throw error;
     }
   }
@@ -125,7 +131,12 @@ export class AgentControl implements ControlHandler {
     return {
       epoch: jsonNumber(epoch),
       cut: cutRef(cut),
-      loss: { bytes: loss.bytes ?? null, cuts: loss.cuts ?? null, seconds: loss.seconds, basis: loss.cuts === undefined ? "silence" : "scan" },
+      loss: {
+        bytes: loss.bytes ?? null,
+        cuts: loss.cuts ?? null,
+        seconds: loss.seconds,
+        basis: loss.cuts === undefined ? "silence" : "scan",
+      },
       seconds,
     };
   }
@@ -156,7 +167,8 @@ export class AgentControl implements ControlHandler {
 
   #reign(name: string, what: string): Reign {
     const group = this.#group(name);
-    if (group.reign === undefined || group.role !== "primary") throw new WrongRole(`${what} is asked of the primary`, group.role);
+    if (group.reign === undefined || group.role !== "primary")
+      throw new WrongRole(`${what} is asked of the primary`, group.role);
     return group.reign;
   }
 

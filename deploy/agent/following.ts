@@ -3,7 +3,7 @@ import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Acknowledgement, Message, SourceState } from "../../shared/wire/messages.ts";
-import { compareCuts, type CutId } from "../../shared/words.ts";
+import { type CutId, compareCuts } from "../../shared/words.ts";
 import type { PlainError } from "../workers/port-peer.ts";
 import { RemoteError } from "../workers/port-peer.ts";
 import type { ReplicaMainCalls, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
@@ -29,7 +29,14 @@ export class Following {
   coveredAt: number;
   #sourceAt = 0;
 
-  constructor(session: Session, worker: WorkerThread<ReplicaMainCalls, ReplicaWorkerCalls>, group: string, coveredAt: number, log: Log, metrics: Metrics) {
+  constructor(
+    session: Session,
+    worker: WorkerThread<ReplicaMainCalls, ReplicaWorkerCalls>,
+    group: string,
+    coveredAt: number,
+    log: Log,
+    metrics: Metrics,
+  ) {
     this.session = session;
     this.#worker = worker;
     this.#group = group;
@@ -70,7 +77,9 @@ export class Following {
   acknowledge(message: Acknowledgement): void {
     this.acknowledged = message;
     this.#cover();
-    this.session.send({ kind: "acknowledgement", ...message }).catch((error: unknown) => this.#log.debug("acknowledgement.unsent", { error }));
+    this.session
+      .send({ kind: "acknowledgement", ...message })
+      .catch((error: unknown) => this.#log.debug("acknowledgement.unsent", { error }));
   }
 
   /** The cut cannot be taken: says so to the primary, then the session is over. */
@@ -78,9 +87,21 @@ export class Following {
     const failure = new RemoteError(error);
     this.#ended = failure;
     this.#room?.resolve();
-    this.#log[error.remedy === "stop" ? "error" : "warn"]("cut.refused", { peer: this.session.peer, epoch: cut.epoch, seq: cut.seq, error: failure });
+    this.#log[error.remedy === "stop" ? "error" : "warn"]("cut.refused", {
+      peer: this.session.peer,
+      epoch: cut.epoch,
+      seq: cut.seq,
+      error: failure,
+    });
     try {
-      await this.session.send({ kind: "cutRejected", cut, code: error.code, message: error.message, remedy: error.remedy, committed });
+      await this.session.send({
+        kind: "cutRejected",
+        cut,
+        code: error.code,
+        message: error.message,
+        remedy: error.remedy,
+        committed,
+      });
     } finally {
       this.session.channel.close();
     }

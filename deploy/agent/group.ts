@@ -1,20 +1,27 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import type { PromoteOptions } from "../control/api.ts";
-import { groupDirectory } from "../control/state-layout.ts";
-import { type Config, type GroupConfig, membersOf, nodeNamed, type StoreOnNode, storeOnNode } from "../../shared/config/config.ts";
-import { configurationDigest } from "../../shared/config/digest.ts";
-import { explain, exitCodes, UnderstudyError } from "../../shared/errors.ts";
-import { HookFailed, runHook } from "../../shared/hooks.ts";
+import { PromotionRefused, promotionRefusals, type Refusal } from "../../replica/promote/promote.ts";
 import type { CutRecord } from "../../shared/catalog/catalog.ts";
+import {
+  type Config,
+  type GroupConfig,
+  membersOf,
+  nodeNamed,
+  type StoreOnNode,
+  storeOnNode,
+} from "../../shared/config/config.ts";
+import { configurationDigest } from "../../shared/config/digest.ts";
+import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
+import { HookFailed, runHook } from "../../shared/hooks.ts";
 import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import { type Decision, decide, wireMajor, wireMinor } from "../../shared/session/connect.ts";
 import type { Hello } from "../../shared/wire/messages.ts";
 import { type CutId, cutText, type NodeName, type Role } from "../../shared/words.ts";
-import { promotionRefusals, PromotionRefused, type Refusal } from "../../replica/promote/promote.ts";
-import type { PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
+import type { PromoteOptions } from "../control/api.ts";
+import { groupDirectory } from "../control/state-layout.ts";
 import { RemoteError } from "../workers/port-peer.ts";
+import type { PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
 import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
 import { kindTraits, placementOf } from "../workers/store-adapters.ts";
 import { Following } from "./following.ts";
@@ -160,7 +167,11 @@ export class GroupAgent {
     if (standing.role === "primary") await this.#becomePrimary();
     else if (standing.role === "replica") await this.#openCopy();
     else if (standing.role === "promoting") await this.#exclusively(async () => await this.#finishPromotion());
-    this.log.info("group.opened", { role: this.role, epoch: this.standing?.epoch ?? 0, seq: this.standing?.committed.seq ?? 0 });
+    this.log.info("group.opened", {
+      role: this.role,
+      epoch: this.standing?.epoch ?? 0,
+      seq: this.standing?.committed.seq ?? 0,
+    });
   }
 
   async stop(): Promise<void> {
@@ -181,18 +192,26 @@ export class GroupAgent {
         taken: ({ bytes }) => this.#following?.taken(bytes),
         acknowledged: (message) => {
           if (this.#replicaStanding !== undefined) {
-            this.#replicaStanding = { ...this.#replicaStanding, committed: message.durable, applied: message.applied.seq, suspect: message.suspect };
+            this.#replicaStanding = {
+              ...this.#replicaStanding,
+              committed: message.durable,
+              applied: message.applied.seq,
+              suspect: message.suspect,
+            };
           }
           this.#following?.acknowledge(message);
         },
         applied: ({ cuts, ms, strangers, metadataPartial }) => {
           this.options.metrics.applySeconds.observe({ group: this.config.name }, ms / 1000);
           this.log.debug("batch.applied", { cuts, ms: Math.round(ms) });
-          if (strangers.length > 0) this.log.error("stranger.put_aside", { paths: strangers.slice(0, 20).join(", "), count: strangers.length });
+          if (strangers.length > 0)
+            this.log.error("stranger.put_aside", { paths: strangers.slice(0, 20).join(", "), count: strangers.length });
           if (metadataPartial > 0) this.log.warn("metadata.partial", { objects: metadataPartial });
         },
         rejected: ({ cut, committed, error }) => {
-          this.#following?.reject(cut, committed, error).catch((failure: unknown) => this.log.debug("rejection.unsent", { error: failure }));
+          this.#following
+            ?.reject(cut, committed, error)
+            .catch((failure: unknown) => this.log.debug("rejection.unsent", { error: failure }));
         },
         failed: ({ error }) => this.options.onFatal(new RemoteError(error)),
       },
@@ -232,7 +251,8 @@ export class GroupAgent {
       {
         wake: () => this.#primary?.reign.changed(),
         frame: async (argument) => await this.#primary?.reign.forward(argument),
-        stagedRuns: async (argument) => (await this.#primary?.reign.stagedRuns(argument)) ?? { blockSize: 0, digests: new Uint8Array(0) },
+        stagedRuns: async (argument) =>
+          (await this.#primary?.reign.stagedRuns(argument)) ?? { blockSize: 0, digests: new Uint8Array(0) },
         freeze: async () => await this.#primary?.reign.freeze(),
         thaw: async () => (await this.#primary?.reign.thaw()) ?? 0,
         failed: ({ message }) => this.options.onFatal(new Error(message)),
@@ -297,7 +317,9 @@ export class GroupAgent {
     const replica = this.#replica;
     if (replica !== undefined) this.#replicaStanding = await replica.call("standing", undefined);
     const standing = this.standing;
-    const lastObject = this.#replicaStanding?.lastObject ?? (this.#primary === undefined ? 0 : this.#primary.reign.standing.nextObject - 1);
+    const lastObject =
+      this.#replicaStanding?.lastObject ??
+      (this.#primary === undefined ? 0 : this.#primary.reign.standing.nextObject - 1);
     this.#generation += 1n;
     return {
       major: wireMajor,
@@ -313,7 +335,11 @@ export class GroupAgent {
       incarnation: this.#primary?.reign.standing.incarnation ?? "",
       committed: standing?.committed ?? ({ epoch: 0n, seq: 0n } as CutId),
       digest: new Uint8Array(standing?.digest ?? new Uint8Array(0)),
-      stores: [...this.config.stores.values()].map((store) => ({ name: store.name, kind: store.kind, digest: configurationDigest(store) })),
+      stores: [...this.config.stores.values()].map((store) => ({
+        name: store.name,
+        kind: store.kind,
+        digest: configurationDigest(store),
+      })),
       generation: this.#generation,
       epochSeen: standing?.epochSeen ?? 0n,
       lastObject,
@@ -330,7 +356,10 @@ export class GroupAgent {
       else await session.welcome(ours);
       const { theirs } = session;
       if (theirs.node !== peer) throw new WrongPeer(peer, theirs.node);
-      const digest = this.#primary === undefined ? undefined : await this.#primary.worker.call("digestAt", { seq: theirs.committed.seq });
+      const digest =
+        this.#primary === undefined
+          ? undefined
+          : await this.#primary.worker.call("digestAt", { seq: theirs.committed.seq });
       const decision = decide(ours, theirs, { digestAt: () => digest });
       this.#peers.set(peer, { state: "idle", reason: "", unformed: theirs.groupId === "" });
       this.log.info("session.opened", { peer, decision: decision.kind, role: this.role, theirRole: theirs.role });
@@ -381,7 +410,12 @@ export class GroupAgent {
         }
         this.#peers.set(peer, { state: "refused", reason, unformed: false });
         this.log.error("primary.reverted", { peer, epoch: decision.theirs.epoch, seq: decision.theirs.seq });
-        await session.send({ kind: "refusal", code: "REPLICA_NEWER", message: reason, hint: `On ${peer}: understudy promote ${this.config.name}` });
+        await session.send({
+          kind: "refusal",
+          code: "REPLICA_NEWER",
+          message: reason,
+          hint: `On ${peer}: understudy promote ${this.config.name}`,
+        });
         session.channel.close();
         return;
       }
@@ -402,7 +436,12 @@ export class GroupAgent {
     this.#following = undefined;
     try {
       if (decision.join) {
-        await worker.call("join", { groupId: theirs.groupId, epoch: theirs.epoch, epochs: theirs.epochs, adopt: false });
+        await worker.call("join", {
+          groupId: theirs.groupId,
+          epoch: theirs.epoch,
+          epochs: theirs.epochs,
+          adopt: false,
+        });
       } else if (decision.adoptEpoch) {
         await worker.call("adoptEpoch", { epoch: theirs.epoch, epochs: theirs.epochs });
       }
@@ -430,7 +469,8 @@ export class GroupAgent {
       if (this.#following === following) {
         this.#coveredAt = following.coveredAt;
         this.#following = undefined;
-        if (this.#replica === worker && !this.#stopped) this.#replicaStanding = await worker.call("endSession", undefined);
+        if (this.#replica === worker && !this.#stopped)
+          this.#replicaStanding = await worker.call("endSession", undefined);
       }
     }
   }
@@ -455,7 +495,8 @@ export class GroupAgent {
   async form(alone: boolean): Promise<void> {
     await this.#exclusively(async () => {
       if (this.role !== "unformed") throw new WrongRole("a group is born once", this.role);
-      if (this.config.primary !== this.options.node) throw new WrongRole(`the configuration names ${this.config.primary} as the group's first primary`, this.role);
+      if (this.config.primary !== this.options.node)
+        throw new WrongRole(`the configuration names ${this.config.primary} as the group's first primary`, this.role);
       const missing = this.waitingFor();
       if (missing.length > 0 && !alone) throw new NotAnswered(missing);
       await this.#form();
@@ -523,7 +564,10 @@ export class GroupAgent {
       stores: (standing.record?.stores ?? []).map((store) => ({
         name: store.name,
         consistency: store.consistency,
-        required: this.config.require.get(store.name as never) ?? kindTraits[store.kind as keyof typeof kindTraits]?.require ?? "whole",
+        required:
+          this.config.require.get(store.name as never) ??
+          kindTraits[store.kind as keyof typeof kindTraits]?.require ??
+          "whole",
       })),
       primaryAlive: this.primaryAlive(),
       lossKnownEmpty: loss.empty,
@@ -550,12 +594,26 @@ export class GroupAgent {
     const durable = this.#replicaStanding?.committed;
     if (following !== undefined && source !== undefined && durable !== undefined && this.primaryAlive()) {
       const cuts = Number(source.taken.seq - durable.seq);
-      return { empty: seconds === 0, text: `${cuts} cuts and ${source.backlogBytes} bytes known, ${seconds.toFixed(1)} s`, seconds, cuts, bytes: source.backlogBytes };
+      return {
+        empty: seconds === 0,
+        text: `${cuts} cuts and ${source.backlogBytes} bytes known, ${seconds.toFixed(1)} s`,
+        seconds,
+        cuts,
+        bytes: source.backlogBytes,
+      };
     }
-    return { empty: false, text: `unknown, since the primary does not answer: at most what it wrote in the last ${seconds.toFixed(1)} s`, seconds, cuts: undefined, bytes: undefined };
+    return {
+      empty: false,
+      text: `unknown, since the primary does not answer: at most what it wrote in the last ${seconds.toFixed(1)} s`,
+      seconds,
+      cuts: undefined,
+      bytes: undefined,
+    };
   }
 
-  async promote(options: PromoteOptions): Promise<{ epoch: bigint; cut: CutId; seconds: number; loss: ReturnType<GroupAgent["loss"]> }> {
+  async promote(
+    options: PromoteOptions,
+  ): Promise<{ epoch: bigint; cut: CutId; seconds: number; loss: ReturnType<GroupAgent["loss"]> }> {
     return await this.#exclusively(async () => {
       const begun = performance.now();
       const worker = this.#replica;
@@ -565,7 +623,8 @@ export class GroupAgent {
       if (refusals.length > 0) throw new PromotionRefused(refusals, false);
       const loss = this.loss();
       const { beforePromote } = this.config.hooks;
-      if (beforePromote !== undefined) await runHook("before_promote", beforePromote, { ...this.environment(), UNDERSTUDY_REASON: "promote" });
+      if (beforePromote !== undefined)
+        await runHook("before_promote", beforePromote, { ...this.environment(), UNDERSTUDY_REASON: "promote" });
       this.#replicaStanding = await worker.call("seal", undefined);
       this.#following = undefined;
       this.#closeSessions();
@@ -614,7 +673,8 @@ export class GroupAgent {
 
   async abortPromotion(): Promise<void> {
     await this.#exclusively(async () => {
-      if (this.#replica === undefined || this.role !== "promoting") throw new WrongRole("there is no promotion to abort", this.role);
+      if (this.#replica === undefined || this.role !== "promoting")
+        throw new WrongRole("there is no promotion to abort", this.role);
       this.#replicaStanding = await this.#replica.call("unseal", undefined);
       this.#closeSessions();
     });
@@ -647,7 +707,7 @@ export class NotAnswered extends UnderstudyError {
   override readonly exitCode = exitCodes.refused;
   constructor(missing: readonly string[]) {
     super(`${missing.join(", ")} did not answer yet whether the group exists there`);
-    this.hint = "Start them, or use `understudy form GROUP --alone` when you know that they have no copy of this group.";
+    this.hint =
+      "Start them, or use `understudy form GROUP --alone` when you know that they have no copy of this group.";
   }
 }
-

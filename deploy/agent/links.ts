@@ -1,17 +1,17 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { bridgeSocketPath } from "../control/state-layout.ts";
 import { type Config, groupsOf, membersOf, type NodeConfig, nodeNamed } from "../../shared/config/config.ts";
 import { explain, UnderstudyError } from "../../shared/errors.ts";
 import { backoffDelayMs } from "../../shared/link/backoff.ts";
 import type { Channel, ChannelOptions } from "../../shared/link/channel.ts";
 import { type Connection, dial } from "../../shared/link/dial.ts";
 import type { Identity } from "../../shared/link/identity.ts";
+import type { LinkLog } from "../../shared/link/link-log.ts";
 import { listenEmbedded } from "../../shared/link/listen-embedded.ts";
 import { listenSocket } from "../../shared/link/listen-socket.ts";
-import type { LinkLog } from "../../shared/link/link-log.ts";
 import { RateLimiter } from "../../shared/link/rate-limit.ts";
 import type { Log, LogEvent } from "../../shared/log.ts";
 import type { NodeName } from "../../shared/words.ts";
+import { bridgeSocketPath } from "../control/state-layout.ts";
 import type { GroupAgent } from "./group.ts";
 import { Session } from "./session.ts";
 
@@ -57,7 +57,8 @@ export async function runLinks(options: LinksOptions, signal: AbortSignal): Prom
       host: us.address.host,
       port: us.address.port,
       identity,
-      authorize: (key) => [...config.nodes.values()].find((node) => node.name !== us.name && node.keys.includes(key))?.name,
+      authorize: (key) =>
+        [...config.nodes.values()].find((node) => node.name !== us.name && node.keys.includes(key))?.name,
       onChannel: accept,
       log: linkLog,
       channelOptions,
@@ -85,8 +86,15 @@ export function peersOf(config: Config, node: NodeName): NodeName[] {
   return [...peers];
 }
 
-function limiterFor(config: Config, us: NodeConfig, peer: string, known: Map<string, RateLimiter>): RateLimiter | undefined {
-  const rates = [us.line.rateBytesPerSecond, config.nodes.get(peer as NodeName)?.line.rateBytesPerSecond].filter((rate) => rate !== undefined);
+function limiterFor(
+  config: Config,
+  us: NodeConfig,
+  peer: string,
+  known: Map<string, RateLimiter>,
+): RateLimiter | undefined {
+  const rates = [us.line.rateBytesPerSecond, config.nodes.get(peer as NodeName)?.line.rateBytesPerSecond].filter(
+    (rate) => rate !== undefined,
+  );
   if (rates.length === 0) return undefined;
   // A slow line of ours is shared by all peers; a slow line of the peer's is its own.
   const key = us.line.rateBytesPerSecond === undefined ? peer : "";
@@ -102,13 +110,21 @@ async function acceptChannel({ groups, config }: LinksOptions, channel: Channel)
   const session = new Session(channel, false);
   const hello = await session.awaitHello();
   const group = groups.get(hello.group);
-  const member = group !== undefined && membersOf(group.config).includes(channel.peer as NodeName) && config.nodes.has(channel.peer as NodeName);
+  const member =
+    group !== undefined &&
+    membersOf(group.config).includes(channel.peer as NodeName) &&
+    config.nodes.has(channel.peer as NodeName);
   if (!member || hello.node !== channel.peer) {
     const message =
       hello.node === channel.peer
         ? `group "${hello.group}" is not shared with ${channel.peer} here`
         : `the key belongs to ${channel.peer}, the hello comes from ${hello.node}`;
-    await session.send({ kind: "refusal", code: "NOT_A_MEMBER", message, hint: "Use the same configuration file on every node." });
+    await session.send({
+      kind: "refusal",
+      code: "NOT_A_MEMBER",
+      message,
+      hint: "Use the same configuration file on every node.",
+    });
     channel.close();
     return;
   }
@@ -168,7 +184,12 @@ function targetOf(peer: NodeConfig): Parameters<typeof dial>[0]["target"] {
 }
 
 /** One group's channels over one connection, one after the other, until the connection ends. */
-async function keepConversing(options: LinksOptions, group: GroupAgent, connection: Connection, signal: AbortSignal): Promise<void> {
+async function keepConversing(
+  options: LinksOptions,
+  group: GroupAgent,
+  connection: Connection,
+  signal: AbortSignal,
+): Promise<void> {
   let over = false;
   const ended = connection.closed.then(() => {
     over = true;
@@ -182,7 +203,11 @@ async function keepConversing(options: LinksOptions, group: GroupAgent, connecti
     } catch (error) {
       if (signal.aborted) return;
       const stop = error instanceof UnderstudyError && error.remedy === "stop";
-      options.log[stop ? "error" : "warn"]("session.failed", { peer: connection.peer, group: group.config.name, error });
+      options.log[stop ? "error" : "warn"]("session.failed", {
+        peer: connection.peer,
+        group: group.config.name,
+        error,
+      });
     }
     attempt = performance.now() - begun > 2000 || group.wantsPeers() ? 0 : attempt + 1;
     await Promise.race([ended, pause(backoffDelayMs(attempt, Math.random()), signal)]);

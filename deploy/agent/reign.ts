@@ -1,4 +1,3 @@
-import { configurationWait } from "./schedule.ts";
 import type { GroupConfig } from "../../shared/config/config.ts";
 import { replicaSettings } from "../../shared/config/config.ts";
 import { explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
@@ -9,6 +8,7 @@ import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Acknowledgement, Message } from "../../shared/wire/messages.ts";
 import { type CutId, compareCuts, cutText, type NodeName, type PeerState, sameCut } from "../../shared/words.ts";
 import type { CutResult, PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
+import { configurationWait } from "./schedule.ts";
 import type { Session } from "./session.ts";
 import type { WorkerThread } from "./worker-thread.ts";
 
@@ -83,7 +83,11 @@ export class Reign {
   halted = "";
   lastFreezeMs: number | undefined;
 
-  constructor(worker: WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>, standing: PrimaryStanding, options: ReignOptions) {
+  constructor(
+    worker: WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>,
+    standing: PrimaryStanding,
+    options: ReignOptions,
+  ) {
     this.#worker = worker;
     this.#standing = standing;
     this.#options = options;
@@ -184,7 +188,13 @@ export class Reign {
     }
   }
 
-  async stagedRuns({ sink, object }: { sink: string; object: number }): Promise<{ blockSize: number; digests: Uint8Array }> {
+  async stagedRuns({
+    sink,
+    object,
+  }: {
+    sink: string;
+    object: number;
+  }): Promise<{ blockSize: number; digests: Uint8Array }> {
     const follower = this.#followers.get(sink);
     if (follower === undefined || follower.gone) return { blockSize: 0, digests: new Uint8Array(0) };
     const answer = Promise.withResolvers<{ blockSize: number; digests: Uint8Array }>();
@@ -206,10 +216,12 @@ export class Reign {
   async durableAt(cut: CutId, replicas: readonly string[], signal: AbortSignal): Promise<Map<string, CutId>> {
     for (;;) {
       signal.throwIfAborted();
-      const have = new Map(replicas.flatMap((name) => {
-        const known = this.#known.get(name);
-        return known === undefined ? [] : [[name, known.durable] as const];
-      }));
+      const have = new Map(
+        replicas.flatMap((name) => {
+          const known = this.#known.get(name);
+          return known === undefined ? [] : [[name, known.durable] as const];
+        }),
+      );
       if (replicas.every((name) => have.has(name) && compareCuts(have.get(name)!, cut) >= 0)) return have;
       await new Promise<void>((resolve) => {
         const done = (): void => {
@@ -229,12 +241,23 @@ export class Reign {
     const taken = this.#standing.committed;
     if (follower === undefined) {
       const seconds = known === undefined ? undefined : this.#lagSeconds(known.durable, known.coveredAt);
-      return { state: "connecting", reason: "", received: undefined, durable: known?.durable, applied: known?.applied, lagSeconds: seconds, lagCuts: undefined };
+      return {
+        state: "connecting",
+        reason: "",
+        received: undefined,
+        durable: known?.durable,
+        applied: known?.applied,
+        lagSeconds: seconds,
+        lagCuts: undefined,
+      };
     }
     const seeding = follower.durable.seq === 0n;
     const behind = this.#lagSeconds(follower.durable, follower.coveredAt);
     const interval = replicaSettings(this.#options.config, peer as NodeName).interval;
-    const allowed = 5 + (interval.kind === "every" ? interval.ms / 1000 : interval.kind === "daily" ? 86_400 : 0) + (this.#options.config.freezeEveryMs ?? 0) / 1000;
+    const allowed =
+      5 +
+      (interval.kind === "every" ? interval.ms / 1000 : interval.kind === "daily" ? 86_400 : 0) +
+      (this.#options.config.freezeEveryMs ?? 0) / 1000;
     return {
       state: this.halted !== "" ? "halted" : seeding ? "seeding" : behind > allowed ? "catching-up" : "streaming",
       reason: follower.suspect,
@@ -289,7 +312,8 @@ export class Reign {
 
   #acknowledge(follower: Follower, message: Acknowledgement): void {
     const { durable } = message;
-    if (compareCuts(durable, this.#standing.committed) > 0) throw new ProtocolViolation(`cut ${cutText(durable)} was acknowledged and never sent`);
+    if (compareCuts(durable, this.#standing.committed) > 0)
+      throw new ProtocolViolation(`cut ${cutText(durable)} was acknowledged and never sent`);
     follower.durable = durable;
     follower.applied = message.applied;
     follower.received = message.received;

@@ -1,7 +1,4 @@
 import { mkdir } from "node:fs/promises";
-import { serveControl } from "../control/server.ts";
-import { controlSocketPath, identityDirectory } from "../control/state-layout.ts";
-import { softwareVersion } from "../cli/version.ts";
 import { groupsOf, nodeNamed } from "../../shared/config/config.ts";
 import { loadConfig } from "../../shared/config/load.ts";
 import { lockDirectory } from "../../shared/durable/directory-lock.ts";
@@ -9,6 +6,9 @@ import { UnderstudyError } from "../../shared/errors.ts";
 import { ensureIdentity } from "../../shared/link/identity.ts";
 import { createProcessLog, logLevelFrom } from "../../shared/log.ts";
 import { createMetrics } from "../../shared/metrics.ts";
+import { softwareVersion } from "../cli/version.ts";
+import { serveControl } from "../control/server.ts";
+import { controlSocketPath, identityDirectory } from "../control/state-layout.ts";
 import { AgentControl } from "./control-handler.ts";
 import { GroupAgent } from "./group.ts";
 import { runLinks } from "./links.ts";
@@ -25,7 +25,10 @@ class OtherIdentity extends UnderstudyError {
  * The agent: everything of one node, in the foreground, until the signal. Resolves after an orderly end. Whatever
  * leaves a state that nobody understands ends the process instead: the next start recovers.
  */
-export async function runAgent(options: { configPath: string; node: string; stateDirectory: string }, signal: AbortSignal): Promise<void> {
+export async function runAgent(
+  options: { configPath: string; node: string; stateDirectory: string },
+  signal: AbortSignal,
+): Promise<void> {
   const config = await loadConfig(options.configPath);
   const node = nodeNamed(config, options.node);
   await mkdir(options.stateDirectory, { recursive: true, mode: 0o700 });
@@ -33,7 +36,9 @@ export async function runAgent(options: { configPath: string; node: string; stat
   closing.use(await lockDirectory(options.stateDirectory));
   const identity = await ensureIdentity(identityDirectory(options.stateDirectory));
   if (!node.keys.includes(identity.publicKey)) {
-    throw new OtherIdentity(`the key in ${options.stateDirectory} is not one of node ${node.name} in ${config.fileName}`);
+    throw new OtherIdentity(
+      `the key in ${options.stateDirectory} is not one of node ${node.name} in ${config.fileName}`,
+    );
   }
   const log = createProcessLog(logLevelFrom(process.env)).with({ node: node.name });
   const metrics = createMetrics();
@@ -47,14 +52,31 @@ export async function runAgent(options: { configPath: string; node: string; stat
   };
   const groups = new Map<string, GroupAgent>();
   for (const group of groupsOf(config, node.name)) {
-    groups.set(group.name, new GroupAgent({ config, group, node: node.name, stateDirectory: options.stateDirectory, software, log, metrics, onFatal }));
+    groups.set(
+      group.name,
+      new GroupAgent({
+        config,
+        group,
+        node: node.name,
+        stateDirectory: options.stateDirectory,
+        software,
+        log,
+        metrics,
+        onFatal,
+      }),
+    );
   }
   closing.defer(async () => {
     stopping.abort(new Error("the agent stops"));
     for (const group of groups.values()) await group.stop();
   });
   for (const group of groups.values()) await group.start();
-  closing.use(await serveControl(controlSocketPath(options.stateDirectory), new AgentControl(node.name, software, groups, metrics)));
+  closing.use(
+    await serveControl(
+      controlSocketPath(options.stateDirectory),
+      new AgentControl(node.name, software, groups, metrics),
+    ),
+  );
   log.info("agent.started", { software, groups: [...groups.keys()].join(",") });
   const either = AbortSignal.any([signal, stopping.signal]);
   await runLinks({ config, node: node.name, identity, stateDirectory: options.stateDirectory, groups, log }, either);

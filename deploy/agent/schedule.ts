@@ -1,5 +1,5 @@
-import { unreachable } from "../../shared/words.ts";
 import type { Interval } from "../../shared/config/config.ts";
+import { unreachable } from "../../shared/words.ts";
 
 /** How long after a cut was begun the next one is due, in ms; 0: as soon as something changes. */
 export function configurationWait(interval: Interval, now: Date): number {

@@ -76,7 +76,10 @@ export class Session {
   }
 
   async #first(): Promise<Message> {
-    const timer = setTimeout(() => this.channel.close(new ProtocolViolation(`${this.peer} did not say hello within ${helloMs} ms`)), helloMs);
+    const timer = setTimeout(
+      () => this.channel.close(new ProtocolViolation(`${this.peer} did not say hello within ${helloMs} ms`)),
+      helloMs,
+    );
     try {
       const frame = await this.next();
       if (frame === undefined) throw new ProtocolViolation(`${this.peer} closed the channel before hello`);

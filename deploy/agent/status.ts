@@ -1,13 +1,18 @@
-import type { AgentStatus, CutStatus, GroupStatus, Lag, PeerStatus, Reason, StoreStatus } from "../control/api.ts";
-import { cutRef, jsonNumber, statusSchema } from "../control/api.ts";
 import { replicaSettings } from "../../shared/config/config.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
 import type { Coherency, CutId, PeerState } from "../../shared/words.ts";
+import type { AgentStatus, CutStatus, GroupStatus, Lag, PeerStatus, Reason, StoreStatus } from "../control/api.ts";
+import { cutRef, jsonNumber, statusSchema } from "../control/api.ts";
 import type { GroupAgent } from "./group.ts";
 
 /** Everything that an agent says of itself, from what its groups know at this instant. */
-export function agentStatus(node: string, software: string, startedAt: string, groups: ReadonlyMap<string, GroupAgent>): AgentStatus {
+export function agentStatus(
+  node: string,
+  software: string,
+  startedAt: string,
+  groups: ReadonlyMap<string, GroupAgent>,
+): AgentStatus {
   return {
     schema: statusSchema,
     node,
@@ -33,7 +38,11 @@ function groupStatus(group: GroupAgent): GroupStatus {
     stores: Object.fromEntries(group.stores.map((store) => [store.name, storeStatus(store, cutStores)])),
     waitingFor: group.waitingFor(),
     halted: halted === "" ? null : { code: "HALTED", message: halted, hint: "See the agent's log.", flag: null },
-    history: { points: replica?.pointCount ?? 0, bytes: replica?.historyBytes ?? 0, oldestAt: group.oldestPointAt ?? null },
+    history: {
+      points: replica?.pointCount ?? 0,
+      bytes: replica?.historyBytes ?? 0,
+      oldestAt: group.oldestPointAt ?? null,
+    },
     ...(reign?.lastFreezeMs === undefined ? {} : { lastFreezeMs: reign.lastFreezeMs }),
   };
 }
@@ -41,7 +50,9 @@ function groupStatus(group: GroupAgent): GroupStatus {
 function cutStatus(group: GroupAgent): CutStatus | null {
   const standing = group.standing;
   if (standing === undefined || standing.committed.seq === 0n) return null;
-  const coherency = (group.reign?.standing.coherency ?? group.replicaStanding?.record?.coherency ?? "independent") as Coherency;
+  const coherency = (group.reign?.standing.coherency ??
+    group.replicaStanding?.record?.coherency ??
+    "independent") as Coherency;
   return {
     ...cutRef(standing.committed),
     takenAt: new Date(standing.lastTakenAtUs / 1000).toISOString(),
@@ -69,7 +80,12 @@ function followerStatus(group: GroupAgent, peer: string): PeerStatus {
   const connected = view !== undefined && view.state !== "connecting";
   const state: PeerState = connected ? view.state : note?.state === "refused" ? "refused" : "connecting";
   const seconds = view?.lagSeconds ?? null;
-  const lag: Lag = { bytes: reign?.backlogBytes ?? null, cuts: view?.lagCuts ?? null, seconds, basis: connected ? basis(group) : "silence" };
+  const lag: Lag = {
+    bytes: reign?.backlogBytes ?? null,
+    cuts: view?.lagCuts ?? null,
+    seconds,
+    basis: connected ? basis(group) : "silence",
+  };
   return {
     state,
     reason: connected ? view.reason : (note?.reason ?? ""),
@@ -102,10 +118,18 @@ function primaryStatus(group: GroupAgent, peer: string): PeerStatus {
   return {
     state,
     reason: following === undefined ? (note?.reason ?? "") : (following.source?.halted ?? ""),
-    lag: { bytes: loss.bytes ?? null, cuts: loss.cuts ?? null, seconds: loss.seconds, basis: alive ? basis(group) : "silence" },
+    lag: {
+      bytes: loss.bytes ?? null,
+      cuts: loss.cuts ?? null,
+      seconds: loss.seconds,
+      basis: alive ? basis(group) : "silence",
+    },
     received: optionalCut(following?.acknowledged?.received ?? durable),
     durable: optionalCut(durable),
-    applied: replicaStanding === undefined || durable === undefined ? null : optionalCut({ epoch: durable.epoch, seq: replicaStanding.applied }),
+    applied:
+      replicaStanding === undefined || durable === undefined
+        ? null
+        : optionalCut({ epoch: durable.epoch, seq: replicaStanding.applied }),
     rpo: rpo(group, group.options.node, loss.seconds),
   };
 }
@@ -122,15 +146,30 @@ function rpo(group: GroupAgent, replica: string, seconds: number | null): PeerSt
 
 function promotable(group: GroupAgent): GroupStatus["promotable"] {
   const loss = group.loss();
-  const lag: Lag = { bytes: loss.bytes ?? null, cuts: loss.cuts ?? null, seconds: loss.seconds, basis: group.primaryAlive() ? basis(group) : "silence" };
+  const lag: Lag = {
+    bytes: loss.bytes ?? null,
+    cuts: loss.cuts ?? null,
+    seconds: loss.seconds,
+    basis: group.primaryAlive() ? basis(group) : "silence",
+  };
   if (group.role === "primary") {
-    return { ok: false, why: [{ code: "PRIMARY", message: "this node is the primary", hint: "", flag: null }], loss: { bytes: 0, cuts: 0, seconds: 0, basis: basis(group) }, rtoEstimateSeconds: null };
+    return {
+      ok: false,
+      why: [{ code: "PRIMARY", message: "this node is the primary", hint: "", flag: null }],
+      loss: { bytes: 0, cuts: 0, seconds: 0, basis: basis(group) },
+      rtoEstimateSeconds: null,
+    };
   }
   // That the primary lives, or that some loss is to be accepted, is no fault of the copy.
   const refusals = group.refusals({ acceptLoss: true, accept: ["live-primary"] });
   const why: Reason[] = refusals.map(({ code, message, hint, flag }) => ({ code, message, hint, flag: flag ?? null }));
   const unapplied = group.following?.acknowledged?.unappliedBytes ?? group.replicaStanding?.unappliedBytes ?? 0;
-  return { ok: why.length === 0, why, loss: lag, rtoEstimateSeconds: Math.round((0.2 + unapplied / 100e6) * 100) / 100 };
+  return {
+    ok: why.length === 0,
+    why,
+    loss: lag,
+    rtoEstimateSeconds: Math.round((0.2 + unapplied / 100e6) * 100) / 100,
+  };
 }
 
 function storeStatus(store: GroupAgent["stores"][number], cutStores: readonly CutStore[]): StoreStatus {

@@ -10,7 +10,9 @@ export class WorkerThread<Main extends Calls, Remote extends Calls> {
 
   constructor(name: Parameters<typeof startWorker>[0], handlers: Main, onDeath: (error: Error) => void) {
     this.#worker = startWorker(name, undefined);
-    this.#peer = new PortPeer<Main, Remote>(this.#worker, handlers, (error) => onDeath(error instanceof Error ? error : new Error(String(error))));
+    this.#peer = new PortPeer<Main, Remote>(this.#worker, handlers, (error) =>
+      onDeath(error instanceof Error ? error : new Error(String(error))),
+    );
     this.#worker.on("error", (error: Error) => {
       this.#peer.close(error);
       onDeath(error);
@@ -22,11 +24,18 @@ export class WorkerThread<Main extends Calls, Remote extends Calls> {
     });
   }
 
-  async call<K extends keyof Remote & string>(name: K, argument: Parameters<Remote[K]>[0]): Promise<Awaited<ReturnType<Remote[K]>>> {
+  async call<K extends keyof Remote & string>(
+    name: K,
+    argument: Parameters<Remote[K]>[0],
+  ): Promise<Awaited<ReturnType<Remote[K]>>> {
     return await this.#peer.call(name, argument);
   }
 
-  note<K extends keyof Remote & string>(name: K, argument: Parameters<Remote[K]>[0], transfer: readonly Transferable[] = []): void {
+  note<K extends keyof Remote & string>(
+    name: K,
+    argument: Parameters<Remote[K]>[0],
+    transfer: readonly Transferable[] = [],
+  ): void {
     this.#peer.note(name, argument, transfer);
   }
 

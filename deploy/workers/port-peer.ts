@@ -93,8 +93,13 @@ export class PortPeer<Local extends Calls, Remote extends Calls> {
     return (await answer.promise) as Awaited<ReturnType<Remote[K]>>;
   }
 
-  note<K extends keyof Remote & string>(name: K, argument: Parameters<Remote[K]>[0], transfer: readonly Transferable[] = []): void {
-    if (this.#closed === undefined) this.#port.postMessage({ kind: "note", name, argument } satisfies Envelope, transfer);
+  note<K extends keyof Remote & string>(
+    name: K,
+    argument: Parameters<Remote[K]>[0],
+    transfer: readonly Transferable[] = [],
+  ): void {
+    if (this.#closed === undefined)
+      this.#port.postMessage({ kind: "note", name, argument } satisfies Envelope, transfer);
   }
 
   /** The other thread is gone: every waiting call fails with this. */

@@ -64,7 +64,12 @@ export type PrimaryMainCalls = {
 
 export interface CutResult extends TakenCut {
   readonly standing: PrimaryStanding;
-  readonly sinks: readonly { readonly name: string; readonly base: CutId; readonly lastObject: number; readonly gone: boolean }[];
+  readonly sinks: readonly {
+    readonly name: string;
+    readonly base: CutId;
+    readonly lastObject: number;
+    readonly gone: boolean;
+  }[];
 }
 
 export interface PrimaryStanding extends Standing {
@@ -101,7 +106,13 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
         })),
       );
       adapters = primaryStores.map((store) => store.adapter);
-      context = { catalog, manifest: new Manifest(catalog), stores: primaryStores, incarnation, nowUs: () => Date.now() * 1000 };
+      context = {
+        catalog,
+        manifest: new Manifest(catalog),
+        stores: primaryStores,
+        incarnation,
+        nowUs: () => Date.now() * 1000,
+      };
       // A cut that was being taken when the last process ended.
       dropTaking(context, seq(catalog.standing.committed.seq + 1n));
       const last = catalog.cut(catalog.standing.committed.seq);
@@ -134,11 +145,20 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       sinksNow.clear();
       for (const sink of sinks) sinksNow.set(sink.name, sink);
       const freeze = argument.freeze
-        ? { freeze: async () => await main.call("freeze", undefined), thaw: async () => await main.call("thaw", undefined) }
+        ? {
+            freeze: async () => await main.call("freeze", undefined),
+            thaw: async () => await main.call("thaw", undefined),
+          }
         : undefined;
       const taken = await takeCut(
         opened(),
-        { depth: argument.depth, freeze, preCopyRounds: argument.preCopyRounds, sinks, forgottenUpTo: seq(argument.forgottenUpTo) },
+        {
+          depth: argument.depth,
+          freeze,
+          preCopyRounds: argument.preCopyRounds,
+          sinks,
+          forgottenUpTo: seq(argument.forgottenUpTo),
+        },
         closing.signal,
       );
       stores = taken.stores;

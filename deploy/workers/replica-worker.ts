@@ -112,7 +112,11 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       assert(at >= opened.standing.epoch, "an older reign is never followed");
       opened.transaction("epoch", () => {
         opened.event("replica.followed", { epoch: String(at) }, nowUs());
-        opened.stand({ epoch: epoch(at), epochSeen: epoch(at > opened.standing.epochSeen ? at : opened.standing.epochSeen), epochs });
+        opened.stand({
+          epoch: epoch(at),
+          epochSeen: epoch(at > opened.standing.epochSeen ? at : opened.standing.epochSeen),
+          epochs,
+        });
       });
       return standing();
     },
@@ -209,13 +213,16 @@ function standing(): ReplicaStanding {
   const { standing: now } = opened;
   return {
     ...now,
-    lastObject: Number(opened.get("SELECT max(object) AS last FROM object_versions WHERE birth <= ?", now.committed.seq)?.last ?? 0),
+    lastObject: Number(
+      opened.get("SELECT max(object) AS last FROM object_versions WHERE birth <= ?", now.committed.seq)?.last ?? 0,
+    ),
     record: opened.cut(now.committed.seq),
     unappliedBytes: unappliedBytes(),
     pointCount: Number(opened.get("SELECT count(*) AS n FROM cuts WHERE point = 1")?.n ?? 0),
     oldestPointUs: Number(opened.get("SELECT min(taken_at_us) AS at FROM cuts WHERE point = 1")?.at ?? 0),
     historyBytes: Number(
-      opened.get("SELECT (SELECT coalesce(sum(length),0) FROM images) + (SELECT coalesce(sum(bytes),0) FROM kept) AS n")?.n ?? 0,
+      opened.get("SELECT (SELECT coalesce(sum(length),0) FROM images) + (SELECT coalesce(sum(bytes),0) FROM kept) AS n")
+        ?.n ?? 0,
     ),
   };
 }
@@ -265,7 +272,8 @@ function decodePayload(encoding: "plain" | "zstd", decodedBytes: number, payload
   if (decodedBytes > payloadBytesMax) throw new CutDamaged(`a payload that says it decodes to ${decodedBytes} bytes`);
   try {
     const decoded = zstdDecompressSync(payload, { maxOutputLength: Math.max(decodedBytes, 1) });
-    if (decoded.length !== decodedBytes) throw new CutDamaged(`a payload of ${decoded.length} bytes that says ${decodedBytes}`);
+    if (decoded.length !== decodedBytes)
+      throw new CutDamaged(`a payload of ${decoded.length} bytes that says ${decodedBytes}`);
     return decoded;
   } catch (error) {
     if (error instanceof CutDamaged) throw error;
@@ -287,7 +295,16 @@ function reject(error: unknown): void {
   main.note("rejected", { cut, committed: openCatalog().standing.committed, error: plain });
 }
 
-const refusals = new Set(["BASE_MISMATCH", "CUT_DAMAGED", "CUT_MALFORMED", "SENDER_REFUSED", "NO_ROOM", "SEALED", "PATH_REFUSED", "PROTOCOL_VIOLATION"]);
+const refusals = new Set([
+  "BASE_MISMATCH",
+  "CUT_DAMAGED",
+  "CUT_MALFORMED",
+  "SENDER_REFUSED",
+  "NO_ROOM",
+  "SEALED",
+  "PATH_REFUSED",
+  "PROTOCOL_VIOLATION",
+]);
 
 function isRefusal(error: PlainError): boolean {
   return refusals.has(error.code);

@@ -1,7 +1,7 @@
 import { basename } from "node:path";
 import { createFilesStore } from "../../primary/stores/files/files-store.ts";
 import { createSqliteStore } from "../../primary/stores/sqlite/sqlite-store.ts";
-import { singleFileName, type StorePlacement } from "../../replica/store-home.ts";
+import { type StorePlacement, singleFileName } from "../../replica/store-home.ts";
 import type { StoreOnNode } from "../../shared/config/config.ts";
 import { runHook } from "../../shared/hooks.ts";
 import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
@@ -9,13 +9,19 @@ import { checkStorePath } from "../../shared/store-path.ts";
 import type { Consistency, StoreKind, StorePath } from "../../shared/words.ts";
 
 /** What differs by kind on the replica's side and in the defaults. */
-export const kindTraits: Record<StoreKind, Pick<StorePlacement, "shape" | "sidecars"> & { readonly require: Consistency }> = {
+export const kindTraits: Record<
+  StoreKind,
+  Pick<StorePlacement, "shape" | "sidecars"> & { readonly require: Consistency }
+> = {
   files: { shape: "tree", sidecars: [], require: "whole" },
   sqlite: { shape: "file", sidecars: ["-wal", "-shm", "-journal"], require: "transactional" },
 };
 
 /** The one place that names the store kinds: a new kind is a line here and in `kindTraits`. */
-export function createAdapter(store: StoreOnNode, options: { holdSecondsMax: number; environment: Record<string, string> }): StoreAdapter {
+export function createAdapter(
+  store: StoreOnNode,
+  options: { holdSecondsMax: number; environment: Record<string, string> },
+): StoreAdapter {
   switch (store.kind) {
     case "files": {
       const { snapshot, list } = store;
@@ -60,9 +66,12 @@ export function singleFilePath(store: StoreOnNode, adapter: StoreAdapter): Store
       {
         ...seen,
         byPath: (path) => seen.byPath(toManifest(path)),
-        children: (directory) => [...seen.children(directory)].map(({ name, entry }) => ({ name: toLocal(name as StorePath), entry })),
+        children: (directory) =>
+          [...seen.children(directory)].map(({ name, entry }) => ({ name: toLocal(name as StorePath), entry })),
         pathsOf: (object) => seen.pathsOf(object).map(toLocal),
-        ...(seen.pathsOfInode === undefined ? {} : { pathsOfInode: (inode: number) => seen.pathsOfInode!(inode).map(toLocal) }),
+        ...(seen.pathsOfInode === undefined
+          ? {}
+          : { pathsOfInode: (inode: number) => seen.pathsOfInode!(inode).map(toLocal) }),
       },
       request,
       signal,
@@ -89,7 +98,10 @@ export function singleFilePath(store: StoreOnNode, adapter: StoreAdapter): Store
 
 /** Answer of a `list` command: paths relative to the store, one a line in its bytes, or the single line `everything`. */
 function parseList(stdout: Buffer): StorePath[] | "everything" {
-  const lines = stdout.toString("latin1").split("\n").filter((line) => line !== "");
+  const lines = stdout
+    .toString("latin1")
+    .split("\n")
+    .filter((line) => line !== "");
   return lines.length === 1 && lines[0] === "everything" ? "everything" : lines.map(checkStorePath);
 }
 

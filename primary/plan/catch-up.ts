@@ -90,7 +90,8 @@ async function sendBlocks(
     for (let from = 0; from < count; ) {
       const what = wanted(from);
       let to = from + 1;
-      while (to < count && wanted(to) === what && (to - from + 1) * blockSize <= Math.max(frameBytesMax, blockSize)) to++;
+      while (to < count && wanted(to) === what && (to - from + 1) * blockSize <= Math.max(frameBytesMax, blockSize))
+        to++;
       if (what !== undefined) {
         const offset = (first + from) * blockSize;
         const length = Math.min((to - from) * blockSize, size - offset);
@@ -134,7 +135,10 @@ async function sendHeld(
       const offset = (first + from) * blockSize;
       const length = Math.min((to - from) * blockSize, size - offset);
       const own = Buffer.from(hashes.subarray(from * hashBytes, to * hashBytes));
-      await shipment.extent({ object, offset, length, hashes: own, zero: false, store, blockSize, held: true }, undefined);
+      await shipment.extent(
+        { object, offset, length, hashes: own, zero: false, store, blockSize, held: true },
+        undefined,
+      );
     }
     from = to;
   }

@@ -24,7 +24,12 @@ export interface CompareScope {
 }
 
 /** Compares one thing that an adapter found with the manifest; writes and ships what differs. True when anything did. */
-export async function compareEntry(scope: CompareScope, path: StorePath, entry: Entry, content: Content | undefined): Promise<boolean> {
+export async function compareEntry(
+  scope: CompareScope,
+  path: StorePath,
+  entry: Entry,
+  content: Content | undefined,
+): Promise<boolean> {
   const { manifest } = scope.context;
   const { birth, store } = scope;
   const atPath = manifest.objectAtPath(store.number, path, birth);
@@ -35,7 +40,16 @@ export async function compareEntry(scope: CompareScope, path: StorePath, entry: 
   const before = chosen === undefined ? undefined : manifest.object(chosen, birth);
   assert(entry.type !== "file" || before !== undefined, `a file without content is known: ${path}`);
   const object = chosen ?? newObject(scope.context);
-  return await settleRow(scope, path, entry, object, before, before?.blockSize ?? 0, before?.content ?? new Uint8Array(32), atPath);
+  return await settleRow(
+    scope,
+    path,
+    entry,
+    object,
+    before,
+    before?.blockSize ?? 0,
+    before?.content ?? new Uint8Array(32),
+    atPath,
+  );
 }
 
 /** Everything at and below a path is gone. */
@@ -59,20 +73,37 @@ export async function removeSubtree(scope: CompareScope, path: StorePath): Promi
  * Which object a found entry is: the one that its inode had, else the one at its path when the content is a rewrite of
  * it (same offsets compared, so a rewrite ships only what differs), else a new one (undefined).
  */
-function chooseObject(scope: CompareScope, entry: Entry, content: Content | undefined, atPath: ObjectId | undefined): ObjectId | undefined {
+function chooseObject(
+  scope: CompareScope,
+  entry: Entry,
+  content: Content | undefined,
+  atPath: ObjectId | undefined,
+): ObjectId | undefined {
   const { catalog, manifest } = scope.context;
   const { store, birth } = scope;
   const before = atPath === undefined ? undefined : manifest.object(atPath, birth);
   if (entry.type === "directory") return before?.type === "directory" ? atPath : undefined;
   const fits = (version: ObjectVersion | undefined): boolean =>
-    version !== undefined && version.type === entry.type && (content === undefined || version.blockSize === content.blockSize || entry.type !== "file");
-  if (entry.type === "symlink" && before?.type === "symlink" && before.target === entry.target && manifest.pathsOf(atPath!, birth).length === 1) return atPath;
+    version !== undefined &&
+    version.type === entry.type &&
+    (content === undefined || version.blockSize === content.blockSize || entry.type !== "file");
+  if (
+    entry.type === "symlink" &&
+    before?.type === "symlink" &&
+    before.target === entry.target &&
+    manifest.pathsOf(atPath!, birth).length === 1
+  )
+    return atPath;
   const known = catalog.get("SELECT inode FROM seen WHERE object = ?", atPath ?? 0);
   if (atPath !== undefined && fits(before) && (known === undefined || Number(known.inode) === entry.seen.inode)) {
     if (entry.type === "symlink" && before?.target !== entry.target) return undefined;
     return atPath;
   }
-  for (const row of catalog.all("SELECT object FROM seen WHERE inode = ? AND store = ?", entry.seen.inode, store.number)) {
+  for (const row of catalog.all(
+    "SELECT object FROM seen WHERE inode = ? AND store = ?",
+    entry.seen.inode,
+    store.number,
+  )) {
     const object = Number(row.object) as ObjectId;
     const version = manifest.object(object, birth);
     if (!fits(version)) continue;
@@ -80,12 +111,19 @@ function chooseObject(scope: CompareScope, entry: Entry, content: Content | unde
     return object;
   }
   if (atPath !== undefined && before?.type === "file" && content !== undefined && fits(before)) {
-    if (manifest.pathsOf(atPath, birth).length === 1 && looksRewritten(scope, atPath, before, entry, content)) return atPath;
+    if (manifest.pathsOf(atPath, birth).length === 1 && looksRewritten(scope, atPath, before, entry, content))
+      return atPath;
   }
   return undefined;
 }
 
-function looksRewritten(scope: CompareScope, object: ObjectId, before: ObjectVersion, entry: Entry, content: Content): boolean {
+function looksRewritten(
+  scope: CompareScope,
+  object: ObjectId,
+  before: ObjectVersion,
+  entry: Entry,
+  content: Content,
+): boolean {
   const { manifest } = scope.context;
   const blocks = Math.ceil(Math.min(before.size, entry.size) / content.blockSize);
   if (blocks < sampleBlocks) return false;
@@ -276,4 +314,3 @@ function differs(before: ObjectVersion, row: ObjectRow): boolean {
     !equalBytes(before.content, row.content)
   );
 }
-

@@ -25,7 +25,12 @@ export function pruneSuperseded({ catalog }: PrimaryContext, birth: Seq, forgott
       }
     }
     for (const row of catalog.all("SELECT object, run FROM run_versions WHERE birth = ?", birth)) {
-      catalog.run("DELETE FROM run_versions WHERE object=? AND run=? AND birth<?", Number(row.object), Number(row.run), birth);
+      catalog.run(
+        "DELETE FROM run_versions WHERE object=? AND run=? AND birth<?",
+        Number(row.object),
+        Number(row.run),
+        birth,
+      );
     }
   }
   const last = Number(catalog.get("SELECT value FROM standing WHERE key = 'forgotten'")?.value ?? 0);

@@ -67,7 +67,11 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
     if (rounds > 0) {
       for (let round = 0; round < rounds; round++) {
         for (const [index, store] of context.stores.entries()) {
-          const view = await store.adapter.enter(seenIndex(catalog, manifest, store.number, birth), { ...depth, frozen: false }, signal);
+          const view = await store.adapter.enter(
+            seenIndex(catalog, manifest, store.number, birth),
+            { ...depth, frozen: false },
+            signal,
+          );
           let left: "taken" | "dropped" = "dropped";
           try {
             if (await compareView(context, store, index, view, birth, shipment, true)) changed = true;
@@ -133,7 +137,11 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
     const shippedTo = changed ? shipment.sinks.map((sink) => sink.name) : [];
     const byNumber = new Map(views.map(({ store, index, view }) => [store.number, { view, index }]));
     for (const sink of lagging) {
-      const own = new Shipment([sink], { ...begin, cut: end.cut, base: sink.base, takenAtUs: changed ? takenAtUs : before.lastTakenAtUs }, sink.lastObject);
+      const own = new Shipment(
+        [sink],
+        { ...begin, cut: end.cut, base: sink.base, takenAtUs: changed ? takenAtUs : before.lastTakenAtUs },
+        sink.lastObject,
+      );
       const result = await catchUp(context, own, sink, end.cut.seq, byNumber);
       if (result.kind === "moved") {
         await own.abort(`${result.path} moved while it was sent`);
@@ -174,7 +182,9 @@ async function compareView(
   for await (const found of view.changes()) {
     catalog.begin();
     const differs =
-      found.kind === "gone" ? await removeSubtree(scope, found.path) : await compareEntry(scope, found.path, found.entry, found.content);
+      found.kind === "gone"
+        ? await removeSubtree(scope, found.path)
+        : await compareEntry(scope, found.path, found.entry, found.content);
     if (differs) changed = true;
     if (++rows >= rowsPerTransactionMax) {
       // Rows of a birth above the committed seq are seen by nobody; a crash drops them.
@@ -187,7 +197,11 @@ async function compareView(
   return changed;
 }
 
-function describe(context: PrimaryContext, views: readonly { store: PrimaryStore; view: StoreView }[], at: Seq): CutStore[] {
+function describe(
+  context: PrimaryContext,
+  views: readonly { store: PrimaryStore; view: StoreView }[],
+  at: Seq,
+): CutStore[] {
   return views.map(({ store, view }) => {
     const summary: ViewSummary = view.summary();
     const totals = storeTotals(context, store.number, at);
@@ -248,4 +262,3 @@ function storeTotals(context: PrimaryContext, store: number, at: Seq): { bytes: 
   known.set(store, { at, bytes, files });
   return { bytes, files };
 }
-

@@ -1,6 +1,6 @@
-import { zstdCompressSync, constants as zlib } from "node:zlib";
-import type { ObjectId } from "../../shared/words.ts";
+import { constants as zlib, zstdCompressSync } from "node:zlib";
 import type { BulkMessage, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
+import type { ObjectId } from "../../shared/words.ts";
 
 /** A message of a cut with its payload, on its way to one replica or several. */
 export type Send = (message: BulkMessage, payload: Uint8Array, sharing?: "shared") => Promise<void>;
@@ -40,7 +40,10 @@ export class Outbox {
     if (this.#waiting.has(extent.object)) await this.flush();
     if (this.#used + length > frameBytesMax || this.#extents.length >= extentsMax) await this.#flushExtents();
     if (bytes !== undefined) {
-      if (this.#buffer.length === 0) this.#buffer = Buffer.allocUnsafeSlow(this.#extents.length === 0 && length >= frameBytesMax ? length : frameBytesMax);
+      if (this.#buffer.length === 0)
+        this.#buffer = Buffer.allocUnsafeSlow(
+          this.#extents.length === 0 && length >= frameBytesMax ? length : frameBytesMax,
+        );
       this.#buffer.set(bytes, this.#used);
       this.#used += length;
       this.payloadBytes += length;

@@ -1,9 +1,9 @@
 import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { type Consistency, type CutId, cutText, type Epoch, epoch, meets } from "../../shared/words.ts";
 import { applyNext } from "../apply/apply.ts";
-import { failing } from "../sync.ts";
 import type { ReplicaContext } from "../replica-context.ts";
 import type { StoreHome } from "../store-home.ts";
+import { failing } from "../sync.ts";
 
 /** A promotion that would lose or spoil something that nobody has accepted. */
 export class PromotionRefused extends UnderstudyError {
@@ -17,7 +17,11 @@ export class PromotionRefused extends UnderstudyError {
     super(reasons.map((reason) => reason.message).join("; "));
     this.reasons = reasons;
     this.state = sealed ? "The replica is unsealed again and follows on." : "Nothing was changed.";
-    this.hint = reasons.map((reason) => (reason.flag === undefined ? reason.hint : `${reason.hint} To go on all the same: ${reason.flag}`)).join(" ");
+    this.hint = reasons
+      .map((reason) =>
+        reason.flag === undefined ? reason.hint : `${reason.hint} To go on all the same: ${reason.flag}`,
+      )
+      .join(" ");
   }
 }
 
@@ -35,7 +39,11 @@ export interface PromotionCase {
   readonly committed: CutId;
   readonly suspect: string;
   readonly halted: string;
-  readonly stores: readonly { readonly name: string; readonly consistency: Consistency; readonly required: Consistency }[];
+  readonly stores: readonly {
+    readonly name: string;
+    readonly consistency: Consistency;
+    readonly required: Consistency;
+  }[];
   /** The session with the primary: it answers now, or was last heard at some time. */
   readonly primaryAlive: boolean;
   /** Known to be missing here; undefined when the link is down and nothing newer is known. */
@@ -54,14 +62,39 @@ export interface PromotionCase {
 export function promotionRefusals(facts: PromotionCase): Refusal[] {
   const refusals: Refusal[] = [];
   if (facts.role !== "replica" && facts.role !== "promoting") {
-    return [{ code: "NOT_A_REPLICA", message: `this node is ${facts.role}`, hint: "Only a replica can be promoted.", flag: undefined }];
+    return [
+      {
+        code: "NOT_A_REPLICA",
+        message: `this node is ${facts.role}`,
+        hint: "Only a replica can be promoted.",
+        flag: undefined,
+      },
+    ];
   }
   if (facts.committed.seq === 0n) {
-    return [{ code: "NO_CUT", message: "there is no complete cut here", hint: "Wait until the first copy is durable.", flag: undefined }];
+    return [
+      {
+        code: "NO_CUT",
+        message: "there is no complete cut here",
+        hint: "Wait until the first copy is durable.",
+        flag: undefined,
+      },
+    ];
   }
-  if (facts.halted !== "") refusals.push({ code: "HALTED", message: `the group stands still: ${facts.halted}`, hint: "Mend that first.", flag: undefined });
+  if (facts.halted !== "")
+    refusals.push({
+      code: "HALTED",
+      message: `the group stands still: ${facts.halted}`,
+      hint: "Mend that first.",
+      flag: undefined,
+    });
   if (facts.suspect !== "" && !facts.accept.suspect) {
-    refusals.push({ code: "SUSPECT", message: `the copy is suspect: ${facts.suspect}`, hint: "Run `understudy verify GROUP`.", flag: "--accept-suspect" });
+    refusals.push({
+      code: "SUSPECT",
+      message: `the copy is suspect: ${facts.suspect}`,
+      hint: "Run `understudy verify GROUP`.",
+      flag: "--accept-suspect",
+    });
   }
   const poor = facts.stores.filter((store) => !meets(store.consistency, store.required));
   if (poor.length > 0 && !facts.accept.consistency) {
@@ -73,7 +106,12 @@ export function promotionRefusals(facts: PromotionCase): Refusal[] {
     });
   }
   if (facts.primaryAlive && !facts.accept.livePrimary) {
-    refusals.push({ code: "PRIMARY_ALIVE", message: "the primary still answers", hint: "Stop it first; two primaries lose data.", flag: "--accept-live-primary" });
+    refusals.push({
+      code: "PRIMARY_ALIVE",
+      message: "the primary still answers",
+      hint: "Stop it first; two primaries lose data.",
+      flag: "--accept-live-primary",
+    });
   }
   if (facts.accept.lossFrom !== undefined && facts.accept.lossFrom !== cutText(facts.committed)) {
     refusals.push({
@@ -83,7 +121,12 @@ export function promotionRefusals(facts: PromotionCase): Refusal[] {
       flag: `--accept-loss=${cutText(facts.committed)}`,
     });
   } else if (!facts.lossKnownEmpty && !facts.accept.loss && facts.accept.lossFrom === undefined) {
-    refusals.push({ code: "LOSS", message: facts.lossText, hint: "What the primary had beyond this cut is given up.", flag: `--accept-loss=${cutText(facts.committed)}` });
+    refusals.push({
+      code: "LOSS",
+      message: facts.lossText,
+      hint: "What the primary had beyond this cut is given up.",
+      flag: `--accept-loss=${cutText(facts.committed)}`,
+    });
   }
   return refusals;
 }

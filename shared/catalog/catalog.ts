@@ -9,7 +9,8 @@ export class CatalogUnusable extends UnderstudyError {
   readonly code = "CATALOG_UNUSABLE";
   readonly remedy = "stop";
   readonly state = "Nothing was changed; the copy itself is not concerned.";
-  readonly hint = "Run the version of understudy that wrote it, or move catalog.db aside: the copy is then compared anew.";
+  readonly hint =
+    "Run the version of understudy that wrote it, or move catalog.db aside: the copy is then compared anew.";
 }
 
 /** What a node is in its group, durably. */
@@ -90,14 +91,18 @@ export class Catalog {
   readonly #readOnly: boolean;
 
   /** `readOnly`: beside the connection that writes, in another thread; `standing` is then read anew each time. */
-  constructor(path: string, options: { observer?: CommitObserver; synchronous?: "FULL" | "OFF"; readOnly?: boolean } = {}) {
+  constructor(
+    path: string,
+    options: { observer?: CommitObserver; synchronous?: "FULL" | "OFF"; readOnly?: boolean } = {},
+  ) {
     this.#observer = options.observer;
     this.#readOnly = options.readOnly ?? false;
     this.db = new DatabaseSync(path, { readOnly: this.#readOnly });
     try {
       if (this.#readOnly) {
         const version = Number(this.get("PRAGMA user_version")?.user_version ?? 0);
-        if (version !== catalogVersion) throw new CatalogUnusable(`catalog ${path} has version ${version}, this program knows ${catalogVersion}`);
+        if (version !== catalogVersion)
+          throw new CatalogUnusable(`catalog ${path} has version ${version}, this program knows ${catalogVersion}`);
         this.#standing = this.#readStanding();
         this.#standingBefore = this.#standing;
         return;

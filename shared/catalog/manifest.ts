@@ -1,5 +1,5 @@
 import { assert } from "../errors.ts";
-import { runTerm, Sum256, pathTerm } from "../manifest/digest.ts";
+import { pathTerm, runTerm, Sum256 } from "../manifest/digest.ts";
 import type { ObjectRow, ObjectType } from "../wire/messages.ts";
 import type { ObjectId, Seq, StorePath } from "../words.ts";
 import type { Catalog } from "./catalog.ts";
@@ -72,7 +72,11 @@ export class Manifest {
   }
 
   /** Hashes and births (undefined: all blocks have the row's birth) of a run as of `at`. */
-  runWithBirths(object: ObjectId, run: number, at: Seq): { hashes: Uint8Array; birth: number; births: Uint8Array | undefined } | undefined {
+  runWithBirths(
+    object: ObjectId,
+    run: number,
+    at: Seq,
+  ): { hashes: Uint8Array; birth: number; births: Uint8Array | undefined } | undefined {
     const row = this.#catalog.get(
       "SELECT hashes, birth, births FROM run_versions WHERE object=? AND run=? AND birth<=? ORDER BY birth DESC LIMIT 1",
       object,
@@ -291,7 +295,9 @@ export class Manifest {
         .iterate(birth)) {
         const name = names.get(Number(row.store));
         assert(name !== undefined, `store ${row.store} has no name`);
-        sum.add(pathTerm(name, joinPath(String(row.dir), String(row.name)), objectVersion(row as Record<string, unknown>)));
+        sum.add(
+          pathTerm(name, joinPath(String(row.dir), String(row.name)), objectVersion(row as Record<string, unknown>)),
+        );
       }
       return sum.bytes();
     }
@@ -300,7 +306,8 @@ export class Manifest {
     }
     for (const row of this.#catalog.all("SELECT object FROM object_versions WHERE birth = ?", birth)) {
       const object = Number(row.object) as ObjectId;
-      for (const entry of [...this.pathsOf(object, base), ...this.pathsOf(object, birth)]) exchange(entry.store, entry.path);
+      for (const entry of [...this.pathsOf(object, base), ...this.pathsOf(object, birth)])
+        exchange(entry.store, entry.path);
     }
     return sum.bytes();
   }

@@ -21,7 +21,14 @@ export type Decision =
   /** The replica is ahead of us: we went back in time. */
   | { readonly kind: "replica-newer"; readonly theirs: CutId };
 
-export type RefusalCode = "WIRE_VERSION" | "OTHER_GROUP" | "STRANGERS" | "CONFIGURATION" | "DIVERGED" | "TWO_PRIMARIES" | "NOT_A_MEMBER";
+export type RefusalCode =
+  | "WIRE_VERSION"
+  | "OTHER_GROUP"
+  | "STRANGERS"
+  | "CONFIGURATION"
+  | "DIVERGED"
+  | "TWO_PRIMARIES"
+  | "NOT_A_MEMBER";
 
 /** What this node knows of its own cuts, to judge where another stands. */
 export interface OwnHistory {
@@ -35,10 +42,18 @@ export interface OwnHistory {
  */
 export function decide(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
   if (theirs.major !== ours.major) {
-    return refuse("WIRE_VERSION", `this node speaks version ${ours.major} of the wire, ${theirs.node} version ${theirs.major}`, "Bring both nodes to the same major version.");
+    return refuse(
+      "WIRE_VERSION",
+      `this node speaks version ${ours.major} of the wire, ${theirs.node} version ${theirs.major}`,
+      "Bring both nodes to the same major version.",
+    );
   }
   if (theirs.group !== ours.group) {
-    return refuse("OTHER_GROUP", `asked for group ${theirs.group} in a channel of ${ours.group}`, "Look at the configuration of both nodes.");
+    return refuse(
+      "OTHER_GROUP",
+      `asked for group ${theirs.group} in a channel of ${ours.group}`,
+      "Look at the configuration of both nodes.",
+    );
   }
   if (ours.groupId !== "" && theirs.groupId !== "" && ours.groupId !== theirs.groupId) {
     return refuse(
@@ -49,7 +64,11 @@ export function decide(ours: Hello, theirs: Hello, history: OwnHistory): Decisio
   }
   const difference = configurationDifference(ours, theirs);
   if (difference !== undefined) {
-    return refuse("CONFIGURATION", `the configurations of ${ours.node} and ${theirs.node} differ: ${difference}`, "Use the same file on every node.");
+    return refuse(
+      "CONFIGURATION",
+      `the configurations of ${ours.node} and ${theirs.node} differ: ${difference}`,
+      "Use the same file on every node.",
+    );
   }
   if (ours.groupId === "" && theirs.groupId === "") return { kind: "idle", why: "the group is not born yet" };
   if (ours.groupId === "") {
@@ -58,7 +77,9 @@ export function decide(ours: Hello, theirs: Hello, history: OwnHistory): Decisio
       : { kind: "idle", why: `${theirs.node} is ${theirs.role}, the primary is somewhere else` };
   }
   if (theirs.groupId === "") {
-    return ours.role === "primary" ? { kind: "ship", base: { epoch: epoch(0), seq: seq(0) } } : { kind: "idle", why: `${theirs.node} has not joined yet` };
+    return ours.role === "primary"
+      ? { kind: "ship", base: { epoch: epoch(0), seq: seq(0) } }
+      : { kind: "idle", why: `${theirs.node} has not joined yet` };
   }
   if (ours.role === "primary") return asPrimary(ours, theirs, history);
   if (theirs.role === "primary") return asReplica(ours, theirs);
@@ -72,7 +93,11 @@ function asPrimary(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
   if (theirs.role === "primary") {
     return theirs.epoch < ours.epoch
       ? { kind: "idle", why: `${theirs.node} is fenced by this epoch` }
-      : refuse("TWO_PRIMARIES", `both nodes are primary of epoch ${ours.epoch}`, "Stop the service on one of them now; then look at `understudy status` on both.");
+      : refuse(
+          "TWO_PRIMARIES",
+          `both nodes are primary of epoch ${ours.epoch}`,
+          "Stop the service on one of them now; then look at `understudy status` on both.",
+        );
   }
   if (theirs.role !== "replica") return { kind: "idle", why: `${theirs.node} is ${theirs.role}` };
   const base = theirs.committed;
@@ -88,7 +113,11 @@ function asPrimary(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
   if (base.seq > ours.committed.seq) return { kind: "replica-newer", theirs: base };
   const digest = base.seq === ours.committed.seq ? ours.digest : history.digestAt(base.seq);
   if (digest !== undefined && !equalBytes(digest, theirs.digest)) {
-    return refuse("DIVERGED", `cut ${base.epoch}.${base.seq} has another digest on ${theirs.node}`, "One of the catalogs was restored or damaged: let the replica begin anew.");
+    return refuse(
+      "DIVERGED",
+      `cut ${base.epoch}.${base.seq} has another digest on ${theirs.node}`,
+      "One of the catalogs was restored or damaged: let the replica begin anew.",
+    );
   }
   return { kind: "ship", base };
 }
@@ -96,7 +125,10 @@ function asPrimary(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
 function asReplica(ours: Hello, theirs: Hello): Decision {
   if (ours.role !== "replica") return { kind: "idle", why: `this node is ${ours.role}` };
   if (theirs.epoch < ours.epochSeen) {
-    return { kind: "idle", why: `${theirs.node} is primary of epoch ${theirs.epoch}, which ended: epoch ${ours.epochSeen} has been seen` };
+    return {
+      kind: "idle",
+      why: `${theirs.node} is primary of epoch ${theirs.epoch}, which ended: epoch ${ours.epochSeen} has been seen`,
+    };
   }
   return { kind: "follow", adoptEpoch: theirs.epoch > ours.epoch, join: false };
 }
@@ -114,7 +146,8 @@ function configurationDifference(ours: Hello, theirs: Hello): string | undefined
   for (const store of ours.stores) {
     const other = there.get(store.name);
     if (other === undefined) return `${theirs.node} has no store ${store.name}`;
-    if (other.kind !== store.kind) return `store ${store.name} is ${store.kind} on ${ours.node} and ${other.kind} on ${theirs.node}`;
+    if (other.kind !== store.kind)
+      return `store ${store.name} is ${store.kind} on ${ours.node} and ${other.kind} on ${theirs.node}`;
     if (!equalBytes(other.digest, store.digest)) return `what store ${store.name} leaves out (exclude)`;
     there.delete(store.name);
   }

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { zstdDecompressSync } from "node:zlib";
-import { type CutRequest, takeCut, type TakenCut } from "../../primary/plan/take-cut.ts";
+import { type CutRequest, type TakenCut, takeCut } from "../../primary/plan/take-cut.ts";
 import type { PrimaryContext } from "../../primary/primary-context.ts";
 import type { ReplicaSink } from "../../primary/ship/shipment.ts";
 import { commit } from "../../replica/commit/commit.ts";
@@ -13,18 +13,28 @@ import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { Disk } from "../../shared/ports/disk.ts";
 import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
 import type { BulkMessage } from "../../shared/wire/messages.ts";
-import { epoch, type GroupId, seq, type StoreName } from "../../shared/words.ts";
+import { epoch, type GroupId, type StoreName, seq } from "../../shared/words.ts";
 
 export const testGroup = "00112233445566778899aabbccddeeff" as GroupId;
 export const testIncarnation = "0123456789abcdef";
 
 /** Both ends of the way in one process, joined by function calls: the real plan, receive, commit and apply. */
-export function openPrimary(path: string, adapters: Record<string, StoreAdapter>, options: { observer?: CommitObserver } = {}): PrimaryContext {
+export function openPrimary(
+  path: string,
+  adapters: Record<string, StoreAdapter>,
+  options: { observer?: CommitObserver } = {},
+): PrimaryContext {
   const catalog = new Catalog(path, { synchronous: "OFF", ...options });
   const stores = Object.entries(adapters).map(([name, adapter]) => ({ name, adapter, number: 0 }));
   catalog.transaction("form", () => {
     if (catalog.standing.groupId === "") {
-      catalog.stand({ groupId: testGroup, role: "primary", epoch: epoch(1), epochs: [{ epoch: 1n, firstSeq: 1n }], committed: { epoch: epoch(1), seq: seq(0) } });
+      catalog.stand({
+        groupId: testGroup,
+        role: "primary",
+        epoch: epoch(1),
+        epochs: [{ epoch: 1n, firstSeq: 1n }],
+        committed: { epoch: epoch(1), seq: seq(0) },
+      });
     }
     for (const store of stores) store.number = catalog.storeNumber(store.name, "files");
   });
@@ -37,10 +47,18 @@ export function openReplica(
   placements: Record<string, string>,
   options: { observer?: CommitObserver; limits?: Partial<ReplicaLimits>; shape?: StorePlacement["shape"] } = {},
 ): ReplicaContext {
-  const catalog = new Catalog(path, { synchronous: "OFF", ...(options.observer === undefined ? {} : { observer: options.observer }) });
+  const catalog = new Catalog(path, {
+    synchronous: "OFF",
+    ...(options.observer === undefined ? {} : { observer: options.observer }),
+  });
   if (catalog.standing.groupId === "") {
     catalog.transaction("form", () =>
-      catalog.stand({ groupId: testGroup, role: "replica", epoch: epoch(1), committed: { epoch: epoch(1), seq: seq(0) } }),
+      catalog.stand({
+        groupId: testGroup,
+        role: "replica",
+        epoch: epoch(1),
+        committed: { epoch: epoch(1), seq: seq(0) },
+      }),
     );
   }
   catalog.transaction("stores", () => {
@@ -50,18 +68,37 @@ export function openReplica(
     disk,
     catalog,
     "app",
-    Object.entries(placements).map(([name, place]) => ({ name: name as StoreName, kind: "files", shape: options.shape ?? "tree", path: place, sidecars: [] })),
+    Object.entries(placements).map(([name, place]) => ({
+      name: name as StoreName,
+      kind: "files",
+      shape: options.shape ?? "tree",
+      path: place,
+      sidecars: [],
+    })),
     false,
   );
-  return { catalog, manifest: new Manifest(catalog), disk, homes, nowUs: clock(), limits: { ...defaultReplicaLimits, freeBytesMin: 0, ...options.limits } };
+  return {
+    catalog,
+    manifest: new Manifest(catalog),
+    disk,
+    homes,
+    nowUs: clock(),
+    limits: { ...defaultReplicaLimits, freeBytesMin: 0, ...options.limits },
+  };
 }
 
-export function sinkInto(replica: ReplicaContext, receiver: Receiver, options: { compress?: boolean } = {}): ReplicaSink {
+export function sinkInto(
+  replica: ReplicaContext,
+  receiver: Receiver,
+  options: { compress?: boolean } = {},
+): ReplicaSink {
   const committed = replica.catalog.standing.committed;
   return {
     name: "replica",
     base: committed,
-    lastObject: Number(replica.catalog.get("SELECT max(object) AS last FROM object_versions WHERE birth <= ?", committed.seq)?.last ?? 0),
+    lastObject: Number(
+      replica.catalog.get("SELECT max(object) AS last FROM object_versions WHERE birth <= ?", committed.seq)?.last ?? 0,
+    ),
     compress: options.compress ?? false,
     gone: false,
     async send(message, payload) {
@@ -90,7 +127,11 @@ export function deliver(receiver: Receiver, message: BulkMessage, payload: Uint8
   }
 }
 
-export async function cutInto(primary: PrimaryContext, sinks: readonly ReplicaSink[], request: Partial<CutRequest> = {}): Promise<TakenCut> {
+export async function cutInto(
+  primary: PrimaryContext,
+  sinks: readonly ReplicaSink[],
+  request: Partial<CutRequest> = {},
+): Promise<TakenCut> {
   return await takeCut(
     primary,
     { depth: "scan", freeze: undefined, preCopyRounds: 0, sinks, forgottenUpTo: seq(0), ...request },

@@ -1,4 +1,11 @@
-import type { Content, Found, SeenIndex, StoreAdapter, StoreView, ViewRequest } from "../../shared/ports/store-adapter.ts";
+import type {
+  Content,
+  Found,
+  SeenIndex,
+  StoreAdapter,
+  StoreView,
+  ViewRequest,
+} from "../../shared/ports/store-adapter.ts";
 import type { StorePath } from "../../shared/words.ts";
 
 export interface ModelNode {
@@ -24,7 +31,15 @@ export class ModelSource {
   }
 
   #node(type: ModelNode["type"]): ModelNode {
-    return { inode: this.#inode++, type, mode: type === "directory" ? 0o755 : 0o644, mtimeUs: 1_000_000 * this.#inode, bytes: new Uint8Array(0), target: "", version: 1 };
+    return {
+      inode: this.#inode++,
+      type,
+      mode: type === "directory" ? 0o755 : 0o644,
+      mtimeUs: 1_000_000 * this.#inode,
+      bytes: new Uint8Array(0),
+      target: "",
+      version: 1,
+    };
   }
 
   write(path: string, bytes: Uint8Array | string, offset = 0): void {
@@ -103,7 +118,13 @@ export class ModelSource {
   }
 }
 
-export function describeNode(node: { type: string; mode: number; mtimeUs: number; bytes: Uint8Array; target: string }): string {
+export function describeNode(node: {
+  type: string;
+  mode: number;
+  mtimeUs: number;
+  bytes: Uint8Array;
+  target: string;
+}): string {
   if (node.type === "directory") return `directory ${node.mode.toString(8)}`;
   if (node.type === "symlink") return `symlink ${node.target}`;
   return `file ${node.mode.toString(8)} ${node.mtimeUs} ${Buffer.from(node.bytes).toString("base64")}`;
@@ -165,7 +186,13 @@ function* findings(source: ModelSource, seen: SeenIndex): Generator<Found> {
         mtimeUs: node.type === "file" ? node.mtimeUs : 0,
         size: node.type === "file" ? node.bytes.length : 0,
         target: node.target,
-        seen: { inode: node.inode, size: node.bytes.length, mtimeNs: BigInt(node.version), ctimeNs: BigInt(node.version), links: 1 },
+        seen: {
+          inode: node.inode,
+          size: node.bytes.length,
+          mtimeNs: BigInt(node.version),
+          ctimeNs: BigInt(node.version),
+          links: 1,
+        },
       },
       ...(node.type === "file" ? { content } : {}),
     };

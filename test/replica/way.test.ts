@@ -1,31 +1,13 @@
-import { mkdtempSync, rmSync, readdirSync, readFileSync, lstatSync, readlinkSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import { applyNext } from "../../replica/apply/apply.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { equalBytes } from "../../shared/manifest/block-hash.ts";
+import { describeTree } from "../model/describe-tree.ts";
 import { commit, cutInto, openPrimary, openReplica, randomBytes, receiverOf, sinkInto } from "../model/in-process.ts";
-import { describeNode, ModelSource } from "../model/model-store.ts";
-
-export function describeTree(root: string): Record<string, string> {
-  const result: Record<string, string> = {};
-  const walk = (path: string): void => {
-    const full = join(root, path);
-    const stat = lstatSync(full, { bigint: true });
-    const type = stat.isDirectory() ? "directory" : stat.isSymbolicLink() ? "symlink" : "file";
-    result[path] = describeNode({
-      type,
-      mode: Number(stat.mode & 0o7777n),
-      mtimeUs: Number(stat.mtimeNs / 1000n),
-      bytes: type === "file" ? readFileSync(full) : new Uint8Array(0),
-      target: type === "symlink" ? readlinkSync(full) : "",
-    });
-    if (type === "directory") for (const name of readdirSync(full)) walk(path === "" ? name : `${path}/${name}`);
-  };
-  walk("");
-  return Object.fromEntries(Object.entries(result).sort(([a], [b]) => (a < b ? -1 : 1)));
-}
+import { ModelSource } from "../model/model-store.ts";
 
 describe("the way of a cut, in one process", () => {
   let directory: string;
