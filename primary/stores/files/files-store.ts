@@ -9,7 +9,7 @@ import { EventBarrier } from "../../watch/event-barrier.ts";
 import { SourceUnusable } from "../source-unusable.ts";
 import { addDirty, type DirtyPaths, dirtyHow, dirtyPathsMax, markDirty } from "./dirty-paths.ts";
 import { compileExclude, type Exclude } from "./exclude.ts";
-import { FilesView, type Round, type ViewRemainder, type ViewSource } from "./files-view.ts";
+import { FilesView, howYoung, type Round, type ViewRemainder, type ViewSource } from "./files-view.ts";
 import { openSnapshot, type SnapshotHooks, type SnapshotTree } from "./snapshot-tree.ts";
 import { joinPath, nativePath, rootPath } from "./source-path.ts";
 import { statSource, typeOf } from "./source-stat.ts";
@@ -361,7 +361,7 @@ class WatchedTree implements FilesStore {
     this.#takenScan = undefined;
     const everything = dirtyHow.changed | dirtyHow.renamed | dirtyHow.deep;
     for (const path of remainder.behind) this.#mark(path, everything);
-    for (const [path, atMs] of remainder.young) this.#later(path, atMs, dirtyHow.changed);
+    for (const [path, atMs] of remainder.young) this.#later(path, atMs, howYoung(path));
     const retryAt = this.#now() + unreadableRetryMs;
     for (const path of remainder.unreadable.keys()) this.#later(path, retryAt, everything);
     this.#unreadable = new Map([...remainder.unreadable].map(([path, cause]) => [path, explain(cause)]));

@@ -14,7 +14,7 @@ import { pathBytesMax } from "../../../shared/store-path.ts";
 import type { Consistency, StorePath } from "../../../shared/words.ts";
 import type { DirectoryWatcher } from "../../watch/directory-watcher.ts";
 import { SourceUnusable } from "../source-unusable.ts";
-import { type DirtyPaths, dirtyHow, markDirty } from "./dirty-paths.ts";
+import { type DirtyPaths, dirtyHow, dirtyPathsMax, markDirty } from "./dirty-paths.ts";
 import type { Exclude } from "./exclude.ts";
 import { FilesystemSync } from "./filesystem-sync.ts";
 import { RoundIndex } from "./round-index.ts";
@@ -59,7 +59,7 @@ export interface ViewRemainder {
   readonly complete: boolean;
   /** Moved while they were read. */
   readonly behind: Set<StorePath>;
-  /** To be read again from then on (wall clock, ms). */
+  /** To be read again from then on (wall clock, ms); the root stands for everything. */
   readonly young: Map<StorePath, number>;
   /** Could not be read, with the reason. */
   readonly unreadable: Map<StorePath, Error>;
@@ -162,7 +162,7 @@ export class FilesView implements StoreView {
       this.#proof = undefined;
       const dirty = new Map(round.dirty);
       for (const path of behind) markDirty(dirty, path, dirtyHow.changed);
-      for (const [path, due] of this.#young) if (due <= this.#source.now()) markDirty(dirty, path, dirtyHow.changed);
+      for (const [path, due] of this.#young) if (due <= this.#source.now()) markDirty(dirty, path, howYoung(path));
       yield* this.#examine(dirty);
     }
     yield* this.#examineAgain();
@@ -580,7 +580,7 @@ export class FilesView implements StoreView {
     const ageMs = now() - Number(newest / 1_000_000n);
     // A ctime from far in the future (a clock was set back) cannot be met again by chance.
     const young = ageMs < youngMs && ageMs > -youngMs;
-    if (young) this.#young.set(path, now() + youngMs - ageMs);
+    if (young) this.#rememberYoung(path, now() + youngMs - ageMs);
     else this.#young.delete(path);
     return {
       inode: this.#identity(path, stat),
@@ -589,6 +589,15 @@ export class FilesView implements StoreView {
       ctimeNs: young ? 0n : stat.ctimeNs,
       links: stamps === "copied" ? 1 : Number(stat.nlink),
     };
+  }
+
+  /** Beyond what may be kept, the root stands for all: a scan finds those that were young by what was seen of them. */
+  #rememberYoung(path: StorePath, dueMs: number): void {
+    if (this.#young.size >= dirtyPathsMax) {
+      this.#young.clear();
+      this.#young.set(rootPath, dueMs);
+    }
+    this.#young.set(this.#young.has(rootPath) ? rootPath : path, dueMs);
   }
 
   #rememberLink(inode: number, ctimeNs: bigint): void {
@@ -664,6 +673,11 @@ export class FilesView implements StoreView {
   #native(path: StorePath): string {
     return path === "" ? this.#source.root : `${this.#source.root}/${path}`;
   }
+}
+
+/** How a young path is to be looked at again. */
+export function howYoung(path: StorePath): number {
+  return path === rootPath ? dirtyHow.changed | dirtyHow.deep : dirtyHow.changed;
 }
 
 function sameMeta(stat: BigIntStats, seen: SeenEntry | undefined): boolean {
