@@ -56,10 +56,17 @@ export function applyNext(context: ReplicaContext, keepHistory: boolean): Applie
     for (const { object, store, bytes } of written.kept) {
       const death = objects.get(object)?.steps.find((step) => step.version === undefined);
       assert(death !== undefined, `object ${object} is kept and has not died`);
-      catalog.run("INSERT OR REPLACE INTO kept (object, died, store, bytes) VALUES (?,?,?,?)", object, death.seq, store, bytes);
+      catalog.run(
+        "INSERT OR REPLACE INTO kept (object, died, store, bytes) VALUES (?,?,?,?)",
+        object,
+        death.seq,
+        store,
+        bytes,
+      );
     }
     for (const changed of batch.objects) {
-      if (changed.after === undefined) catalog.run("DELETE FROM seen WHERE object = ? AND object NOT IN (SELECT object FROM kept)", changed.object);
+      if (changed.after === undefined)
+        catalog.run("DELETE FROM seen WHERE object = ? AND object NOT IN (SELECT object FROM kept)", changed.object);
     }
     catalog.run("DELETE FROM extents WHERE seq > ? AND seq <= ?", batch.from, batch.to);
     catalog.run("DELETE FROM staged WHERE seq > ? AND seq <= ?", batch.from, batch.to);
@@ -85,7 +92,11 @@ export function applyNext(context: ReplicaContext, keepHistory: boolean): Applie
 }
 
 /** Everything that can be done without touching the copy, ending with the mark. */
-function prepare(context: ReplicaContext, batch: Batch, keepHistory: boolean): { imageBytes: number; metadataPartial: number } {
+function prepare(
+  context: ReplicaContext,
+  batch: Batch,
+  keepHistory: boolean,
+): { imageBytes: number; metadataPartial: number } {
   const { catalog } = context;
   const { made, metadataPartial } = materialize(context, batch);
   // Newborn files are known to the catalog only with the mark; until then images are read from staging by name.
@@ -109,7 +120,12 @@ function prepare(context: ReplicaContext, batch: Batch, keepHistory: boolean): {
   return { imageBytes: images.reduce((sum, image) => sum + image.length, 0), metadataPartial };
 }
 
-function putSeen(context: ReplicaContext, object: number, store: number, stat: { inode: number; size: number; mtimeNs: bigint; ctimeNs: bigint }): void {
+function putSeen(
+  context: ReplicaContext,
+  object: number,
+  store: number,
+  stat: { inode: number; size: number; mtimeNs: bigint; ctimeNs: bigint },
+): void {
   context.catalog.run(
     "INSERT OR REPLACE INTO seen (object, store, inode, size, mtime_ns, ctime_ns) VALUES (?,?,?,?,?,?)",
     object,
@@ -129,7 +145,11 @@ function checkForeignChanges(context: ReplicaContext, batch: Batch): void {
     if (changed.before === undefined || changed.type !== "file") continue;
     const row = statement.get(changed.object) as { size: bigint; mtime_ns: bigint; ctime_ns: bigint } | undefined;
     const found = locate(context, changed.object, changed.store, batch.from, batch.to);
-    const paths = (): string => context.manifest.pathsOf(changed.object, batch.from).map((entry) => entry.path || "(root)").join(", ");
+    const paths = (): string =>
+      context.manifest
+        .pathsOf(changed.object, batch.from)
+        .map((entry) => entry.path || "(root)")
+        .join(", ");
     if (row === undefined || found === undefined) {
       const error = new ForeignChange(`the file of ${paths()} is gone from the copy or was replaced`);
       markSuspect(context, error.message);
@@ -159,7 +179,8 @@ export function recoverApply(context: ReplicaContext): void {
   if (catalog.standing.applying !== undefined) return;
   for (const home of homes.values()) {
     for (const name of disk.list(home.kept)) {
-      if (catalog.get("SELECT 1 AS found FROM kept WHERE object = ?", Number(name.slice(1))) === undefined) disk.unlink(home.kept, name);
+      if (catalog.get("SELECT 1 AS found FROM kept WHERE object = ?", Number(name.slice(1))) === undefined)
+        disk.unlink(home.kept, name);
     }
     assert(disk.list(home.limbo).length === 0, `without a mark nothing lies in limbo of store ${home.placement.name}`);
   }
@@ -174,4 +195,3 @@ function removeSegments(context: ReplicaContext, seqs: readonly Seq[]): void {
     }
   }
 }
-

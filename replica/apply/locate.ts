@@ -8,7 +8,8 @@ export class ForeignChange extends UnderstudyError {
   readonly code = "FOREIGN_CHANGE";
   readonly remedy = "stop";
   readonly state = "The copy is suspect: nothing is applied to it until it was compared and repaired.";
-  readonly hint = "Find out who writes into the copy; then `understudy verify GROUP` shows and `understudy adopt GROUP` repairs it.";
+  readonly hint =
+    "Find out who writes into the copy; then `understudy verify GROUP` shows and `understudy adopt GROUP` repairs it.";
 }
 
 export interface Located {
@@ -28,7 +29,13 @@ export function inodeOf(context: ReplicaContext, object: ObjectId): number | und
  * Finds the file of an object wherever a crash may have left it, known by its inode, never by a name's presence alone:
  * the private directories first, then its paths after and before the batch.
  */
-export function locate(context: ReplicaContext, object: ObjectId, store: number, from: Seq, to: Seq): Located | undefined {
+export function locate(
+  context: ReplicaContext,
+  object: ObjectId,
+  store: number,
+  from: Seq,
+  to: Seq,
+): Located | undefined {
   const inode = inodeOf(context, object);
   if (inode === undefined) return undefined;
   const { disk, manifest } = context;

@@ -53,7 +53,11 @@ export function planBatch(context: ReplicaContext, from: Seq, to: Seq): Batch {
   const { catalog, manifest } = context;
   const paths: ChangedPath[] = [];
   const storeOf = new Map<ObjectId, number>();
-  for (const row of catalog.all("SELECT DISTINCT store, dir, name FROM path_versions WHERE birth>? AND birth<=?", from, to)) {
+  for (const row of catalog.all(
+    "SELECT DISTINCT store, dir, name FROM path_versions WHERE birth>? AND birth<=?",
+    from,
+    to,
+  )) {
     const store = Number(row.store);
     const path = joinPath(String(row.dir), String(row.name));
     const before = manifest.objectAtPath(store, path, from);
@@ -71,7 +75,12 @@ export function planBatch(context: ReplicaContext, from: Seq, to: Seq): Batch {
   for (const { object, version: after } of manifest.objectsBorn(from, to)) {
     const before = manifest.object(object, from);
     const steps = catalog
-      .all("SELECT birth, type FROM object_versions WHERE object=? AND birth>? AND birth<=? ORDER BY birth", object, from, to)
+      .all(
+        "SELECT birth, type FROM object_versions WHERE object=? AND birth>? AND birth<=? ORDER BY birth",
+        object,
+        from,
+        to,
+      )
       .map((row) => {
         const at = seq(Number(row.birth));
         return { seq: at, version: row.type === 0 ? undefined : manifest.object(object, at) };
@@ -112,7 +121,12 @@ export interface PendingExtent {
 
 const places = ["zero", "inline", "segment"] as const;
 
-export function* pendingExtents(context: ReplicaContext, object: ObjectId, after: Seq, upTo: Seq): Generator<PendingExtent> {
+export function* pendingExtents(
+  context: ReplicaContext,
+  object: ObjectId,
+  after: Seq,
+  upTo: Seq,
+): Generator<PendingExtent> {
   for (const row of context.catalog
     .statement("SELECT * FROM extents WHERE object=? AND seq>? AND seq<=? ORDER BY seq, ordinal")
     .all(object, after, upTo) as Record<string, unknown>[]) {

@@ -116,7 +116,8 @@ function saveObject(
         overlay.born(step.version.size);
       } else if (later) {
         overlay.truncate(step.version.size);
-        for (const extent of mine) overlay.write(extent, extent.place === "zero" ? undefined : payloads.read(store, extent));
+        for (const extent of mine)
+          overlay.write(extent, extent.place === "zero" ? undefined : payloads.read(store, extent));
       }
       size = step.version.size;
     }
@@ -125,7 +126,11 @@ function saveObject(
   }
 }
 
-function locateForImages(context: ReplicaContext, changed: ChangedObject, batch: Batch): ReturnType<typeof locateOrFail> {
+function locateForImages(
+  context: ReplicaContext,
+  changed: ChangedObject,
+  batch: Batch,
+): ReturnType<typeof locateOrFail> {
   if (changed.before !== undefined) return locateOrFail(context, changed.object, changed.store, batch.from, batch.to);
   const { disk } = context;
   const directory = homeOf(context, changed.store).staging;
@@ -196,7 +201,10 @@ export function dropUnknownHistory(context: ReplicaContext): void {
   for (const home of homes.values()) {
     for (const name of disk.list(home.history)) {
       const file = Number(name.slice(1));
-      if (catalog.get("SELECT 1 AS found FROM images WHERE store=? AND file=? LIMIT 1", home.number, file) !== undefined) continue;
+      if (
+        catalog.get("SELECT 1 AS found FROM images WHERE store=? AND file=? LIMIT 1", home.number, file) !== undefined
+      )
+        continue;
       try {
         disk.unlink(home.history, name);
       } catch (error) {

@@ -127,11 +127,13 @@ class CopyWriter {
     const { disk } = this.#context;
     const { object, store } = changed;
     // What was there at the birth is in the materialized file already.
-    const birth = changed.before === undefined ? changed.steps.find((step) => step.version !== undefined)?.seq : undefined;
+    const birth =
+      changed.before === undefined ? changed.steps.find((step) => step.version !== undefined)?.seq : undefined;
     const after = birth ?? this.#batch.from;
     const steps = changed.steps.filter((step) => step.seq > after && step.version !== undefined);
     const extents = [...pendingExtents(this.#context, object, after, this.#batch.to)];
-    let size = birth === undefined ? changed.before?.size : changed.steps.find((step) => step.seq === birth)?.version?.size;
+    let size =
+      birth === undefined ? changed.before?.size : changed.steps.find((step) => step.seq === birth)?.version?.size;
     if (steps.length === 0) return;
     if (extents.length === 0 && steps.every((step) => step.version?.size === size)) return;
     const found = locateOrFail(this.#context, object, store, this.#batch.from, this.#batch.to);
@@ -145,7 +147,8 @@ class CopyWriter {
         size = target;
         for (const extent of extents) {
           if (extent.seq !== step.seq) continue;
-          if (extent.place === "zero") writeZeros(disk, file, extent.offset, Math.min(extent.length, target - extent.offset));
+          if (extent.place === "zero")
+            writeZeros(disk, file, extent.offset, Math.min(extent.length, target - extent.offset));
           else disk.write(file, payloads.read(store, extent), extent.offset);
         }
       }
@@ -208,7 +211,8 @@ class CopyWriter {
     if (changed.before === undefined && changed.steps.length === 1) return;
     const place = locateOrFail(this.#context, object, store, this.#batch.from, this.#batch.to);
     if (changed.type === "symlink") {
-      if (!setMetaAsPermitted((meta) => disk.setMeta(place.directory, place.name, meta), after)) this.#metadataPartial++;
+      if (!setMetaAsPermitted((meta) => disk.setMeta(place.directory, place.name, meta), after))
+        this.#metadataPartial++;
       this.#symlinks.add(store);
       return;
     }
@@ -244,7 +248,11 @@ class CopyWriter {
       if (directories.size + privates.size + files === 0) continue;
       failing(() => {
         // Files up to the bound were synced through the handle that set their meta.
-        if (directories.size > limits.singleSyncsMax || files > limits.singleSyncsMax || this.#symlinks.has(home.number)) {
+        if (
+          directories.size > limits.singleSyncsMax ||
+          files > limits.singleSyncsMax ||
+          this.#symlinks.has(home.number)
+        ) {
           disk.syncFilesystem(home.home);
           return;
         }

@@ -1,7 +1,14 @@
 import { ContentChange } from "../../shared/catalog/content-change.ts";
 import { joinPath } from "../../shared/catalog/manifest.ts";
 import { assert, isSystemError } from "../../shared/errors.ts";
-import { blockHash, blocksPerRun, equalBytes, hashBytes, hashInRun, zeroHash } from "../../shared/manifest/block-hash.ts";
+import {
+  blockHash,
+  blocksPerRun,
+  equalBytes,
+  hashBytes,
+  hashInRun,
+  zeroHash,
+} from "../../shared/manifest/block-hash.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import type { OpenFile } from "../../shared/ports/disk.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
@@ -79,27 +86,39 @@ export class Receiver {
   }
 
   begin(begin: CutBegin): void {
-    if (this.#open !== undefined) throw new CutMalformed(`cut ${cutText(begin.cut)} begins within ${cutText(this.#open.begin.cut)}`);
+    if (this.#open !== undefined)
+      throw new CutMalformed(`cut ${cutText(begin.cut)} begins within ${cutText(this.#open.begin.cut)}`);
     const { catalog, manifest } = this.#context;
     const standing = catalog.standing;
-    if (standing.sealed || standing.role !== "replica") throw new Sealed(`this node takes no cuts: it is ${standing.sealed ? "sealed" : standing.role}`);
+    if (standing.sealed || standing.role !== "replica")
+      throw new Sealed(`this node takes no cuts: it is ${standing.sealed ? "sealed" : standing.role}`);
     if (standing.halted !== "") throw new Sealed(`this node takes no cuts: ${standing.halted}`);
     if (begin.groupId !== standing.groupId) {
       throw new SenderRefused(`cut ${cutText(begin.cut)} is of group ${begin.groupId}, this is ${standing.groupId}`);
     }
     if (begin.incarnation !== this.#incarnation) {
-      throw new SenderRefused(`cut ${cutText(begin.cut)} is of incarnation ${begin.incarnation}, the session is of ${this.#incarnation}`);
+      throw new SenderRefused(
+        `cut ${cutText(begin.cut)} is of incarnation ${begin.incarnation}, the session is of ${this.#incarnation}`,
+      );
     }
     if (begin.cut.epoch !== standing.epoch) {
-      throw new SenderRefused(`cut ${cutText(begin.cut)} is of epoch ${begin.cut.epoch}, this replica follows epoch ${standing.epoch}`);
+      throw new SenderRefused(
+        `cut ${cutText(begin.cut)} is of epoch ${begin.cut.epoch}, this replica follows epoch ${standing.epoch}`,
+      );
     }
     if (!sameCut(begin.base, standing.committed)) throw new BaseMismatch(standing.committed, begin.base);
-    if (begin.cut.seq <= begin.base.seq) throw new CutMalformed(`cut ${cutText(begin.cut)} does not come after its base ${cutText(begin.base)}`);
+    if (begin.cut.seq <= begin.base.seq)
+      throw new CutMalformed(`cut ${cutText(begin.cut)} does not come after its base ${cutText(begin.base)}`);
     if (begin.cut.seq > BigInt(Number.MAX_SAFE_INTEGER)) throw new CutMalformed(`seq ${begin.cut.seq} is out of range`);
-    const known = new Map([...this.#context.homes.values()].map((home) => [home.placement.name as string, home.number]));
+    const known = new Map(
+      [...this.#context.homes.values()].map((home) => [home.placement.name as string, home.number]),
+    );
     const stores = begin.stores.map((name) => {
       const number = known.get(name);
-      if (number === undefined) throw new CutMalformed(`cut ${cutText(begin.cut)} has a store "${name}" that this node's configuration does not know`);
+      if (number === undefined)
+        throw new CutMalformed(
+          `cut ${cutText(begin.cut)} has a store "${name}" that this node's configuration does not know`,
+        );
       return number;
     });
     catalog.begin();
@@ -145,7 +164,8 @@ export class Receiver {
     let at = 0;
     for (const extent of extents) {
       const carried = extent.zero || extent.held ? 0 : extent.length;
-      if (at + carried > payload.length) throw new CutDamaged(`payload of ${payload.length} bytes is shorter than its extents`);
+      if (at + carried > payload.length)
+        throw new CutDamaged(`payload of ${payload.length} bytes is shorter than its extents`);
       this.#extent(open, extent, payload.subarray(at, at + carried));
       at += carried;
     }
@@ -157,24 +177,31 @@ export class Receiver {
     const { manifest } = this.#context;
     const { object, blockSize, offset, length } = extent;
     const store = this.#store(open, extent.store);
-    if (!Number.isInteger(Math.log2(blockSize)) || blockSize < 512 || blockSize > 1 << 30) throw new CutMalformed(`block size ${blockSize}`);
+    if (!Number.isInteger(Math.log2(blockSize)) || blockSize < 512 || blockSize > 1 << 30)
+      throw new CutMalformed(`block size ${blockSize}`);
     if (length <= 0 || offset % blockSize !== 0 || length > extentBlocksMax * blockSize) {
       throw new CutMalformed(`extent at ${offset} of ${length} bytes with blocks of ${blockSize}`);
     }
     const existing = manifest.object(object, open.seq);
     if (existing !== undefined && (existing.type !== "file" || existing.blockSize !== blockSize)) {
-      throw new CutMalformed(`extent of object ${object}: it is a ${existing.type} with blocks of ${existing.blockSize}`);
+      throw new CutMalformed(
+        `extent of object ${object}: it is a ${existing.type} with blocks of ${existing.blockSize}`,
+      );
     }
     const old = manifest.object(object, open.begin.base.seq) !== undefined;
-    if (extent.fresh === old) throw new CutMalformed(`extent of object ${object} says ${extent.fresh ? "new" : "known"}: it is not`);
+    if (extent.fresh === old)
+      throw new CutMalformed(`extent of object ${object} says ${extent.fresh ? "new" : "known"}: it is not`);
     let content = open.contents.get(object);
     if (content === undefined) {
-      content = new ContentChange(manifest, object, open.seq, existing?.content ?? new Uint8Array(0), { births: false });
+      content = new ContentChange(manifest, object, open.seq, existing?.content ?? new Uint8Array(0), {
+        births: false,
+      });
       open.contents.set(object, content);
     }
     const first = offset / blockSize;
     const blocks = Math.ceil(length / blockSize);
-    if (extent.hashes.length !== (extent.zero ? 0 : blocks * hashBytes)) throw new CutMalformed(`extent of ${blocks} blocks has ${extent.hashes.length} bytes of hashes`);
+    if (extent.hashes.length !== (extent.zero ? 0 : blocks * hashBytes))
+      throw new CutMalformed(`extent of ${blocks} blocks has ${extent.hashes.length} bytes of hashes`);
     for (let i = 0; i < blocks; i++) {
       const hash = extent.zero ? zeroHash : extent.hashes.subarray(i * hashBytes, (i + 1) * hashBytes);
       if (!extent.zero && !extent.held) {
@@ -198,7 +225,8 @@ export class Receiver {
       Math.floor(block / blocksPerRun),
     );
     const held = hashInRun(row?.hashes as Uint8Array | undefined, block % blocksPerRun);
-    if (!equalBytes(held, hash)) throw new CutDamaged(`block ${block} of object ${object} is not staged as the primary thinks`);
+    if (!equalBytes(held, hash))
+      throw new CutDamaged(`block ${block} of object ${object} is not staged as the primary thinks`);
   }
 
   /** Puts the bytes of a checked extent where apply finds them: staged file, segment or catalog. */
@@ -216,7 +244,11 @@ export class Receiver {
       if (place === "staged") {
         if (extent.held) return;
         const file = this.#stagedFile(open, object, store, extent.blockSize);
-        this.#writeStaged(open, () => this.#context.disk.write(file, extent.zero ? new Uint8Array(length) : bytes, offset), length);
+        this.#writeStaged(
+          open,
+          () => this.#context.disk.write(file, extent.zero ? new Uint8Array(length) : bytes, offset),
+          length,
+        );
         return;
       }
     }
@@ -253,12 +285,15 @@ export class Receiver {
   #writeStaged(open: OpenCut, write: () => void, length: number): void {
     open.stagedBytes += length;
     if (open.stagedBytes > this.#context.limits.stagingBytesMax) {
-      throw new NoRoom(`cut ${cutText(open.begin.cut)} needs more than limits.staging (${this.#context.limits.stagingBytesMax} bytes)`);
+      throw new NoRoom(
+        `cut ${cutText(open.begin.cut)} needs more than limits.staging (${this.#context.limits.stagingBytesMax} bytes)`,
+      );
     }
     try {
       write();
     } catch (error) {
-      if (isSystemError(error, "ENOSPC", "EDQUOT")) throw new NoRoom(`no room to stage cut ${cutText(open.begin.cut)}`, { cause: error });
+      if (isSystemError(error, "ENOSPC", "EDQUOT"))
+        throw new NoRoom(`no room to stage cut ${cutText(open.begin.cut)}`, { cause: error });
       throw error;
     }
   }
@@ -280,11 +315,18 @@ export class Receiver {
         file = disk.openFile(staging, name, "write");
       }
     } catch (error) {
-      if (isSystemError(error, "ENOSPC", "EDQUOT")) throw new NoRoom(`no room to stage cut ${cutText(open.begin.cut)}`, { cause: error });
+      if (isSystemError(error, "ENOSPC", "EDQUOT"))
+        throw new NoRoom(`no room to stage cut ${cutText(open.begin.cut)}`, { cause: error });
       throw error;
     }
     if (known === undefined || Number(known.seq) !== Number(open.seq)) {
-      catalog.run("INSERT OR REPLACE INTO staged (object, store, seq, block_size) VALUES (?,?,?,?)", object, store, open.seq, blockSize);
+      catalog.run(
+        "INSERT OR REPLACE INTO staged (object, store, seq, block_size) VALUES (?,?,?,?)",
+        object,
+        store,
+        open.seq,
+        blockSize,
+      );
     }
     this.#touch(store, name);
     this.#staged = { object, file };
@@ -339,11 +381,14 @@ export class Receiver {
     if (row.type === "symlink" && (row.target === "" || row.target.includes("\0") || row.target.length > 4095)) {
       throw new CutMalformed(`object ${row.object} is a symlink with a target of ${row.target.length} bytes`);
     }
-    if (row.mode > 0o7777 || row.size < 0 || row.object <= 0) throw new CutMalformed(`object ${row.object} with mode ${row.mode} and size ${row.size}`);
+    if (row.mode > 0o7777 || row.size < 0 || row.object <= 0)
+      throw new CutMalformed(`object ${row.object} with mode ${row.mode} and size ${row.size}`);
     if (row.type === "file") {
       let content = open.contents.get(row.object);
       if (before !== undefined && before.blockSize !== row.blockSize) {
-        throw new CutMalformed(`object ${row.object} changes its block size from ${before.blockSize} to ${row.blockSize}`);
+        throw new CutMalformed(
+          `object ${row.object} changes its block size from ${before.blockSize} to ${row.blockSize}`,
+        );
       }
       if (before !== undefined && row.size < before.size) {
         content ??= new ContentChange(manifest, row.object, open.seq, before.content, { births: false });
@@ -352,7 +397,9 @@ export class Receiver {
       const digest = content?.finish() ?? before?.content ?? new Uint8Array(32);
       open.contents.delete(row.object);
       if (!equalBytes(digest, row.content)) {
-        throw new CutDamaged(`content of object ${row.object} comes to ${hex(digest)}, the primary says ${hex(row.content)}`);
+        throw new CutDamaged(
+          `content of object ${row.object} comes to ${hex(digest)}, the primary says ${hex(row.content)}`,
+        );
       }
       if (open.fresh.get(row.object) === "staged") this.#finishStaged(open, row, store);
     }
@@ -370,7 +417,8 @@ export class Receiver {
       const hashes = staged.hashes as Uint8Array;
       for (let i = 0; i * hashBytes < hashes.length; i++) {
         const at = (run * blocksPerRun + i) * row.blockSize;
-        if (at >= row.size || equalBytes(hashInRun(hashes, i), zeroHash) || !equalBytes(hashInRun(now, i), zeroHash)) continue;
+        if (at >= row.size || equalBytes(hashInRun(hashes, i), zeroHash) || !equalBytes(hashInRun(now, i), zeroHash))
+          continue;
         disk.write(file, new Uint8Array(Math.min(row.blockSize, row.size - at)), at);
       }
     }
@@ -388,12 +436,15 @@ export class Receiver {
     const store = this.#store(open, row.store);
     const path = checkStorePath(row.path);
     const home = homeOf(this.#context, store);
-    if (home.placement.shape === "file" && path !== singleFileName) throw new CutMalformed(`store ${home.placement.name} is a single file, received a path ${JSON.stringify(path)}`);
+    if (home.placement.shape === "file" && path !== singleFileName)
+      throw new CutMalformed(`store ${home.placement.name} is a single file, received a path ${JSON.stringify(path)}`);
     if (path === "" && row.object === undefined) throw new CutMalformed("the root of a store cannot go");
     if (row.object !== undefined) {
       const object = manifest.object(row.object, open.seq);
-      if (object === undefined) throw new CutMalformed(`path ${JSON.stringify(path)} leads to object ${row.object}, which is unknown`);
-      if (path === "" && object.type !== "directory") throw new CutMalformed(`the root of store ${home.placement.name} is a ${object.type}`);
+      if (object === undefined)
+        throw new CutMalformed(`path ${JSON.stringify(path)} leads to object ${row.object}, which is unknown`);
+      if (path === "" && object.type !== "directory")
+        throw new CutMalformed(`the root of store ${home.placement.name} is a ${object.type}`);
     }
     manifest.putPath(store, path, row.object, open.seq);
     open.paths++;
@@ -425,20 +476,24 @@ export class Receiver {
     const { catalog, manifest } = this.#context;
     const open = this.#opened("cutEnd");
     const text = cutText(end.cut);
-    if (compareCuts(end.cut, open.begin.cut) !== 0) throw new CutMalformed(`cut ${cutText(open.begin.cut)} ends as ${text}`);
+    if (compareCuts(end.cut, open.begin.cut) !== 0)
+      throw new CutMalformed(`cut ${cutText(open.begin.cut)} ends as ${text}`);
     if (end.objects !== open.objects || end.paths !== open.paths || end.payloadBytes !== open.payloadBytes) {
       throw new CutDamaged(
         `cut ${text} has ${open.objects} objects, ${open.paths} paths and ${open.payloadBytes} bytes; its end says ${end.objects}, ${end.paths} and ${end.payloadBytes}`,
       );
     }
     const unfinished = open.contents.keys().next();
-    if (unfinished.done !== true) throw new CutMalformed(`cut ${text} has extents of object ${unfinished.value} and no row of it`);
+    if (unfinished.done !== true)
+      throw new CutMalformed(`cut ${text} has extents of object ${unfinished.value} and no row of it`);
     this.#closeStaged();
     this.#checkShape(open);
     manifest.settleDeaths(open.seq, open.begin.base.seq);
     const digest = manifest.digestAfter(open.begin.base.seq, catalog.standing.digest, open.seq);
     if (!equalBytes(digest, end.digest)) {
-      throw new CutDamaged(`the set's digest after cut ${text} comes to ${hex(digest)}, the primary says ${hex(end.digest)}`);
+      throw new CutDamaged(
+        `the set's digest after cut ${text} comes to ${hex(digest)}, the primary says ${hex(end.digest)}`,
+      );
     }
     this.#reserve(open);
     catalog.recordCut({
@@ -464,13 +519,18 @@ export class Receiver {
   /** Everything lies in a directory, and nothing lies below what is none: else apply would meet it half-way. */
   #checkShape(open: OpenCut): void {
     const { catalog, manifest } = this.#context;
-    for (const row of catalog.all("SELECT DISTINCT store, dir FROM path_versions WHERE birth=? AND object IS NOT NULL AND NOT (dir='' AND name='')", open.seq)) {
+    for (const row of catalog.all(
+      "SELECT DISTINCT store, dir FROM path_versions WHERE birth=? AND object IS NOT NULL AND NOT (dir='' AND name='')",
+      open.seq,
+    )) {
       const store = Number(row.store);
       if (homeOf(this.#context, store).placement.shape === "file") continue;
       const dir = checkStorePath(String(row.dir));
       const parent = manifest.objectAtPath(store, dir, open.seq);
       if (parent === undefined || manifest.object(parent, open.seq)?.type !== "directory") {
-        throw new CutMalformed(`cut ${cutText(open.begin.cut)} puts something below ${JSON.stringify(dir)}, which is no directory`);
+        throw new CutMalformed(
+          `cut ${cutText(open.begin.cut)} puts something below ${JSON.stringify(dir)}, which is no directory`,
+        );
       }
     }
     for (const row of catalog.all("SELECT store, dir, name, object FROM path_versions WHERE birth = ?", open.seq)) {
@@ -478,10 +538,13 @@ export class Receiver {
       const path = joinPath(String(row.dir), String(row.name));
       const before = manifest.objectAtPath(store, path, open.begin.base.seq);
       if (before === undefined || manifest.object(before, open.begin.base.seq)?.type !== "directory") continue;
-      if (row.object !== null && manifest.object(Number(row.object) as ObjectId, open.seq)?.type === "directory") continue;
+      if (row.object !== null && manifest.object(Number(row.object) as ObjectId, open.seq)?.type === "directory")
+        continue;
       const child = manifest.children(store, path, open.seq)[0];
       if (child !== undefined) {
-        throw new CutMalformed(`cut ${cutText(open.begin.cut)} removes directory ${JSON.stringify(path)} and leaves "${child.name}" in it`);
+        throw new CutMalformed(
+          `cut ${cutText(open.begin.cut)} removes directory ${JSON.stringify(path)} and leaves "${child.name}" in it`,
+        );
       }
     }
   }
@@ -490,12 +553,15 @@ export class Receiver {
   #reserve(open: OpenCut): void {
     const { catalog, disk, homes, limits } = this.#context;
     const needed = Number(
-      catalog.get("SELECT coalesce(sum(length), 0) AS bytes FROM extents WHERE seq > ?", catalog.standing.applied)?.bytes,
+      catalog.get("SELECT coalesce(sum(length), 0) AS bytes FROM extents WHERE seq > ?", catalog.standing.applied)
+        ?.bytes,
     );
     for (const home of homes.values()) {
       const free = disk.freeBytes(home.home);
       if (free < 2 * needed + limits.freeBytesMin) {
-        throw new NoRoom(`cut ${cutText(open.begin.cut)} needs ${2 * needed + limits.freeBytesMin} free bytes beside ${home.placement.path}, there are ${free}`);
+        throw new NoRoom(
+          `cut ${cutText(open.begin.cut)} needs ${2 * needed + limits.freeBytesMin} free bytes beside ${home.placement.path}, there are ${free}`,
+        );
       }
     }
   }
@@ -512,7 +578,8 @@ export class Receiver {
     }
     for (const names of this.#touched.values()) {
       for (const name of names) {
-        const ofOpenCut = name === segment || (name.startsWith("o") && this.#open?.fresh.has(Number(name.slice(1)) as ObjectId));
+        const ofOpenCut =
+          name === segment || (name.startsWith("o") && this.#open?.fresh.has(Number(name.slice(1)) as ObjectId));
         if (ofOpenCut !== true) names.delete(name);
       }
     }
@@ -558,4 +625,3 @@ export class Receiver {
 export function segmentName(seq: Seq): string {
   return `s${seq}`;
 }
-

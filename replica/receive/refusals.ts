@@ -19,7 +19,8 @@ export class BaseMismatch extends CutRefused {
 export class CutDamaged extends CutRefused {
   readonly code = "CUT_DAMAGED";
   readonly remedy = "replan";
-  readonly hint = "The primary sends it again; if it comes back, check the memory and the program versions of both sides.";
+  readonly hint =
+    "The primary sends it again; if it comes back, check the memory and the program versions of both sides.";
 }
 
 /** What came is not a cut as this version knows it. */
@@ -40,7 +41,8 @@ export class SenderRefused extends CutRefused {
 export class NoRoom extends CutRefused {
   readonly code = "NO_ROOM";
   readonly remedy = "retry";
-  readonly hint = "Free space on the copy's filesystem or lower retention.max_bytes; the primary tries again by itself.";
+  readonly hint =
+    "Free space on the copy's filesystem or lower retention.max_bytes; the primary tries again by itself.";
 }
 
 /** The group is sealed for a promotion, or stands still. */

@@ -83,7 +83,8 @@ function rehash(context: ReplicaContext, object: ObjectId, store: number, blockS
         hashes.set(blockHash(bytes.subarray(at, Math.min(at + blockSize, length))), (at / blockSize) * hashBytes);
       }
       const trimmed = trimRun(hashes);
-      if (trimmed.length > 0) catalog.run("INSERT INTO staged_runs (object, run, hashes) VALUES (?,?,?)", object, run, trimmed);
+      if (trimmed.length > 0)
+        catalog.run("INSERT INTO staged_runs (object, run, hashes) VALUES (?,?,?)", object, run, trimmed);
     }
     return true;
   } finally {
@@ -92,7 +93,10 @@ function rehash(context: ReplicaContext, object: ObjectId, store: number, blockS
 }
 
 /** What the primary compares before it sends a new object: 32 bytes for each run, zeros where nothing is staged. */
-export function stagedRunDigests(context: ReplicaContext, object: ObjectId): { blockSize: number; digests: Uint8Array } {
+export function stagedRunDigests(
+  context: ReplicaContext,
+  object: ObjectId,
+): { blockSize: number; digests: Uint8Array } {
   const { catalog } = context;
   const staged = catalog.get("SELECT block_size FROM staged WHERE object = ?", object);
   if (staged === undefined) return { blockSize: 0, digests: new Uint8Array(0) };
