@@ -58,10 +58,12 @@ export function recoverStaging(context: ReplicaContext): void {
       }
     }
   });
+  // With the mark, newborn objects that were made of inline payload wait here to be placed.
+  const newborn = catalog.standing.applying === undefined ? "" : " UNION ALL SELECT 1 FROM seen WHERE object = ?1";
   for (const home of homes.values()) {
     for (const name of disk.list(home.staging)) {
       const known = name.startsWith("o")
-        ? catalog.get("SELECT 1 AS found FROM staged WHERE object = ?", Number(name.slice(1)))
+        ? catalog.get(`SELECT 1 AS found FROM staged WHERE object = ?1${newborn}`, Number(name.slice(1)))
         : catalog.get("SELECT 1 AS found FROM cuts WHERE seq = ? AND state = 'committed'", Number(name.slice(1)));
       if (known === undefined) disk.unlink(home.staging, name);
     }
