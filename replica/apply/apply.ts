@@ -1,8 +1,9 @@
 import { assert } from "../../shared/errors.ts";
 import type { Seq } from "../../shared/words.ts";
-import type { ReplicaContext } from "../replica-context.ts";
 import { segmentName } from "../receive/receive.ts";
+import type { ReplicaContext } from "../replica-context.ts";
 import { SyncFailed } from "../sync.ts";
+import { holdsContent } from "./holds-content.ts";
 import { ForeignChange, locate } from "./locate.ts";
 import { materialize } from "./materialize.ts";
 import { type Batch, nextBatchEnd, planBatch } from "./plan-batch.ts";
@@ -156,7 +157,9 @@ function checkForeignChanges(context: ReplicaContext, batch: Batch): void {
       throw error;
     }
     const { stat } = found;
-    if (BigInt(stat.size) !== row.size || stat.mtimeNs !== row.mtime_ns || stat.ctimeNs !== row.ctime_ns) {
+    const written = BigInt(stat.size) !== row.size || stat.mtimeNs !== row.mtime_ns;
+    // The ctime alone proves nothing: a rename sets it, no sync covers it, and a power failure takes it back.
+    if (written || (stat.ctimeNs !== row.ctime_ns && !holdsContent(context, found, changed.before, batch.from))) {
       const error = new ForeignChange(`somebody changed ${paths()} in the copy`);
       markSuspect(context, error.message);
       throw error;

@@ -2,9 +2,9 @@ import type { Stat } from "../../shared/ports/disk.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
 import { failing } from "../sync.ts";
+import { PayloadReader } from "./payload-reader.ts";
 import type { Batch, ChangedObject } from "./plan-batch.ts";
 import { pendingExtents } from "./plan-batch.ts";
-import { PayloadReader } from "./payload-reader.ts";
 import { writeZeros } from "./write-zeros.ts";
 
 export interface Materialized {

@@ -1,8 +1,8 @@
 import { assert } from "../../shared/errors.ts";
 import type { OpenFile } from "../../shared/ports/disk.ts";
 import type { Seq } from "../../shared/words.ts";
-import { homeOf, type ReplicaContext } from "../replica-context.ts";
 import { segmentName } from "../receive/receive.ts";
+import { homeOf, type ReplicaContext } from "../replica-context.ts";
 import type { PendingExtent } from "./plan-batch.ts";
 
 /** Reads the payloads of committed extents that are not zeros, from the catalog's row or from the cut's segment file. */

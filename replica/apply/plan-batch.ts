@@ -1,5 +1,5 @@
 import { joinPath, type ObjectVersion } from "../../shared/catalog/manifest.ts";
-import { type ObjectId, type Seq, seq, type StorePath } from "../../shared/words.ts";
+import { type ObjectId, type Seq, type StorePath, seq } from "../../shared/words.ts";
 import { homeOf, type ReplicaContext } from "../replica-context.ts";
 
 /** What a run of committed cuts changes in the copy: states before and after, and the writes between them in order. */

@@ -3,11 +3,11 @@ import { assert, isSystemError } from "../../shared/errors.ts";
 import type { Directory, Stat } from "../../shared/ports/disk.ts";
 import type { ObjectId, StorePath } from "../../shared/words.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
+import { setMetaAsPermitted } from "../set-meta.ts";
 import type { StoreHome } from "../store-home.ts";
 import { failing } from "../sync.ts";
 import { inodeOf, locate, locateOrFail } from "./locate.ts";
 import { PayloadReader } from "./payload-reader.ts";
-import { setMetaAsPermitted } from "../set-meta.ts";
 import { type Batch, type ChangedObject, type ChangedPath, pendingExtents } from "./plan-batch.ts";
 import { writeZeros } from "./write-zeros.ts";
 
@@ -62,6 +62,7 @@ class CopyWriter {
     for (const path of byDepth) this.#makeDirectory(path);
     for (const changed of objects) if (changed.type === "file") this.#writeExtents(changed);
     for (const path of paths) this.#place(path);
+    for (const path of paths) this.#dropSpareLink(path);
     const kept = objects.flatMap((changed) => this.#retire(changed));
     for (const changed of objects) if (changed.type !== "directory") this.#setMeta(changed);
     for (const changed of objects) if (changed.type === "directory") this.#setMeta(changed);
@@ -176,6 +177,19 @@ class CopyWriter {
       this.#touchPrivate(store, found.where);
     }
     this.#touchParent(store, path);
+  }
+
+  /** A hard link less: the name that went to limbo is not wanted, since the object has its other names still. */
+  #dropSpareLink({ store, before }: ChangedPath): void {
+    if (before === undefined || before.type === "directory") return;
+    const { disk, manifest } = this.#context;
+    if (!manifest.hasPath(before.object, this.#batch.to)) return;
+    const { limbo } = homeOf(this.#context, store);
+    const name = objectFileName(before.object);
+    const stat = disk.stat(limbo, name);
+    if (stat === undefined || stat.inode !== inodeOf(this.#context, before.object)) return;
+    disk.unlink(limbo, name);
+    this.#touchPrivate(store, "limbo");
   }
 
   /** An object without a path: kept whole while a recovery point may want it, else removed. */
