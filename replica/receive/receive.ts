@@ -16,8 +16,8 @@ import type { CutBegin, CutEnd, Extent, ObjectRow, PathRow } from "../../shared/
 import { type CutId, compareCuts, cutText, type ObjectId, type Seq, sameCut } from "../../shared/words.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
-import { failing } from "../sync.ts";
 import { singleFileName } from "../store-home.ts";
+import { failing } from "../sync.ts";
 import { BaseMismatch, CutDamaged, CutMalformed, NoRoom, Sealed, SenderRefused } from "./refusals.ts";
 import { forgetOpenCut } from "./resume.ts";
 
