@@ -1,0 +1,468 @@
+import { createHash } from "node:crypto";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { ReplicaLimits } from "../../replica/replica-context.ts";
+import type { Catalog, CommitObserver, Standing } from "../../shared/catalog/catalog.ts";
+import { hex } from "../../shared/manifest/digest.ts";
+import type { Directory, Disk } from "../../shared/ports/disk.ts";
+import { type Tree, treeDifference } from "./disk-tree.ts";
+import { type Change, newestTag, type RecordedCut, recordCuts } from "./recorded-cuts.ts";
+import { ReplicaNode } from "./replica-node.ts";
+import type { ReplicaProgram } from "./replica-program.ts";
+import { restoredPoint } from "./restored-point.ts";
+import { seededRandom } from "./seeded-random.ts";
+import { type OperationKind, type PowerLossMode, SimulatedDisk } from "./simulated-disk.ts";
+
+/** What the replica does, one after the other. Cuts count from 1, in the order of the changes. */
+export type Step =
+  | { readonly do: "receive"; readonly cut: number; readonly from: number; readonly to: number }
+  | { readonly do: "commit" | "apply" | "promote" };
+
+/** Takes in a cut, or the part of its messages between two fractions. */
+export function receive(cut: number, from = 0, to = 1): Step {
+  return { do: "receive", cut, from, to };
+}
+export const commit: Step = { do: "commit" };
+export const apply: Step = { do: "apply" };
+export const promote: Step = { do: "promote" };
+/** A cut of its own from the first frame to the copy. */
+export function whole(cut: number): Step[] {
+  return [receive(cut), commit, apply];
+}
+
+export interface Scenario {
+  readonly name: string;
+  /** Default: one store, "tree". With several each has a filesystem of its own. */
+  readonly stores?: readonly string[];
+  readonly changes: readonly Change[];
+  readonly steps: readonly Step[];
+  /** Crashes begin with this step: what comes before is the state that the scenario starts from. Default: with all. */
+  readonly crashFrom?: number;
+  readonly limits?: Partial<ReplicaLimits>;
+  /** Default: true. */
+  readonly keepHistory?: boolean;
+}
+
+/** Small, so that everything happens with little data. */
+const smallLimits: Partial<ReplicaLimits> = { inlineBytesMax: 8192 };
+
+/** A durable state of the catalog, and what it stands for. */
+interface CatalogImage {
+  readonly id: number;
+  readonly bytes: Buffer;
+  readonly standing: Standing;
+}
+
+export type CrashKind = OperationKind | "catalog commit" | "end";
+
+/** The program stopped here: before this operation, which is after the one before it. */
+export interface CrashPoint {
+  readonly index: number;
+  readonly step: string;
+  readonly kind: CrashKind;
+  readonly detail: string;
+  readonly disk: SimulatedDisk;
+  readonly image: CatalogImage | undefined;
+  /** Seq of the last acknowledged cut. */
+  readonly acknowledged: bigint;
+}
+
+/** One scenario with one setting: finds its crash points and judges what comes up after each. */
+export class CrashMatrix {
+  readonly scenario: Scenario;
+  readonly #program: ReplicaProgram;
+  readonly #cuts: readonly RecordedCut[];
+  readonly #directory: string;
+  readonly #stores: readonly string[];
+  readonly #copies: Readonly<Record<string, string>>;
+  readonly #recovered = new Set<string>();
+  #images = 0;
+  #nodes = 0;
+  /** States that were brought up and judged; those that were met before are not counted. */
+  states = 0;
+  pointsInRecovery = 0;
+  /** Power failures that were looked at, also those that led to a state that was met before. */
+  failures = 0;
+
+  private constructor(scenario: Scenario, program: ReplicaProgram, cuts: readonly RecordedCut[]) {
+    this.scenario = scenario;
+    this.#program = program;
+    this.#cuts = cuts;
+    this.#stores = scenario.stores ?? ["tree"];
+    this.#copies = Object.fromEntries(this.#stores.map((name) => [name, `/srv/${name}/copy`]));
+    // The catalog is modelled at its contract, so where its file lies does not matter: the quickest place.
+    this.#directory = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "understudy-crash-"));
+  }
+
+  static async open(scenario: Scenario, program: ReplicaProgram): Promise<CrashMatrix> {
+    return new CrashMatrix(scenario, program, await recordCuts(scenario.stores ?? ["tree"], scenario.changes));
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.#directory, { recursive: true, force: true });
+  }
+
+  get cuts(): readonly RecordedCut[] {
+    return this.#cuts;
+  }
+
+  /** Runs the scenario once without a crash and gives every point where it could have stopped. */
+  points(): CrashPoint[] {
+    const points: CrashPoint[] = [];
+    const disk = new SimulatedDisk({ mounts: this.#stores.map((name) => ({ path: `/srv/${name}` })) });
+    const recorder = this.#recorder(disk, points, undefined, 0n);
+    const { steps, crashFrom = 0 } = this.scenario;
+    recorder.recording = crashFrom === 0;
+    const node = this.#start(disk, undefined, recorder);
+    try {
+      for (const [index, step] of steps.entries()) {
+        recorder.recording = index >= crashFrom;
+        recorder.step = step.do;
+        this.#take(node, step, recorder);
+        recorder.now("end", "");
+      }
+      this.#judge(node, recorder.acknowledged, "without a crash");
+    } finally {
+      node.close();
+    }
+    return points;
+  }
+
+  #take(node: ReplicaNode, step: Step, recorder: Recorder): void {
+    switch (step.do) {
+      case "receive": {
+        const cut = this.#cut(step.cut);
+        node.receive(cut, Math.round(step.from * cut.messages.length), Math.round(step.to * cut.messages.length));
+        break;
+      }
+      case "commit":
+        recorder.acknowledged = node.commit().seq;
+        break;
+      case "apply":
+        node.apply();
+        break;
+      case "promote":
+        node.promote();
+    }
+  }
+
+  #cut(number: number): RecordedCut {
+    const cut = this.#cuts[number - 1];
+    if (cut === undefined) throw new Error(`the scenario has no cut ${number}`);
+    return cut;
+  }
+
+  /** The power fails at `point`; what comes up must be right. Throws with the place when it is not. */
+  crash(point: CrashPoint, mode: PowerLossMode, seed: number, options: { again?: number } = {}): void {
+    this.failures++;
+    const where = `${this.scenario.name}: power lost (${mode}, seed ${seed}) at point ${point.index}, in ${point.step} before ${point.kind} ${point.detail}`;
+    try {
+      const disk = point.disk.afterPowerLoss(mode, seededRandom(seed));
+      this.checkCopyBeforeRecovery(disk, point.image);
+      const state = `${point.image?.id ?? 0} ${point.acknowledged} ${options.again ?? 0} ${fingerprint(disk)}`;
+      if (this.#recovered.has(state)) return;
+      this.#recovered.add(state);
+      this.states++;
+      if (options.again !== undefined) this.#crashInRecovery(point, disk, options.again, seed);
+      this.recover(disk, point.image, point.acknowledged);
+    } catch (error) {
+      throw new MatrixFailure(`${where}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    }
+  }
+
+  /** The power fails a second time, before every `stride`-th operation of the recovery. */
+  #crashInRecovery(point: CrashPoint, disk: SimulatedDisk, stride: number, seed: number): void {
+    const points: CrashPoint[] = [];
+    const second = disk.clone();
+    const recorder = this.#recorder(second, points, point.image, point.acknowledged);
+    recorder.step = "recovery";
+    const node = this.#start(second, point.image, recorder);
+    try {
+      this.#finish(node);
+    } finally {
+      node.close();
+    }
+    for (const [index, inner] of points.entries()) {
+      if (index % stride !== seed % stride) continue;
+      this.pointsInRecovery++;
+      for (const mode of ["lose-all", "reordered"] as const) this.crash(inner, mode, seed + 1);
+    }
+  }
+
+  /** The program itself dies at `point`, and the machine lives on: nothing that was written is lost. */
+  kill(point: CrashPoint): void {
+    this.crash(point, "keep-all", 0);
+  }
+
+  /** Starts on this disk, finishes what is committed, judges it, and takes in the rest of the scenario. */
+  recover(disk: SimulatedDisk, image: CatalogImage | undefined, acknowledged: bigint): void {
+    const node = this.#start(disk, image, undefined);
+    try {
+      this.#finish(node);
+      this.#judge(node, acknowledged, "after the recovery");
+      if (node.catalog.standing.role !== "replica") return;
+      for (const cut of this.#cuts) {
+        if (cut.cut.seq <= node.catalog.standing.committed.seq) continue;
+        node.receive(cut);
+        node.commit();
+      }
+      node.apply();
+      this.#judge(node, this.#cuts.at(-1)!.cut.seq, "after the rest of the session");
+    } finally {
+      node.close();
+    }
+  }
+
+  #finish(node: ReplicaNode): void {
+    if (node.catalog.standing.role === "promoting") node.takeOver();
+    else node.apply();
+  }
+
+  #start(disk: SimulatedDisk, image: CatalogImage | undefined, recorder: Recorder | undefined): ReplicaNode {
+    const path = join(this.#directory, `${this.#nodes++}.db`);
+    if (image !== undefined) writeFileSync(path, image.bytes);
+    return new ReplicaNode(
+      {
+        program: this.#program,
+        copies: this.#copies,
+        limits: { ...smallLimits, ...this.scenario.limits },
+        keepHistory: this.scenario.keepHistory ?? true,
+      },
+      disk,
+      path,
+      recorder?.observer,
+    );
+  }
+
+  #recorder(
+    disk: SimulatedDisk,
+    points: CrashPoint[],
+    image: CatalogImage | undefined,
+    acknowledged: bigint,
+  ): Recorder {
+    return new Recorder(disk, points, image, acknowledged, () => ++this.#images);
+  }
+
+  /** No byte of an uncommitted cut is in the copy, ever; without a mark it is exactly the applied cut. */
+  checkCopyBeforeRecovery(disk: SimulatedDisk, image: CatalogImage | undefined): void {
+    const applying = image?.standing.applying;
+    const applied = image?.standing.applied ?? 0n;
+    for (const name of this.#stores) {
+      const tree = existing(disk, this.#copies[name]!);
+      if (applying === undefined) {
+        const difference = applied === 0n ? emptyDifference(tree) : treeDifference(tree!, this.#treeAt(name, applied));
+        if (difference !== undefined)
+          throw new Error(`without a mark the copy of ${name} is not cut ${applied}: ${difference}`);
+        continue;
+      }
+      if (tree === undefined) throw new Error(`the copy of ${name} is gone`);
+      const known = new Set<string>();
+      for (const cut of this.#cuts)
+        if (cut.cut.seq <= applying.to) for (const path of cut.paths[name]!) known.add(path);
+      checkNothingNewer(tree, "", known, Number(applying.to));
+    }
+  }
+
+  #treeAt(store: string, at: bigint): Tree {
+    const cut = this.#cuts.find((candidate) => candidate.cut.seq === at);
+    if (cut === undefined) throw new Error(`${at} is no cut of the scenario`);
+    return cut.trees[store]!;
+  }
+
+  #judge(node: ReplicaNode, acknowledged: bigint, when: string): void {
+    const { catalog, context } = node;
+    const { standing } = catalog;
+    const fail = (text: string): never => {
+      throw new Error(`${when}: ${text}`);
+    };
+    if (standing.committed.seq < acknowledged)
+      fail(`cut ${acknowledged} was acknowledged, ${standing.committed.seq} is committed`);
+    if (standing.suspect !== "") fail(`the copy is suspect: ${standing.suspect}`);
+    if (catalog.get("SELECT 1 AS found FROM events WHERE name = 'stranger.put_aside'") !== undefined)
+      fail("a stranger was seen");
+    const finished = this.scenario.steps.at(-1)?.do !== "receive" || when !== "without a crash";
+    if (finished && standing.applied !== standing.committed.seq && when !== "without a crash")
+      fail("something committed is not applied");
+    if (standing.applied === 0n) return;
+    const recorded = this.#cuts.find((cut) => cut.cut.seq === standing.committed.seq);
+    if (recorded === undefined) throw new Error(`${standing.committed.seq} is no cut of the scenario`);
+    if (hex(recorded.digest) !== hex(standing.digest))
+      fail(`the digest of cut ${standing.committed.seq} is another one`);
+    for (const [number, home] of context.homes) {
+      const { name } = home.placement;
+      const copy = existing(context.disk as SimulatedDisk, home.placement.path);
+      const difference = treeDifference(copy!, this.#treeAt(name, standing.applied));
+      if (difference !== undefined) fail(`the copy of ${name} is not cut ${standing.applied}: ${difference}`);
+      this.#judgePrivate(node, number, fail);
+      if (this.scenario.keepHistory === false) continue;
+      for (const point of catalog.cuts("point")) {
+        const restored = restoredPoint(context, number, point.cut.seq);
+        const wrong = treeDifference(restored, this.#treeAt(name, point.cut.seq));
+        if (wrong !== undefined) fail(`recovery point ${point.cut.seq} of ${name} is wrong: ${wrong}`);
+      }
+    }
+    if (this.scenario.keepHistory !== false) {
+      const points = catalog.cuts("point").length;
+      if (BigInt(points) !== standing.applied)
+        fail(`there are ${points} recovery points of ${standing.applied} applied cuts`);
+    }
+  }
+
+  /** The catalog knows everything that lies beside the copy, and nothing more; and each file of the copy as it stands. */
+  #judgePrivate(node: ReplicaNode, store: number, fail: (text: string) => never): void {
+    const { catalog, context } = node;
+    const home = context.homes.get(store)!;
+    const list = (directory: Directory): string => context.disk.list(directory).sort().join(" ");
+    const known = (sql: string, letter: string): string =>
+      catalog
+        .all(sql, store)
+        .map((row) => `${letter}${row.name}`)
+        .sort()
+        .join(" ");
+    const expected = {
+      limbo: "",
+      strangers: "",
+      kept: known("SELECT object AS name FROM kept WHERE store = ?", "o"),
+      history: known("SELECT DISTINCT file AS name FROM images WHERE store = ?", "h"),
+    };
+    for (const [part, names] of Object.entries(expected)) {
+      const found = list(home[part as keyof typeof expected]);
+      if (found !== names) fail(`${part} holds "${found}", the catalog knows "${names}"`);
+    }
+    if (catalog.standing.applied === catalog.standing.committed.seq && catalog.cuts("receiving").length === 0) {
+      const left = list(home.staging);
+      if (left !== "") fail(`staging holds "${left}" after everything is applied`);
+      if (catalog.get("SELECT 1 AS found FROM extents LIMIT 1") !== undefined)
+        fail("redo is left after everything is applied");
+    }
+    // Not the ctime: a power failure may take it back, and the program knows that.
+    const seen = catalog.statement("SELECT inode, size, mtime_ns FROM seen WHERE object = ?");
+    seen.setReadBigInts(true);
+    for (const { path, object } of context.manifest.entries(store, catalog.standing.applied)) {
+      if (object.type !== "file") continue;
+      const row = seen.get(object.object) as Record<string, bigint> | undefined;
+      const stat = home.tree.stat(path);
+      if (row === undefined || stat === undefined) throw new Error(`${path} was not seen`);
+      if (row.inode !== BigInt(stat.inode) || row.size !== BigInt(stat.size) || row.mtime_ns !== stat.mtimeNs) {
+        fail(`${path} is not as it was seen`);
+      }
+    }
+    home.tree.forget();
+  }
+}
+
+export class MatrixFailure extends Error {
+  override readonly name = "MatrixFailure";
+}
+
+/** Keeps the disk and the durable catalog as they are before each operation. */
+class Recorder {
+  readonly #disk: SimulatedDisk;
+  readonly #points: CrashPoint[];
+  readonly #nextImage: () => number;
+  #image: CatalogImage | undefined;
+  acknowledged: bigint;
+  step = "open";
+  recording = true;
+
+  constructor(
+    disk: SimulatedDisk,
+    points: CrashPoint[],
+    image: CatalogImage | undefined,
+    acknowledged: bigint,
+    nextImage: () => number,
+  ) {
+    this.#disk = disk;
+    this.#points = points;
+    this.#image = image;
+    this.acknowledged = acknowledged;
+    this.#nextImage = nextImage;
+    disk.onOperation = ({ kind, detail, when }) => {
+      if (when === "before") this.now(kind, detail);
+    };
+  }
+
+  readonly observer = (catalog: Catalog): CommitObserver => {
+    return (when, purpose) => {
+      if (when === "before") {
+        this.now("catalog commit", purpose);
+        return;
+      }
+      const outcome = catalog.db.prepare("PRAGMA wal_checkpoint(TRUNCATE)").get() as { busy: number };
+      if (outcome.busy !== 0) throw new Error(`somebody reads while "${purpose}" is committed`);
+      this.#image = { id: this.#nextImage(), bytes: readFileSync(catalog.db.location()!), standing: catalog.standing };
+    };
+  };
+
+  now(kind: CrashKind, detail: string): void {
+    if (!this.recording) return;
+    const { step, acknowledged } = this;
+    this.#points.push({
+      index: this.#points.length,
+      step,
+      kind,
+      detail,
+      disk: this.#disk.clone(),
+      image: this.#image,
+      acknowledged,
+    });
+  }
+}
+
+function existing(disk: SimulatedDisk, path: string): Tree | undefined {
+  try {
+    return disk.tree(path);
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+function emptyDifference(tree: Tree | undefined): string | undefined {
+  if (tree === undefined) return undefined;
+  if (tree.type !== "directory") return `it is a ${tree.type}`;
+  // The trial rename that tells a mount from another may leave its empty file.
+  const name = Object.keys(tree.entries).find((entry) => entry !== ".understudy-trial");
+  return name === undefined ? undefined : `it has ${name}`;
+}
+
+function checkNothingNewer(tree: Tree, path: string, known: ReadonlySet<string>, to: number): void {
+  if (!known.has(path) && path !== ".understudy-trial")
+    throw new Error(`${path} is in the copy and in no committed cut`);
+  if (tree.type === "file" && newestTag(tree.bytes) > to) throw new Error(`${path} has bytes of an uncommitted cut`);
+  if (tree.type !== "directory") return;
+  for (const [name, inner] of Object.entries(tree.entries))
+    checkNothingNewer(inner, path === "" ? name : `${path}/${name}`, known, to);
+}
+
+/** Everything on the disk by which one state differs from another, inode numbers and times included. */
+function fingerprint(disk: Disk): string {
+  const sum = createHash("sha1");
+  const walk = (directory: Directory): void => {
+    for (const name of disk.list(directory).sort()) {
+      const stat = disk.stat(directory, name)!;
+      sum.update(
+        `${name} ${stat.type} ${stat.inode} ${stat.mode} ${stat.uid} ${stat.mtimeNs} ${stat.ctimeNs} ${stat.size}\n`,
+      );
+      if (stat.type === "directory") {
+        const inner = disk.openDirectory(directory, name);
+        walk(inner);
+        disk.closeDirectory(inner);
+        sum.update("\n");
+      } else if (stat.type === "file") {
+        const file = disk.openFile(directory, name, "read");
+        const bytes = new Uint8Array(stat.size);
+        disk.read(file, bytes, 0, bytes.length, 0);
+        disk.closeFile(file);
+        sum.update(bytes);
+      } else if (stat.type === "symlink") {
+        sum.update(disk.readSymlink(directory, name));
+      }
+    }
+  };
+  const root = disk.openRoot("/");
+  walk(root);
+  disk.closeDirectory(root);
+  return sum.digest("base64");
+}

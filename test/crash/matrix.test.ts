@@ -1,0 +1,91 @@
+import { expect } from "chai";
+import { CrashMatrix, type CrashPoint, type Scenario } from "./crash-matrix.ts";
+import { realProgram } from "./replica-program.ts";
+import { scenarios } from "./scenarios.ts";
+import { operationKinds, type PowerLossMode, powerLossModes } from "./simulated-disk.ts";
+
+/** Seeds for each of the modes that choose by chance; `npm run soak` gives more. */
+const seedCount = Number(process.env.UNDERSTUDY_CRASH_SEEDS ?? 1);
+/** How many crash points share one whose recovery is crashed, too, and its operations one that is. */
+const againEvery = seedCount > 1 ? 3 : 12;
+
+const chosenByChance: ReadonlySet<PowerLossMode> = new Set(["torn", "reordered", "prefix"]);
+
+/** Every transaction of receive, commit, apply and promote by its purpose; another one has to be brought here first. */
+const commitPurposes = [
+  "form",
+  "stores",
+  "home",
+  "rows",
+  "cut",
+  "staging",
+  "forget",
+  "applying",
+  "applied",
+  "seal",
+  "epoch",
+];
+
+const variants: readonly { readonly name: string; readonly change: Partial<Scenario> }[] = [
+  { name: "syncing one by one", change: {} },
+  { name: "syncing whole filesystems, without history", change: { limits: { singleSyncsMax: 0 }, keepHistory: false } },
+  { name: "syncing whole filesystems", change: { limits: { singleSyncsMax: 0 } } },
+];
+
+describe("the crash-point matrix", function () {
+  this.timeout(seedCount * 600_000);
+  const counts = new Map<string, number>();
+  const purposes = new Set<string>();
+  const totals = { points: 0, pointsInRecovery: 0, failures: 0, states: 0 };
+
+  function count(points: readonly CrashPoint[]): void {
+    for (const { kind, step, detail } of points) {
+      counts.set(`${step}: ${kind}`, (counts.get(`${step}: ${kind}`) ?? 0) + 1);
+      if (kind === "catalog commit") purposes.add(detail);
+    }
+  }
+
+  for (const [number, scenario] of scenarios.entries()) {
+    for (const variant of number === 0 ? variants.slice(0, 2) : variants) {
+      it(`${scenario.name}, ${variant.name}: whatever the power leaves comes up as a committed cut`, async () => {
+        using matrix = await CrashMatrix.open(
+          { ...scenario, ...variant.change, name: `${scenario.name}, ${variant.name}` },
+          realProgram,
+        );
+        const points = matrix.points();
+        count(points);
+        for (const point of points) {
+          for (const mode of powerLossModes) {
+            const seeds = chosenByChance.has(mode) ? seedCount : 1;
+            for (let seed = 1; seed <= seeds; seed++) {
+              const again = (point.index + seed) % againEvery === 0 && mode === "torn";
+              matrix.crash(point, mode, seed * 1000 + point.index, again ? { again: againEvery } : {});
+            }
+          }
+        }
+        totals.points += points.length;
+        totals.pointsInRecovery += matrix.pointsInRecovery;
+        totals.failures += matrix.failures;
+        totals.states += matrix.states;
+      });
+    }
+  }
+
+  it("crashes at every kind of operation, and knows every transaction", () => {
+    const kinds = new Set([...counts.keys()].map((key) => key.slice(key.indexOf(": ") + 2)));
+    expect([...kinds].sort()).to.have.members([...operationKinds, "catalog commit", "end"]);
+    expect([...purposes].sort()).to.have.members(commitPurposes);
+  });
+
+  after(() => {
+    const lines = [...counts]
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([key, found]) => `      ${String(found).padStart(5)}  ${key}`);
+    console.log(
+      [
+        `      ${totals.points} crash points and ${totals.pointsInRecovery} within recoveries, ${totals.failures} power failures, ${totals.states} different states recovered and judged`,
+        ...lines,
+      ].join("\n"),
+    );
+  });
+});

@@ -1,0 +1,125 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { ReplicaSink } from "../../primary/ship/shipment.ts";
+import type { BulkMessage } from "../../shared/wire/messages.ts";
+import { type CutId, epoch, seq } from "../../shared/words.ts";
+import { cutInto, openPrimary } from "../model/in-process.ts";
+import { type ModelNode, ModelSource } from "../model/model-store.ts";
+import type { Tree } from "./disk-tree.ts";
+
+/** One cut as the real primary planned and sent it, with what the sources were at that moment. */
+export interface RecordedCut {
+  readonly cut: CutId;
+  readonly messages: readonly (readonly [message: BulkMessage, payload: Uint8Array])[];
+  readonly digest: Uint8Array;
+  /** What a copy of each store must be. */
+  readonly trees: Readonly<Record<string, Tree>>;
+  /** Every path of each store. */
+  readonly paths: Readonly<Record<string, ReadonlySet<string>>>;
+}
+
+/** Changes the sources; `text` gives bytes that say in each 16 of them from which cut they are. */
+export type Change = (sources: Readonly<Record<string, ModelSource>>, text: (length: number) => Uint8Array) => void;
+
+/** Runs the real plan over the changes, one cut each, and keeps what it sends. */
+export async function recordCuts(storeNames: readonly string[], changes: readonly Change[]): Promise<RecordedCut[]> {
+  const directory = mkdtempSync(join(tmpdir(), "understudy-record-"));
+  const sources = Object.fromEntries(storeNames.map((name) => [name, new ModelSource()]));
+  const primary = openPrimary(
+    join(directory, "primary.db"),
+    Object.fromEntries(Object.entries(sources).map(([name, source]) => [name, source.adapter()])),
+  );
+  try {
+    let messages: [BulkMessage, Uint8Array][] = [];
+    const sink: ReplicaSink = {
+      name: "recorder",
+      base: { epoch: epoch(1), seq: seq(0) },
+      lastObject: 0,
+      compress: false,
+      gone: false,
+      async send(message, payload) {
+        messages.push([message, payload.slice()]);
+      },
+      async stagedRuns() {
+        return { blockSize: 0, digests: new Uint8Array(0) };
+      },
+    };
+    const cuts: RecordedCut[] = [];
+    for (const [index, change] of changes.entries()) {
+      change(sources, taggedBytes(index + 1));
+      messages = [];
+      const taken = await cutInto(primary, [sink]);
+      if (!taken.fresh || messages.length === 0) throw new Error(`change ${index + 1} changes nothing`);
+      const perStore = <T>(of: (source: ModelSource) => T): Record<string, T> =>
+        Object.fromEntries(Object.entries(sources).map(([name, source]) => [name, of(source)]));
+      cuts.push({
+        cut: taken.cut,
+        messages,
+        digest: primary.catalog.standing.digest,
+        trees: perStore((source) => modelTree(source.nodes)),
+        paths: perStore((source) => new Set(source.nodes.keys())),
+      });
+    }
+    return cuts;
+  } finally {
+    primary.catalog.close();
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+/** Bytes such as `<07:000000000c>`: the cut, and a number that no other 16 bytes of the scenario have. */
+function taggedBytes(cut: number): (length: number) => Uint8Array {
+  let count = 0;
+  return (length) => {
+    const bytes = Buffer.alloc(Math.ceil(length / 16) * 16);
+    for (let at = 0; at < bytes.length; at += 16) {
+      bytes.write(`<${String(cut).padStart(2, "0")}:${(count++).toString(16).padStart(10, "0")}>\n`, at, "latin1");
+    }
+    return bytes.subarray(0, length);
+  };
+}
+
+/** The highest cut that any bytes of a file are from; 0 when none of them is tagged. */
+export function newestTag(bytes: Buffer): number {
+  let newest = 0;
+  for (let at = bytes.indexOf("<"); at >= 0 && at + 4 <= bytes.length; at = bytes.indexOf("<", at + 1)) {
+    if (bytes[at + 3] === 0x3a) newest = Math.max(newest, Number(bytes.toString("latin1", at + 1, at + 3)));
+  }
+  return newest;
+}
+
+function modelTree(nodes: ReadonlyMap<string, ModelNode>): Tree {
+  const links = new Map<ModelNode, number>();
+  for (const node of nodes.values()) links.set(node, (links.get(node) ?? 0) + 1);
+  const directories = new Map<string, Record<string, Tree>>();
+  let root: Tree | undefined;
+  for (const path of [...nodes.keys()].sort()) {
+    const node = nodes.get(path)!;
+    const meta = {
+      mode: node.type === "symlink" ? 0o777 : node.mode,
+      uid: 0,
+      gid: 0,
+      mtimeUs: node.type === "file" ? node.mtimeUs : 0,
+    };
+    let tree: Tree;
+    if (node.type === "directory") {
+      const entries: Record<string, Tree> = {};
+      directories.set(path, entries);
+      tree = { type: "directory", ...meta, entries };
+    } else if (node.type === "symlink") {
+      tree = { type: "symlink", ...meta, links: links.get(node)!, target: node.target };
+    } else {
+      tree = { type: "file", ...meta, links: links.get(node)!, bytes: Buffer.from(node.bytes) };
+    }
+    if (path === "") {
+      root = tree;
+      continue;
+    }
+    const slash = path.lastIndexOf("/");
+    const parent = directories.get(slash < 0 ? "" : path.slice(0, slash));
+    if (parent === undefined) throw new Error(`${path} lies in no directory`);
+    parent[path.slice(slash + 1)] = tree;
+  }
+  return root!;
+}

@@ -1,0 +1,39 @@
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import * as apply from "../../replica/apply/apply.ts";
+import * as commit from "../../replica/commit/commit.ts";
+import * as promote from "../../replica/promote/promote.ts";
+import * as receive from "../../replica/receive/receive.ts";
+import * as resume from "../../replica/receive/resume.ts";
+import * as storeHome from "../../replica/store-home.ts";
+
+/** What the crash tests drive: the replica's own modules, or a copy of them with one line changed. */
+export interface ReplicaProgram {
+  readonly Receiver: typeof receive.Receiver;
+  readonly commit: typeof commit.commit;
+  readonly recoverStaging: typeof resume.recoverStaging;
+  readonly stagedRunDigests: typeof resume.stagedRunDigests;
+  readonly applyNext: typeof apply.applyNext;
+  readonly recoverApply: typeof apply.recoverApply;
+  readonly openStoreHomes: typeof storeHome.openStoreHomes;
+  readonly seal: typeof promote.seal;
+  readonly takeOver: typeof promote.takeOver;
+}
+
+export const realProgram: ReplicaProgram = { ...receive, ...commit, ...resume, ...apply, ...storeHome, ...promote };
+
+/** The program in a copy of `replica/`, whose imports of `shared/` lead to the same modules as ours. */
+export async function loadProgram(replicaDirectory: string): Promise<ReplicaProgram> {
+  const names = [
+    "receive/receive.ts",
+    "receive/resume.ts",
+    "commit/commit.ts",
+    "apply/apply.ts",
+    "store-home.ts",
+    "promote/promote.ts",
+  ];
+  const modules = await Promise.all(
+    names.map((name) => import(pathToFileURL(join(replicaDirectory, name)).href) as Promise<object>),
+  );
+  return Object.assign({}, ...modules) as ReplicaProgram;
+}

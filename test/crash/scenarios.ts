@@ -1,0 +1,195 @@
+import { apply, commit, promote, receive, type Scenario, whole } from "./crash-matrix.ts";
+import type { Change } from "./recorded-cuts.ts";
+
+/** A tree with everything in it: files of all sizes, sparse, empty, linked, and directories in directories. */
+const firstTree: Change = ({ tree }, text) => {
+  tree!.makeDirectory("docs");
+  tree!.makeDirectory("docs/deep");
+  tree!.makeDirectory("docs/deep/deeper");
+  tree!.makeDirectory("empty");
+  tree!.write("docs/a", text(100));
+  tree!.write("docs/b", text(5000));
+  tree!.write("docs/deep/deeper/c", text(64));
+  tree!.write("nothing", "");
+  tree!.write("sparse", text(600), 5 * 4096);
+  tree!.symlink("link", "docs/a");
+  tree!.link("docs/a", "hard");
+  tree!.write("large", text(5 * 4096 + 300));
+  tree!.write("larger", text(7 * 4096));
+  tree!.chmod("docs/b", 0o600);
+  tree!.chmod("empty", 0o700);
+};
+
+/** Three files to write into. */
+const threeFiles: Change = ({ tree }, text) => {
+  tree!.write("a", text(6 * 4096));
+  tree!.write("b", text(2 * 4096 + 50));
+  tree!.write("c", text(300));
+};
+
+const contents: Scenario = {
+  name: "writing in place",
+  changes: [
+    threeFiles,
+    ({ tree }, text) => {
+      tree!.write("a", text(4096), 4096);
+      tree!.write("c", text(20), 280);
+    },
+    ({ tree }, text) => {
+      // More than is kept in the catalog: a segment file.
+      tree!.write("a", text(3 * 4096), 2 * 4096);
+      tree!.write("b", text(5000), 2 * 4096 + 50);
+    },
+    ({ tree }) => tree!.truncate("a", 4096 + 1000),
+    ({ tree }, text) => {
+      tree!.truncate("a", 4 * 4096);
+      tree!.write("c", text(40), 300);
+    },
+    ({ tree }) => tree!.write("b", new Uint8Array(4096), 4096),
+    ({ tree }) => {
+      tree!.truncate("b", 0);
+      tree!.truncate("c", 10);
+    },
+  ],
+  steps: [
+    ...whole(1),
+    ...whole(2),
+    ...whole(3),
+    receive(4),
+    commit,
+    receive(5),
+    commit,
+    apply,
+    receive(6),
+    receive(7),
+    commit,
+    apply,
+  ],
+  crashFrom: 3,
+};
+
+const names: Scenario = {
+  name: "changing names",
+  changes: [
+    ({ tree }, text) => {
+      for (const name of ["a", "b", "c", "d", "e", "f"]) tree!.write(name, text(100));
+      tree!.makeDirectory("dir");
+      tree!.write("dir/x", text(2 * 4096));
+      tree!.write("dir/y", text(30));
+    },
+    ({ tree }) => {
+      // A swap.
+      tree!.rename("a", "t");
+      tree!.rename("b", "a");
+      tree!.rename("t", "b");
+    },
+    ({ tree }, text) => {
+      // A cycle of three, and one name taken again.
+      tree!.rename("c", "t");
+      tree!.rename("d", "c");
+      tree!.rename("e", "d");
+      tree!.rename("t", "e");
+      tree!.rename("f", "g");
+      tree!.write("f", text(50));
+    },
+    ({ tree }, text) => {
+      // Replaced by a rename, from the same directory and from another.
+      tree!.rename("g", "a");
+      tree!.rename("dir/y", "b");
+      tree!.replace("c", text(4096 + 10));
+    },
+    ({ tree }, text) => tree!.write("c", text(3000), 4096 + 10),
+    ({ tree }) => {
+      tree!.rename("dir", "moved");
+      tree!.rename("moved/x", "x");
+    },
+  ],
+  steps: [...whole(1), ...whole(2), ...whole(3), receive(4), commit, receive(5), commit, apply, ...whole(6)],
+  crashFrom: 3,
+};
+
+const types: Scenario = {
+  name: "changing types, links and meta",
+  changes: [
+    firstTree,
+    ({ tree }, text) => {
+      // A file becomes a directory and a directory a file.
+      tree!.remove("nothing");
+      tree!.makeDirectory("nothing");
+      tree!.write("nothing/inside", text(70));
+      tree!.remove("docs");
+      tree!.write("docs", text(90));
+    },
+    ({ tree }) => {
+      tree!.chmod("hard", 0o640);
+      tree!.chmod("empty", 0o755);
+      tree!.chmod("", 0o711);
+      tree!.symlink("link", "elsewhere");
+      tree!.link("large", "large too");
+    },
+    ({ tree }, text) => {
+      tree!.write("brief", text(60));
+      tree!.makeDirectory("briefly");
+      tree!.write("briefly/in it", text(3 * 4096));
+      tree!.link("large", "nothing/large three");
+    },
+    ({ tree }) => {
+      tree!.remove("brief");
+      tree!.remove("briefly");
+      tree!.remove("large too");
+      tree!.remove("large");
+    },
+  ],
+  steps: [...whole(1), ...whole(2), ...whole(3), receive(4), commit, receive(5), commit, apply],
+  crashFrom: 3,
+};
+
+const first: Scenario = { name: "a first copy", changes: [firstTree], steps: whole(1) };
+
+const promotion: Scenario = {
+  name: "a promotion",
+  changes: [threeFiles, ({ tree }, text) => tree!.write("a", text(5000)), ({ tree }) => tree!.rename("a", "b")],
+  steps: [...whole(1), receive(2), commit, receive(3), commit, promote],
+  crashFrom: 3,
+};
+
+const pipelined: Scenario = {
+  name: "cuts that wait together, half of the next behind them, two filesystems",
+  stores: ["tree", "logs"],
+  changes: [
+    ({ tree, logs }, text) => {
+      tree!.write("a", text(3 * 4096));
+      logs!.write("log", text(100));
+    },
+    ({ tree, logs }, text) => {
+      tree!.write("new", text(4 * 4096));
+      logs!.write("log", text(200), 100);
+    },
+    ({ tree, logs }, text) => {
+      tree!.write("a", text(3 * 4096));
+      tree!.rename("new", "old");
+      logs!.write("second", text(9000));
+    },
+    ({ tree, logs }, text) => {
+      tree!.write("last", text(4 * 4096));
+      tree!.write("a", text(9000), 1000);
+      logs!.write("log", text(9000), 300);
+      logs!.remove("second");
+    },
+  ],
+  steps: [
+    ...whole(1),
+    receive(2),
+    receive(3),
+    receive(4, 0, 0.5),
+    commit,
+    receive(4, 0.5, 0.75),
+    apply,
+    receive(4, 0.75, 1),
+    commit,
+    apply,
+  ],
+  crashFrom: 3,
+};
+
+export const scenarios: readonly Scenario[] = [first, contents, names, types, promotion, pipelined];
