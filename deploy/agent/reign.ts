@@ -444,6 +444,7 @@ export class Reign {
         seq: result.cut.seq,
         payloadBytes: result.payloadBytes,
         replicas: result.shippedTo.join(","),
+        positions: result.stores.map((store) => store.position).join(","),
         ms: Math.round(performance.now() - begunAt),
         ...(freeze ? { freezeMs: Math.round(result.freezeMs) } : {}),
       });
