@@ -75,8 +75,8 @@ function compare(context: ReplicaContext, seen: Seen, applied: Seq): StrangersCh
   const paths = manifest.pathsOf(object, applied);
   if (paths.length === 0) {
     const stat = disk.stat(home.kept, objectFileName(object));
-    // The move to `kept` has changed its ctime, and nobody wrote that down.
-    const what = stat === undefined ? "is gone from what is kept for recovery points" : differing(seen, stat, "times without ctime");
+    // Its last batch may have written to it before it died, and nobody looked at it then.
+    const what = stat === undefined ? "is gone from what is kept for recovery points" : differing(seen, stat, "inode");
     return what === undefined ? [] : [{ store, object, path: "" as StorePath, what }];
   }
   const type = manifest.object(object, applied)?.type;
@@ -89,12 +89,12 @@ function compare(context: ReplicaContext, seen: Seen, applied: Seq): StrangersCh
   });
 }
 
-function differing(seen: Seen, stat: Stat, upTo: "inode" | "times without ctime" | "times"): string | undefined {
+function differing(seen: Seen, stat: Stat, upTo: "inode" | "times"): string | undefined {
   if (stat.inode !== seen.inode) return "was replaced by another file";
   if (upTo === "inode") return undefined;
   if (stat.size !== seen.size) return `has ${stat.size} bytes instead of ${seen.size}`;
   if (stat.mtimeNs !== seen.mtimeNs) return "was written to";
-  if (upTo === "times" && stat.ctimeNs !== seen.ctimeNs) return "was changed: content, owner, mode or links";
+  if (stat.ctimeNs !== seen.ctimeNs) return "was changed: content, owner, mode or links";
   return undefined;
 }
 

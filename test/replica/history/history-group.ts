@@ -14,6 +14,13 @@ import type { Seq } from "../../../shared/words.ts";
 import { commit, cutInto, openPrimary, openReplica, receiverOf, sinkInto } from "../../model/in-process.ts";
 import { ModelSource } from "../../model/model-store.ts";
 
+/** Syncs nothing: what is durable when is the crash matrix's question. */
+export class UnsyncedDisk extends RealDisk {
+  override syncFile(): void {}
+  override syncDirectory(): void {}
+  override syncFilesystem(): void {}
+}
+
 /** A primary with a model of a tree, its replica, and a second, reading context as another thread would have. */
 export class HistoryGroup {
   readonly directory = mkdtempSync(join(tmpdir(), "understudy-history-"));
@@ -25,7 +32,7 @@ export class HistoryGroup {
   readonly described = new Map<Seq, Record<string, string>>();
   #restores = 0;
 
-  constructor(limits: Partial<ReplicaLimits> = {}, disk: Disk = new RealDisk()) {
+  constructor(limits: Partial<ReplicaLimits> = {}, disk: Disk = new UnsyncedDisk()) {
     this.primary = openPrimary(join(this.directory, "primary.db"), { tree: this.source.adapter() });
     this.replica = openReplica(join(this.directory, "replica.db"), disk, { tree: this.copy }, { limits });
     this.receiver = receiverOf(this.replica);
@@ -64,7 +71,7 @@ export class HistoryGroup {
   }
 
   /** Homes and a catalog of its own, as the worker has that reads history. */
-  reader(disk: Disk = new RealDisk()): ReplicaContext & Disposable {
+  reader(disk: Disk = new UnsyncedDisk()): ReplicaContext & Disposable {
     const catalog = new Catalog(join(this.directory, "replica.db"), { readOnly: true });
     const placements = [...this.replica.homes.values()].map((home) => home.placement);
     const homes = openStoreHomes(disk, catalog, "app", placements, false);

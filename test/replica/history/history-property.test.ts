@@ -9,7 +9,7 @@ import { equalBytes } from "../../../shared/manifest/block-hash.ts";
 import type { Seq } from "../../../shared/words.ts";
 import { seededRandom } from "../../crash/seeded-random.ts";
 import type { ModelSource } from "../../model/model-store.ts";
-import { describeTree } from "../way.test.ts";
+import { describeTree } from "../../model/describe-tree.ts";
 import { HistoryGroup } from "./history-group.ts";
 
 const never = new AbortController().signal;
@@ -131,7 +131,7 @@ export async function expectAllPoints(group: HistoryGroup, reader: HistoryGroup[
   expect(verified.differences).to.deep.equal([]);
   expect(verified.digestEqual).to.equal(true);
   expect((await verifyManifest(reader, never)).digestEqual).to.equal(true);
-  expect(sweep(reader, 0, 1000).changes).to.deep.equal([]);
+  expect(JSON.stringify(sweep(reader, 0, 1000).changes)).to.equal("[]");
   const { committed, digest } = group.replica.catalog.standing;
   expect(committed).to.deep.equal(group.primary.catalog.standing.committed);
   expect(equalBytes(digest, group.primary.catalog.standing.digest)).to.equal(true);
