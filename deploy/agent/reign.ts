@@ -4,9 +4,10 @@ import { explain, ProtocolViolation, UnderstudyError } from "../../shared/errors
 import { runHook } from "../../shared/hooks.ts";
 import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
+import type { StagedQuestion } from "../../primary/ship/shipment.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Acknowledgement, Message } from "../../shared/wire/messages.ts";
-import { type CutId, compareCuts, cutText, type NodeName, type PeerState, sameCut } from "../../shared/words.ts";
+import { type CutId, compareCuts, cutText, type NodeName, type PeerState, sameCut, seq } from "../../shared/words.ts";
 import type { CutResult, PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
 import { configurationWait } from "./schedule.ts";
 import type { Session } from "./session.ts";
@@ -71,6 +72,7 @@ export class Reign {
   #requested: PromiseWithResolvers<CutResult>[] = [];
   #wake: (() => void) | undefined;
   #awake = false;
+  #cutting = false;
   #stopped = false;
   #ended: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -188,18 +190,12 @@ export class Reign {
     }
   }
 
-  async stagedRuns({
-    sink,
-    object,
-  }: {
-    sink: string;
-    object: number;
-  }): Promise<{ blockSize: number; digests: Uint8Array }> {
+  async stagedRuns({ sink, ...asked }: StagedQuestion & { sink: string }): Promise<{ blockSize: number; digests: Uint8Array }> {
     const follower = this.#followers.get(sink);
     if (follower === undefined || follower.gone) return { blockSize: 0, digests: new Uint8Array(0) };
     const answer = Promise.withResolvers<{ blockSize: number; digests: Uint8Array }>();
-    follower.awaitingRuns.set(object, answer);
-    await follower.session.send({ kind: "stagedRequest", object: object as never });
+    follower.awaitingRuns.set(asked.object, answer);
+    await follower.session.send({ kind: "stagedRequest", ...asked });
     return await answer.promise;
   }
 
@@ -312,8 +308,15 @@ export class Reign {
 
   #acknowledge(follower: Follower, message: Acknowledgement): void {
     const { durable } = message;
-    if (compareCuts(durable, this.#standing.committed) > 0)
+    if (compareCuts(durable, this.#newestSent()) > 0)
       throw new ProtocolViolation(`cut ${cutText(durable)} was acknowledged and never sent`);
+    if (compareCuts(durable, follower.durable) > 0) {
+      this.#options.log.debug("cut.acknowledged", {
+        peer: follower.session.peer,
+        epoch: durable.epoch,
+        seq: durable.seq,
+      });
+    }
     follower.durable = durable;
     follower.applied = message.applied;
     follower.received = message.received;
@@ -325,6 +328,12 @@ export class Reign {
     this.#remember(follower.session.peer, follower);
     for (const done of [...this.#acknowledged]) done();
     this.#stir();
+  }
+
+  /** A cut that is just being taken may be acknowledged before the worker has said that it is done with it. */
+  #newestSent(): CutId {
+    const { committed } = this.#standing;
+    return this.#cutting ? { epoch: committed.epoch, seq: seq(committed.seq + 1n) } : committed;
   }
 
   #release(follower: Follower, error: Error): void {
@@ -405,21 +414,27 @@ export class Reign {
     const known = [...this.#known.values()].map((follower) => follower.durable.seq);
     const everybody = config.replicas.size === 0 || known.length >= config.replicas.size;
     const forgottenUpTo = everybody && known.length > 0 ? known.reduce((least, at) => (at < least ? at : least)) : 0n;
-    const result = await this.#worker.call("cut", {
-      depth,
-      freeze,
-      preCopyRounds: freeze ? preCopyRounds : 0,
-      sinks: sinks.map((follower) => ({
-        name: follower.session.peer,
-        base: follower.base,
-        lastObject: follower.lastObject,
-        compress: this.#compress(follower.session.peer),
-      })),
-      forgottenUpTo,
-    });
+    this.#cutting = true;
+    let result: CutResult;
+    try {
+      result = await this.#worker.call("cut", {
+        depth,
+        freeze,
+        preCopyRounds: freeze ? preCopyRounds : 0,
+        sinks: sinks.map((follower) => ({
+          name: follower.session.peer,
+          base: follower.base,
+          lastObject: follower.lastObject,
+          compress: this.#compress(follower.session.peer),
+        })),
+        forgottenUpTo,
+      });
+      this.#standing = result.standing;
+    } finally {
+      this.#cutting = false;
+    }
     if (depth === "scan") this.#scannedAt = performance.now();
     this.#depth = "changes";
-    this.#standing = result.standing;
     onStanding(result.standing);
     for (const sink of result.sinks) {
       const follower = sinks.find((item) => item.session.peer === sink.name);
