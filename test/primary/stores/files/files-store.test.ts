@@ -185,6 +185,36 @@ describe("files store", () => {
     expect(consumer.describe().get("restless")).to.include(" newer!!! ");
   });
 
+  it("reads what was behind in one round in the next", async () => {
+    await using scratch = new Scratch();
+    writeFileSync(scratch.at("a"), "1");
+    scratch.aheadMs = aged;
+    const store = await scratch.store();
+    await scratch.consumer.take(store);
+    writeFileSync(scratch.at("a"), "2");
+    let tries = 0;
+    // The events of these are known before the second round; what it finds must not depend on them.
+    const disturb = () => tries++ < 3 && chmodSync(scratch.at("a"), 0o600 + tries);
+    const summary = await scratch.consumer.take(store, {}, () => void disturb(), 2);
+    expect(summary.behind).to.deep.equal([]);
+    expect(scratch.consumer.describe().get("a")).to.match(/ 2 a$/);
+  });
+
+  it("ends the watches of a directory that went away", async () => {
+    await using scratch = new Scratch();
+    mkdirSync(scratch.at("d/e/f"), { recursive: true });
+    writeFileSync(scratch.at("a"), "");
+    const store = await scratch.store();
+    await scratch.consumer.take(store);
+    expect(store.health.watchedDirectories).to.equal(4);
+    renameSync(scratch.at("d"), scratch.at("g"));
+    await scratch.consumer.take(store);
+    expect(store.health.watchedDirectories).to.equal(4);
+    rmSync(scratch.at("g"), { recursive: true });
+    await scratch.consumer.take(store);
+    expect(store.health.watchedDirectories).to.equal(1);
+  });
+
   it("reads a file once more in the same view when it moved only once", async () => {
     await using scratch = new Scratch();
     writeFileSync(scratch.at("a"), "1");
