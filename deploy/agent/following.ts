@@ -122,7 +122,7 @@ export class Following {
         this.#cover();
         return;
       case "stagedRequest": {
-        const { blockSize, digests } = await this.#worker.call("stagedRuns", { object: message.object });
+        const { blockSize, digests } = await this.#worker.call("stagedRuns", message);
         await this.session.send({ kind: "stagedRuns", object: message.object, blockSize }, digests);
         return;
       }

@@ -1,5 +1,6 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
+import { choosePoint } from "../../replica/history/choose-point.ts";
 import { PromotionRefused, promotionRefusals, type Refusal } from "../../replica/promote/promote.ts";
 import type { CutRecord } from "../../shared/catalog/catalog.ts";
 import {
@@ -16,10 +17,21 @@ import { HookFailed, runHook } from "../../shared/hooks.ts";
 import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import { type Decision, decide, wireMajor, wireMinor } from "../../shared/session/connect.ts";
+import { readablePath } from "../../shared/store-path.ts";
 import type { Hello } from "../../shared/wire/messages.ts";
 import { type CutId, cutText, type NodeName, type Role } from "../../shared/words.ts";
-import type { PromoteOptions } from "../control/api.ts";
+import {
+  cutIdOf,
+  cutRef,
+  jsonNumber,
+  type PromoteOptions,
+  type RestoreAnswer,
+  type RestoreOptions,
+  type VerifyAnswer,
+  type VerifyOptions,
+} from "../control/api.ts";
 import { groupDirectory } from "../control/state-layout.ts";
+import type { HistoryMainCalls, HistoryWorkerCalls } from "../workers/history-worker.ts";
 import { RemoteError } from "../workers/port-peer.ts";
 import type { PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
 import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
@@ -29,6 +41,7 @@ import { Reign } from "./reign.ts";
 import type { Session } from "./session.ts";
 import { WorkerThread } from "./worker-thread.ts";
 
+type HistoryWorker = WorkerThread<HistoryMainCalls, HistoryWorkerCalls>;
 type PrimaryWorker = WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>;
 type ReplicaWorker = WorkerThread<ReplicaMainCalls, ReplicaWorkerCalls>;
 
@@ -225,10 +238,15 @@ export class GroupAgent {
       catalogPath: this.catalogPath,
       placements: this.stores.map(placementOf),
       stagingBytesMax: this.config.limits.stagingBytes,
-      keepHistory: true,
+      keepHistory: this.#keepsHistory(),
+      retention: this.config.retention,
     });
     this.#replicaStanding = standing;
     return standing;
+  }
+
+  #keepsHistory(): boolean {
+    return Object.values(this.config.retention.keep).some((ms) => ms !== undefined && ms > 0);
   }
 
   /** A copy that is not there stops this group until it is, and nothing else. */
@@ -324,7 +342,7 @@ export class GroupAgent {
     return {
       major: wireMajor,
       minor: wireMinor,
-      features: ["zstd"],
+      features: this.#replicaStanding?.adopting === true ? ["zstd", "adopting"] : ["zstd"],
       software,
       node,
       group: this.config.name,
@@ -436,12 +454,7 @@ export class GroupAgent {
     this.#following = undefined;
     try {
       if (decision.join) {
-        await worker.call("join", {
-          groupId: theirs.groupId,
-          epoch: theirs.epoch,
-          epochs: theirs.epochs,
-          adopt: false,
-        });
+        await worker.call("join", { groupId: theirs.groupId, epoch: theirs.epoch, epochs: theirs.epochs });
       } else if (decision.adoptEpoch) {
         await worker.call("adoptEpoch", { epoch: theirs.epoch, epochs: theirs.epochs });
       }
@@ -669,6 +682,94 @@ export class GroupAgent {
 
   async points(): Promise<readonly CutRecord[]> {
     return this.#replica === undefined ? [] : await this.#replica.call("points", undefined);
+  }
+
+  /**
+   * Takes what lies in the copies' places for a start: compared with the primary, only the difference is shipped. What this
+   * node knew of the group's cuts is forgotten, its recovery points with it.
+   */
+  async adopt(): Promise<void> {
+    await this.#exclusively(async () => {
+      const worker = this.#replica;
+      if (worker === undefined || (this.role !== "replica" && this.role !== "unformed"))
+        throw new WrongRole("a copy is adopted by a replica", this.role);
+      this.#following = undefined;
+      this.#closeSessions();
+      this.#replicaStanding = await worker.call("adopt", undefined);
+      this.log.warn("copy.adopting", {});
+    });
+  }
+
+  async restore(options: RestoreOptions, signal?: AbortSignal): Promise<RestoreAnswer> {
+    const points = await this.points();
+    const wanted =
+      "cut" in options.at ? { cut: cutIdOf(options.at.cut) } : { timeUs: Date.parse(options.at.time) * 1000 };
+    const point = choosePoint(points, wanted);
+    return await this.#readHistory(point.cut.seq, signal, async (worker) => {
+      const restored = await worker.call("restore", { at: point.cut.seq, to: options.to });
+      return {
+        cut: { ...cutRef(point.cut), takenAt: new Date(point.takenAtUs / 1000).toISOString() },
+        to: options.to,
+        files: restored.files,
+        bytes: restored.bytes,
+      };
+    });
+  }
+
+  async verify(options: VerifyOptions, signal?: AbortSignal): Promise<VerifyAnswer> {
+    const begun = performance.now();
+    await this.refresh();
+    const applied = this.#replicaStanding?.applied ?? 0n;
+    return await this.#readHistory(applied, signal, async (worker) => {
+      const verified = await worker.call("verify", { quick: options.quick });
+      const cut = this.#replicaStanding?.committed;
+      return {
+        ok: verified.differenceCount === 0 && verified.digestEqual,
+        cut: { epoch: jsonNumber(cut?.epoch ?? 0n), seq: jsonNumber(verified.at) },
+        quick: options.quick,
+        files: verified.files,
+        bytes: verified.bytes,
+        seconds: (performance.now() - begun) / 1000,
+        differences: verified.differences.map(({ store, path, what, detail }) => {
+          const readable = readablePath(path);
+          const named =
+            readable === undefined ? { pathB64: Buffer.from(path, "latin1").toString("base64") } : { path: readable };
+          return { store, what: detail === "" ? what : `${what}: ${detail}`, ...named };
+        }),
+        differencesTotal: verified.differenceCount,
+      };
+    });
+  }
+
+  /** In a thread of its own, which reads while apply goes on; the point is kept meanwhile. */
+  async #readHistory<T>(
+    at: bigint,
+    signal: AbortSignal | undefined,
+    use: (worker: HistoryWorker) => Promise<T>,
+  ): Promise<T> {
+    const replica = this.#replica;
+    if (replica === undefined || this.role === "unformed" || this.role === "fenced")
+      throw new WrongRole("a replica has points and a copy to verify", this.role);
+    await replica.call("pin", { seq: at });
+    const worker: HistoryWorker = new WorkerThread<HistoryMainCalls, HistoryWorkerCalls>(
+      "history-worker",
+      {},
+      (error) => this.log.error("history.failed", { error }),
+    );
+    const cancel = (): void => worker.note("cancel", undefined);
+    signal?.addEventListener("abort", cancel, { once: true });
+    try {
+      await worker.call("open", {
+        groupName: this.config.name,
+        catalogPath: this.catalogPath,
+        placements: this.stores.map(placementOf),
+      });
+      return await use(worker);
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+      await worker.close();
+      if (this.#replica === replica) await replica.call("unpin", { seq: at });
+    }
   }
 
   async abortPromotion(): Promise<void> {

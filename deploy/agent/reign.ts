@@ -1,10 +1,10 @@
+import type { StagedQuestion } from "../../primary/ship/shipment.ts";
 import type { GroupConfig } from "../../shared/config/config.ts";
 import { replicaSettings } from "../../shared/config/config.ts";
 import { explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
 import { runHook } from "../../shared/hooks.ts";
 import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
-import type { StagedQuestion } from "../../primary/ship/shipment.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Acknowledgement, Message } from "../../shared/wire/messages.ts";
 import { type CutId, compareCuts, cutText, type NodeName, type PeerState, sameCut, seq } from "../../shared/words.ts";
@@ -33,6 +33,8 @@ interface Follower {
   /** Everything written before this is durable there. Monotonic, ms. */
   coveredAt: number;
   dueAt: number;
+  /** It says that its copy's place holds files which it may reuse for its first cut. */
+  resuming: boolean;
   gone: boolean;
   awaitingRuns: Map<number, PromiseWithResolvers<{ blockSize: number; digests: Uint8Array }>>;
 }
@@ -147,6 +149,7 @@ export class Reign {
       inFlight: [],
       coveredAt: this.#known.get(peer)?.coveredAt ?? 0,
       dueAt: 0,
+      resuming: session.theirs.features.includes("adopting"),
       gone: false,
       awaitingRuns: new Map(),
     };
@@ -190,7 +193,10 @@ export class Reign {
     }
   }
 
-  async stagedRuns({ sink, ...asked }: StagedQuestion & { sink: string }): Promise<{ blockSize: number; digests: Uint8Array }> {
+  async stagedRuns({
+    sink,
+    ...asked
+  }: StagedQuestion & { sink: string }): Promise<{ blockSize: number; digests: Uint8Array }> {
     const follower = this.#followers.get(sink);
     if (follower === undefined || follower.gone) return { blockSize: 0, digests: new Uint8Array(0) };
     const answer = Promise.withResolvers<{ blockSize: number; digests: Uint8Array }>();
@@ -426,6 +432,7 @@ export class Reign {
           base: follower.base,
           lastObject: follower.lastObject,
           compress: this.#compress(follower.session.peer),
+          resuming: follower.resuming && follower.base.seq === 0n,
         })),
         forgottenUpTo,
       });

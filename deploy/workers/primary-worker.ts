@@ -3,7 +3,7 @@ import { parentPort } from "node:worker_threads";
 import { dropTaking } from "../../primary/plan/prune.ts";
 import { type TakenCut, takeCut } from "../../primary/plan/take-cut.ts";
 import type { PrimaryContext } from "../../primary/primary-context.ts";
-import type { ReplicaSink } from "../../primary/ship/shipment.ts";
+import type { ReplicaSink, StagedQuestion } from "../../primary/ship/shipment.ts";
 import { Catalog, type Standing } from "../../shared/catalog/catalog.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { StoreOnNode } from "../../shared/config/config.ts";
@@ -11,7 +11,7 @@ import { assert } from "../../shared/errors.ts";
 import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
 import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
-import { type CutId, epoch, type GroupId, type ObjectId, seq } from "../../shared/words.ts";
+import { type CutId, epoch, type GroupId, seq } from "../../shared/words.ts";
 import { PortPeer } from "./port-peer.ts";
 import { createAdapter, singleFilePath } from "./store-adapters.ts";
 
@@ -22,6 +22,7 @@ export interface SinkState {
   readonly base: CutId;
   readonly lastObject: number;
   readonly compress: boolean;
+  readonly resuming: boolean;
 }
 
 export type PrimaryWorkerCalls = {
@@ -56,7 +57,7 @@ export type PrimaryWorkerCalls = {
 export type PrimaryMainCalls = {
   wake(argument: undefined): void;
   frame(argument: { sink: string; header: Uint8Array; payload: Uint8Array }): void;
-  stagedRuns(argument: { sink: string; object: number }): Promise<{ blockSize: number; digests: Uint8Array }>;
+  stagedRuns(argument: StagedQuestion & { sink: string }): Promise<{ blockSize: number; digests: Uint8Array }>;
   freeze(argument: undefined): Promise<void>;
   thaw(argument: undefined): Promise<number>;
   failed(argument: { message: string; stack: string | undefined }): void;
@@ -247,8 +248,8 @@ function openSink(state: SinkState): ReplicaSink {
         await room.promise;
       }
     },
-    async stagedRuns(object: ObjectId) {
-      return await main.call("stagedRuns", { sink: state.name, object });
+    async stagedRuns(asked) {
+      return await main.call("stagedRuns", { ...asked, sink: state.name });
     },
   };
   return sink;

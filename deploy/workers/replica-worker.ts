@@ -1,8 +1,11 @@
 import { parentPort } from "node:worker_threads";
 import { zstdDecompressSync } from "node:zlib";
-import { applyNext, recoverApply } from "../../replica/apply/apply.ts";
+import { applyNext, markSuspect, recoverApply } from "../../replica/apply/apply.ts";
 import { commit } from "../../replica/commit/commit.ts";
+import { sweep } from "../../replica/history/sweep.ts";
+import { recoverThinning, thinningByRetention } from "../../replica/history/thin.ts";
 import { seal, takeOver, unseal } from "../../replica/promote/promote.ts";
+import { adopting, beginAdoption, endAdoption, stageFromCopy } from "../../replica/receive/adopt.ts";
 import { Receiver } from "../../replica/receive/receive.ts";
 import { CutDamaged } from "../../replica/receive/refusals.ts";
 import { recoverStaging, stagedRunDigests } from "../../replica/receive/resume.ts";
@@ -10,6 +13,7 @@ import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica
 import { openStoreHomes, type StorePlacement } from "../../replica/store-home.ts";
 import { Catalog, type CutRecord, type Standing } from "../../shared/catalog/catalog.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
+import type { RetentionConfig } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert, ProtocolViolation } from "../../shared/errors.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
@@ -27,6 +31,7 @@ export type ReplicaWorkerCalls = {
     placements: readonly StorePlacement[];
     stagingBytesMax: number;
     keepHistory: boolean;
+    retention: RetentionConfig;
   }): ReplicaStanding;
   /**
    * Opens the copies of a replica and finishes what a crash left.
@@ -34,13 +39,18 @@ export type ReplicaWorkerCalls = {
    */
   openCopy(argument: undefined): ReplicaStanding;
   /** Becomes replica of a group that was born elsewhere. */
-  join(argument: { groupId: string; epoch: bigint; epochs: Standing["epochs"]; adopt: boolean }): ReplicaStanding;
+  join(argument: { groupId: string; epoch: bigint; epochs: Standing["epochs"] }): ReplicaStanding;
   /** A newer reign of the same group is followed from here on. */
   adoptEpoch(argument: { epoch: bigint; epochs: Standing["epochs"] }): ReplicaStanding;
   startSession(argument: { incarnation: string }): ReplicaStanding;
   frame(argument: { header: Uint8Array; payload: Uint8Array }): void;
   endSession(argument: undefined): ReplicaStanding;
-  stagedRuns(argument: { object: number }): { blockSize: number; digests: Uint8Array };
+  stagedRuns(argument: StagedAsked): { blockSize: number; digests: Uint8Array };
+  /** Begins anew with what lies in the copy's place: see replica/receive/adopt.ts. */
+  adopt(argument: undefined): ReplicaStanding;
+  /** The point stays while somebody reads it. */
+  pin(argument: { seq: bigint }): void;
+  unpin(argument: { seq: bigint }): void;
   seal(argument: undefined): ReplicaStanding;
   unseal(argument: undefined): ReplicaStanding;
   takeOver(argument: undefined): { epoch: Epoch; cut: CutId };
@@ -49,6 +59,13 @@ export type ReplicaWorkerCalls = {
   setHalted(argument: { reason: string }): ReplicaStanding;
   close(argument: undefined): void;
 };
+
+export interface StagedAsked {
+  readonly object: ObjectId;
+  readonly store: string;
+  readonly path: string;
+  readonly blockSize: number;
+}
 
 export type ReplicaMainCalls = {
   /** So many bytes of frames were taken in: the link may bring more. */
@@ -68,12 +85,14 @@ export interface ReplicaStanding extends Standing {
   readonly historyBytes: number;
   /** When the oldest recovery point was taken; 0 when there is none. */
   readonly oldestPointUs: number;
+  readonly adopting: boolean;
 }
 
 let options: Parameters<ReplicaWorkerCalls["open"]>[0] | undefined;
 let catalog: Catalog | undefined;
 let context: ReplicaContext | undefined;
 let receiver: Receiver | undefined;
+const pinned = new Map<Seq, number>();
 let flushPlanned = false;
 let applyTimer: NodeJS.Timeout | undefined;
 let unappliedSince = 0;
@@ -94,17 +113,17 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       return standing();
     },
     openCopy() {
-      if (context === undefined) openCopy(false);
+      if (context === undefined) openCopy();
       return standing();
     },
-    join({ groupId, epoch: at, epochs, adopt }) {
+    join({ groupId, epoch: at, epochs }) {
       const opened = openCatalog();
       assert(opened.standing.groupId === "", "a node joins a group once");
       opened.transaction("join", () => {
         opened.event("group.joined", { groupId }, nowUs());
         opened.stand({ groupId: groupId as GroupId, role: "replica", epoch: epoch(at), epochSeen: epoch(at), epochs });
       });
-      openCopy(adopt);
+      openCopy();
       return standing();
     },
     adoptEpoch({ epoch: at, epochs }) {
@@ -132,8 +151,31 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       endSession();
       return standing();
     },
-    stagedRuns({ object }) {
-      return stagedRunDigests(openContext(), object as ObjectId);
+    stagedRuns(asked) {
+      stageFromCopy(openContext(), asked);
+      return stagedRunDigests(openContext(), asked.object);
+    },
+    adopt() {
+      const opened = openCatalog();
+      endSession();
+      if (opened.standing.groupId === "") {
+        // Nothing is known yet: what is found is reused when the node joins.
+        opened.transaction("adopt", () =>
+          opened.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('adopting', 1)"),
+        );
+        return standing();
+      }
+      if (context === undefined) openCopy();
+      beginAdoption(openContext());
+      return standing();
+    },
+    pin({ seq: at }) {
+      pinned.set(seq(at), (pinned.get(seq(at)) ?? 0) + 1);
+    },
+    unpin({ seq: at }) {
+      const left = (pinned.get(seq(at)) ?? 1) - 1;
+      if (left === 0) pinned.delete(seq(at));
+      else pinned.set(seq(at), left);
     },
     seal() {
       endSession();
@@ -169,6 +211,10 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
   fatal,
 );
 
+function isAdopting(): boolean {
+  return adopting(openCatalog());
+}
+
 function nowUs(): number {
   return Date.now() * 1000;
 }
@@ -184,7 +230,7 @@ function openContext(): ReplicaContext {
 }
 
 /** Opens the copies and finishes what a crash left: the ordinary start and the recovery are the same. */
-function openCopy(adopt: boolean): void {
+function openCopy(): void {
   assert(options !== undefined, "open");
   const opened = openCatalog();
   // A primary's files are its application's: nothing of the replica's recovery may touch them.
@@ -194,7 +240,7 @@ function openCopy(adopt: boolean): void {
   opened.transaction("stores", () => {
     for (const store of options!.placements) opened.storeNumber(store.name, store.kind);
   });
-  const homes = openStoreHomes(disk, opened, options.groupName, options.placements, adopt);
+  const homes = openStoreHomes(disk, opened, options.groupName, options.placements, isAdopting());
   context = {
     catalog: opened,
     manifest: new Manifest(opened),
@@ -205,6 +251,7 @@ function openCopy(adopt: boolean): void {
   };
   recoverStaging(context);
   recoverApply(context);
+  recoverThinning(context);
   planApply(0);
 }
 
@@ -218,6 +265,7 @@ function standing(): ReplicaStanding {
     ),
     record: opened.cut(now.committed.seq),
     unappliedBytes: unappliedBytes(),
+    adopting: isAdopting(),
     pointCount: Number(opened.get("SELECT count(*) AS n FROM cuts WHERE point = 1")?.n ?? 0),
     oldestPointUs: Number(opened.get("SELECT min(taken_at_us) AS at FROM cuts WHERE point = 1")?.at ?? 0),
     historyBytes: Number(
@@ -326,10 +374,11 @@ function planFlush(): void {
 
 function flush(): void {
   if (receiver === undefined || receiver.ended.length === 0) return;
+  commit(openContext(), receiver);
+  if (isAdopting()) endAdoption(openContext());
+  if (unappliedSince === 0) unappliedSince = performance.now();
   // At the bound acknowledgements wait for apply: that is what keeps a promotion short.
   if (unappliedBytes() > unappliedBytesMax) applyAll();
-  commit(openContext(), receiver);
-  if (unappliedSince === 0) unappliedSince = performance.now();
   acknowledge();
   planApply(applyDelayMs);
 }
@@ -367,8 +416,7 @@ function planApply(delayMs: number): void {
 
 function applyAll(): void {
   if (context === undefined || options === undefined) return;
-  // Half a cut may lie in the open transaction; its rows stay invisible when it is closed.
-  if (openCatalog().inTransaction) openCatalog().commit("rows");
+  closeTransaction();
   if (openCatalog().standing.suspect !== "" && openCatalog().standing.applying === undefined) return;
   for (;;) {
     const begun = performance.now();
@@ -383,6 +431,18 @@ function applyAll(): void {
   }
   unappliedSince = 0;
   if (receiver !== undefined) acknowledge();
+}
+
+/**
+ * Ends the receiver's open transaction, so that another one can begin: cuts that came whole are committed as they must
+ * be, payloads first; half a cut's rows stay invisible.
+ */
+function closeTransaction(): void {
+  if (receiver !== undefined && receiver.ended.length > 0) {
+    commit(openContext(), receiver);
+    acknowledge();
+  }
+  if (openCatalog().inTransaction) openCatalog().commit("rows");
 }
 
 function endSession(): void {
@@ -404,6 +464,59 @@ function fatal(error: unknown): void {
   }
   main.note("failed", { error: plain });
 }
+
+/** Recovery points are thinned and strangers looked for in small steps, between frames. */
+const thinEveryMs = 5000;
+const sweepEveryMs = 60_000;
+const sweepObjectsMax = 500;
+const stepPauseMs = 2;
+
+function housekeeping(everyMs: number, begin: () => Iterator<unknown> | undefined): void {
+  const later = (ms: number, then: () => void): void => {
+    setTimeout(() => {
+      try {
+        then();
+      } catch (error) {
+        fatal(error);
+      }
+    }, ms).unref();
+  };
+  const step = (work: Iterator<unknown>): void => {
+    if (context === undefined || broken) {
+      later(everyMs, start);
+      return;
+    }
+    closeTransaction();
+    if (work.next().done === true) later(everyMs, start);
+    else later(stepPauseMs, () => step(work));
+  };
+  const start = (): void => {
+    const work = context === undefined || broken ? undefined : begin();
+    if (work === undefined) later(everyMs, start);
+    else step(work);
+  };
+  later(everyMs, start);
+}
+
+function* sweepAll(): Generator<void> {
+  for (let after: ObjectId | 0 | undefined = 0; after !== undefined && context !== undefined; ) {
+    const slice: ReturnType<typeof sweep> = sweep(context, after, sweepObjectsMax);
+    const [first] = slice.changes;
+    if (first !== undefined && openCatalog().standing.suspect === "") {
+      markSuspect(context, `somebody changed ${first.store}/${first.path} in the copy: ${first.what}`);
+      acknowledge();
+    }
+    after = slice.next;
+    yield;
+  }
+}
+
+housekeeping(thinEveryMs, () =>
+  context === undefined || options === undefined
+    ? undefined
+    : thinningByRetention(context, options.retention, new Set(pinned.keys())),
+);
+housekeeping(sweepEveryMs, () => (openCatalog().standing.applying === undefined ? sweepAll() : undefined));
 
 const checkpointMs = 1000;
 function checkpointLater(): void {

@@ -65,7 +65,10 @@ async function sendBlocks(
   const { manifest } = context;
   const { object, blockSize, size } = version;
   const fresh = object > sink.lastObject;
-  const staged = fresh && size >= resumeBytesMin ? await sink.stagedRuns(object) : undefined;
+  const staged =
+    fresh && size >= resumeBytesMin
+      ? await sink.stagedRuns({ object, store: context.stores[storeIndex]!.name, path, blockSize })
+      : undefined;
   const blocks = Math.ceil(size / blockSize);
   const runs = Math.ceil(blocks / blocksPerRun);
   for (let run = 0; run < runs; run++) {

@@ -52,8 +52,9 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
   const takenAtUs = Math.max(context.nowUs(), before.lastTakenAtUs + 1000);
   const storeNames = context.stores.map((store) => store.name);
   const begin = { incarnation: context.incarnation, groupId: before.groupId, stores: storeNames };
-  const current = request.sinks.filter((sink) => !sink.gone && sameCut(sink.base, before.committed));
-  const lagging = request.sinks.filter((sink) => !sink.gone && !sameCut(sink.base, before.committed));
+  const isCurrent = (sink: ReplicaSink): boolean => sameCut(sink.base, before.committed) && !sink.resuming;
+  const current = request.sinks.filter((sink) => !sink.gone && isCurrent(sink));
+  const lagging = request.sinks.filter((sink) => !sink.gone && !isCurrent(sink));
   const shipment = new Shipment(current, { ...begin, cut, base: before.committed, takenAtUs }, before.nextObject - 1);
   const views: { store: PrimaryStore; index: number; view: StoreView }[] = [];
   let outcome: "taken" | "dropped" = "dropped";

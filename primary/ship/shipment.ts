@@ -1,5 +1,5 @@
 import type { CutBegin, CutEnd, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
-import type { CutId, ObjectId } from "../../shared/words.ts";
+import type { CutId, ObjectId, StorePath } from "../../shared/words.ts";
 import { Outbox, type Send } from "./outbox.ts";
 
 /** One replica's end of the way, as the plan sees it. */
@@ -10,16 +10,25 @@ export interface ReplicaSink {
   /** Objects above this one are new to it. */
   lastObject: number;
   readonly compress: boolean;
+  /** It may have bytes of objects that are new to it: it is asked, so it gets a cut of its own. */
+  readonly resuming: boolean;
   /** Waits while too much is on its way. @throws when the session is gone */
   readonly send: Send;
   /** What the replica has staged of an object from a broken session: 32 bytes for each run, empty for nothing. */
-  stagedRuns(object: ObjectId): Promise<{ readonly blockSize: number; readonly digests: Uint8Array }>;
+  stagedRuns(asked: StagedQuestion): Promise<{ readonly blockSize: number; readonly digests: Uint8Array }>;
   /** The session ended or refused: nothing more is sent. */
   gone: boolean;
 }
 
 /** Payload that may wait in memory while the application is frozen. */
 const heldBytesMax = 64 * 1024 * 1024;
+
+export interface StagedQuestion {
+  readonly object: ObjectId;
+  readonly store: string;
+  readonly path: StorePath;
+  readonly blockSize: number;
+}
 
 export type ShippedExtent = Omit<Extent, "fresh" | "held"> & { readonly held?: boolean };
 

@@ -53,7 +53,7 @@ export function recoverStaging(context: ReplicaContext): void {
     for (const row of catalog.all("SELECT object, store, block_size FROM staged WHERE seq > ?", committed)) {
       const object = Number(row.object) as ObjectId;
       catalog.run("DELETE FROM staged_runs WHERE object = ?", object);
-      if (!rehash(context, object, Number(row.store), Number(row.block_size))) {
+      if (!rehashStaged(context, object, Number(row.store), Number(row.block_size))) {
         catalog.run("DELETE FROM staged WHERE object = ?", object);
       }
     }
@@ -70,7 +70,8 @@ export function recoverStaging(context: ReplicaContext): void {
   }
 }
 
-function rehash(context: ReplicaContext, object: ObjectId, store: number, blockSize: number): boolean {
+/** Writes down the hashes of what a staged file really holds, within the open transaction. False when there is none. */
+export function rehashStaged(context: ReplicaContext, object: ObjectId, store: number, blockSize: number): boolean {
   const { catalog, disk } = context;
   const staging = homeOf(context, store).staging;
   const stat = disk.stat(staging, objectFileName(object));

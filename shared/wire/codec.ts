@@ -411,13 +411,14 @@ function toFields(message: Exclude<Message, { kind: "rows" | "extents" }>): { [n
       }));
       return { ...message, stores };
     }
+    case "stagedRequest":
+      return { ...message, path: Buffer.from(message.path, "latin1") };
     case "refusal":
     case "ping":
     case "pong":
     case "sourceState":
     case "acknowledgement":
     case "cutRejected":
-    case "stagedRequest":
     case "stagedRuns":
     case "cutBegin":
     case "objectDropped":
@@ -467,6 +468,13 @@ function fromFields(kind: Exclude<Kind, "rows" | "extents"> | Kind, fields: Fiel
         committed: cutOf(fields, "committed"),
       };
     case "stagedRequest":
+      return {
+        kind,
+        object: numberOf(fields, "object") as ObjectId,
+        store: textOf(fields, "store"),
+        path: asBuffer(bytesOf(fields, "path")).toString("latin1") as StorePath,
+        blockSize: numberOf(fields, "blockSize"),
+      };
     case "objectDropped":
       return { kind, object: numberOf(fields, "object") as ObjectId };
     case "stagedRuns":

@@ -57,6 +57,11 @@ export function checkMessage(message: Message, fail: Fail): void {
       checkCut(message.committed, "committed", fail);
       return;
     case "stagedRequest":
+      checkObject(message.object, fail);
+      checkText(message.store, "store name", nameLengthMax, fail);
+      checkBytes(message.path, "path", fail);
+      checkUint32(message.blockSize, "blockSize", fail);
+      return;
     case "objectDropped":
       checkObject(message.object, fail);
       return;

@@ -21,7 +21,14 @@ export type Message =
       readonly remedy: "retry" | "replan" | "stop";
       readonly committed: CutId;
     }
-  | { readonly kind: "stagedRequest"; readonly object: ObjectId }
+  | {
+      readonly kind: "stagedRequest";
+      readonly object: ObjectId;
+      /** Where a copy that is being adopted may have the bytes already. */
+      readonly store: string;
+      readonly path: StorePath;
+      readonly blockSize: number;
+    }
   | { readonly kind: "stagedRuns"; readonly object: ObjectId; readonly blockSize: number }
   | BulkMessage;
 

@@ -100,11 +100,12 @@ export function sinkInto(
       replica.catalog.get("SELECT max(object) AS last FROM object_versions WHERE birth <= ?", committed.seq)?.last ?? 0,
     ),
     compress: options.compress ?? false,
+    resuming: false,
     gone: false,
     async send(message, payload) {
       deliver(receiver, message, payload);
     },
-    async stagedRuns(object) {
+    async stagedRuns({ object }) {
       return stagedRunDigests(replica, object);
     },
   };
@@ -113,17 +114,23 @@ export function sinkInto(
 export function deliver(receiver: Receiver, message: BulkMessage, payload: Uint8Array): void {
   switch (message.kind) {
     case "cutBegin":
-      return receiver.begin(message);
+      receiver.begin(message);
+      return;
     case "rows":
-      return receiver.rows(message.objects, message.paths);
+      receiver.rows(message.objects, message.paths);
+      return;
     case "extents":
-      return receiver.extents(message.extents, message.encoding === "zstd" ? zstdDecompressSync(payload) : payload);
+      receiver.extents(message.extents, message.encoding === "zstd" ? zstdDecompressSync(payload) : payload);
+      return;
     case "objectDropped":
-      return receiver.dropObject(message.object);
+      receiver.dropObject(message.object);
+      return;
     case "cutEnd":
-      return receiver.end(message);
+      receiver.end(message);
+      return;
     case "cutAborted":
-      return receiver.abort();
+      receiver.abort();
+      return;
   }
 }
 

@@ -1,0 +1,68 @@
+import { parentPort } from "node:worker_threads";
+import { type Restored, restore } from "../../replica/history/restore.ts";
+import { type Verified, verify, verifyManifest } from "../../replica/history/verify.ts";
+import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
+import { openStoreHomes, type StorePlacement } from "../../replica/store-home.ts";
+import { Catalog } from "../../shared/catalog/catalog.ts";
+import { Manifest } from "../../shared/catalog/manifest.ts";
+import { RealDisk } from "../../shared/durable/real-disk.ts";
+import { assert } from "../../shared/errors.ts";
+import { seq } from "../../shared/words.ts";
+import { PortPeer } from "./port-peer.ts";
+
+/** The thread that reads a replica's past while another one applies: a connection of its own that only reads. */
+
+export type HistoryWorkerCalls = {
+  open(argument: { groupName: string; catalogPath: string; placements: readonly StorePlacement[] }): void;
+  restore(argument: { at: bigint; to: string }): Promise<Restored>;
+  verify(argument: { quick: boolean }): Promise<Verified>;
+  cancel(argument: undefined): void;
+  close(argument: undefined): void;
+};
+
+export type HistoryMainCalls = Record<never, never>;
+
+let context: ReplicaContext | undefined;
+const cancelled = new AbortController();
+
+assert(parentPort !== null, "runs as a worker");
+new PortPeer<HistoryWorkerCalls, HistoryMainCalls>(
+  parentPort,
+  {
+    open({ groupName, catalogPath, placements }) {
+      const catalog = new Catalog(catalogPath, { readOnly: true });
+      const disk = new RealDisk();
+      context = {
+        catalog,
+        manifest: new Manifest(catalog),
+        disk,
+        homes: openStoreHomes(disk, catalog, groupName, placements, false),
+        nowUs: () => Date.now() * 1000,
+        limits: defaultReplicaLimits,
+      };
+    },
+    async restore({ at, to }) {
+      return await restore(opened(), { at: seq(at), to }, () => {}, cancelled.signal);
+    },
+    async verify({ quick }) {
+      return quick
+        ? await verifyManifest(opened(), cancelled.signal)
+        : await verify(opened(), {}, () => {}, cancelled.signal);
+    },
+    cancel() {
+      cancelled.abort(new Error("the request was ended by its caller"));
+    },
+    close() {
+      for (const home of context?.homes.values() ?? []) home.close();
+      context?.catalog.close();
+    },
+  },
+  (error) => {
+    throw error;
+  },
+);
+
+function opened(): ReplicaContext {
+  assert(context !== undefined, "open comes first");
+  return context;
+}
