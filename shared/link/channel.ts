@@ -62,6 +62,8 @@ export interface Carrier {
   readonly heard: { bytes: number };
   /** Ends the whole link at once: nothing is expected of it any more. */
   abort(error: Error): void;
+  /** How long the far side may need until its first word: a forced command is a process that has to start. */
+  readonly startMs?: number;
   /** Whether an end of the stream was meant, where it takes a moment to know; what broke it, if it was not. */
   readonly verdict?: () => Promise<Error | undefined>;
 }
@@ -111,6 +113,7 @@ export class FramedChannel implements Channel {
   #linger: NodeJS.Timeout | undefined;
 
   #timer: NodeJS.Timeout | undefined;
+  readonly #openedAt: number;
   #tickedAt: number;
   #linkHeardAt: number;
   #linkHeardBytes: number;
@@ -133,6 +136,7 @@ export class FramedChannel implements Channel {
     this.#resolveClosed = resolve;
 
     const now = this.#clock.now();
+    this.#openedAt = now;
     this.#tickedAt = now;
     this.#linkHeardAt = now;
     this.#heardAt = now;
@@ -317,6 +321,7 @@ export class FramedChannel implements Channel {
     if (this.bytesReceived !== this.#heardBytes) this.#heardAt = now;
     this.#linkHeardBytes = this.#carrier.heard.bytes;
     this.#heardBytes = this.bytesReceived;
+    if (this.bytesReceived === 0 && now - this.#openedAt < (this.#carrier.startMs ?? 0)) this.#noteProgress();
     const linkSilentMs = now - this.#linkHeardAt;
     const silentMs = now - this.#heardAt;
     if (linkSilentMs > this.#deadlineMs || silentMs > this.#deadlineMs * channelSilenceFactor) {

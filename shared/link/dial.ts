@@ -281,6 +281,7 @@ class SshLink implements Connection {
         heard: this.#heard,
         abort: (error) => this.#abort(error),
         verdict: () => verdict,
+        startMs: this.via === "openssh" ? (this.#options.connectMs ?? connectMsDefault) : 0,
       },
       { deadlineMs: this.#deadlineMs, ...this.#options.channelOptions },
       log,

@@ -396,7 +396,9 @@ describe("hostile peers", () => {
         return line.port;
       };
       const { dialed, accepted, listenLog, dialLog } = await embeddedPair(cleanup, { between });
-      const sending = dialed.send(numbered(1, 4 * 1024 * 1024)).catch((error: unknown) => error);
+      const sending = (async () => {
+        for (let number = 0; ; number++) await dialed.send(numbered(number, 4 * 1024 * 1024));
+      })().catch((error: unknown) => error);
       await until(() => accepted.bytesReceived > 100_000, "part of the frame");
       line!.cut();
       await expectOnListener(await drain(accepted), "LINK_LOST", listenLog, /LINK_LOST/);
