@@ -6,6 +6,7 @@ import type {
   AgentStatus,
   ControlHandler,
   CutAnswer,
+  CutOptions,
   FormOptions,
   IsPrimaryAnswer,
   PointsAnswer,
@@ -63,7 +64,8 @@ export class AgentControl implements ControlHandler {
     return { primary: group.role === "primary", role: group.role, epoch: jsonNumber(group.standing?.epoch ?? 0n) };
   }
 
-  async cut(name: string): Promise<CutAnswer> {
+  async cut(name: string, options: CutOptions): Promise<CutAnswer> {
+    if (options.accept.includes("source")) await this.#group(name).acceptSource();
     const taken = await this.#reign(name, "a cut").requestCut();
     const { standing } = taken;
     return {

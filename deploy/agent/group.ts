@@ -193,9 +193,8 @@ export class GroupAgent {
     this.#closeSessions();
     await this.#primary?.reign.stop();
     await this.#primary?.worker.close();
-    await this.#replica?.close();
     this.#primary = undefined;
-    this.#replica = undefined;
+    await this.#closeReplica();
   }
 
   async #openReplica(): Promise<ReplicaStanding> {
@@ -204,6 +203,9 @@ export class GroupAgent {
       {
         taken: ({ bytes }) => this.#following?.taken(bytes),
         acknowledged: (message) => {
+          if (message.suspect !== "" && this.#replicaStanding?.suspect === "") {
+            this.log.error("copy.suspect", { reason: message.suspect, hint: `understudy verify ${this.config.name}, then understudy adopt ${this.config.name}` });
+          }
           if (this.#replicaStanding !== undefined) {
             this.#replicaStanding = {
               ...this.#replicaStanding,
@@ -261,9 +263,7 @@ export class GroupAgent {
   }
 
   async #becomePrimary(): Promise<void> {
-    await this.#replica?.close();
-    this.#replica = undefined;
-    this.#replicaStanding = undefined;
+    await this.#closeReplica();
     const worker: PrimaryWorker = new WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>(
       "primary-worker",
       {
@@ -295,7 +295,16 @@ export class GroupAgent {
     });
     reign.compressFor = (peer) => this.#compressFor(peer);
     this.#primary = { worker, reign };
+    // Until here whoever asked was told what this node was before.
+    this.#replicaStanding = undefined;
     if (standing.role === "primary") await this.#startReign();
+  }
+
+  /** From here on nobody asks the worker anything: it has no catalog any more while it closes. */
+  async #closeReplica(): Promise<void> {
+    const replica = this.#replica;
+    this.#replica = undefined;
+    await replica?.close();
   }
 
   async #startReign(): Promise<void> {
@@ -332,8 +341,7 @@ export class GroupAgent {
 
   async hello(): Promise<Hello> {
     const { node, software } = this.options;
-    const replica = this.#replica;
-    if (replica !== undefined) this.#replicaStanding = await replica.call("standing", undefined);
+    await this.refresh();
     const standing = this.standing;
     const lastObject =
       this.#replicaStanding?.lastObject ??
@@ -422,10 +430,7 @@ export class GroupAgent {
         return;
       case "replica-newer": {
         const reason = `the replica ${peer} is newer (cut ${cutText(decision.theirs)}) than this primary: promote it`;
-        if (this.#primary !== undefined) {
-          this.#primary.reign.halted = reason;
-          await this.#primary.worker.call("halt", { reason });
-        }
+        await this.#primary?.reign.standStill(reason);
         this.#peers.set(peer, { state: "refused", reason, unformed: false });
         this.log.error("primary.reverted", { peer, epoch: decision.theirs.epoch, seq: decision.theirs.seq });
         await session.send({
@@ -517,9 +522,6 @@ export class GroupAgent {
   }
 
   async #form(): Promise<void> {
-    await this.#replica?.close();
-    this.#replica = undefined;
-    this.#replicaStanding = undefined;
     await this.#becomePrimary();
     const primary = this.#primary;
     if (primary === undefined) return;
@@ -672,7 +674,11 @@ export class GroupAgent {
 
   /** Takes what changes by itself (points, backlog) from the worker, for status. */
   async refresh(): Promise<void> {
-    if (this.#replica !== undefined) this.#replicaStanding = await this.#replica.call("standing", undefined);
+    const replica = this.#replica;
+    if (replica === undefined) return;
+    const standing = await replica.call("standing", undefined);
+    // It may have made room for another role meanwhile.
+    if (this.#replica === replica) this.#replicaStanding = standing;
   }
 
   get oldestPointAt(): string | undefined {
@@ -697,6 +703,17 @@ export class GroupAgent {
       this.#closeSessions();
       this.#replicaStanding = await worker.call("adopt", undefined);
       this.log.warn("copy.adopting", {});
+    });
+  }
+
+  /** Goes on from what this primary has, although a replica is newer: see Reign.acceptSource. */
+  async acceptSource(): Promise<void> {
+    const reign = this.reign;
+    if (reign === undefined) throw new WrongRole("only a primary has a source to accept", this.role);
+    await this.#exclusively(async () => {
+      await reign.acceptSource();
+      this.log.warn("source.accepted", { epoch: reign.standing.epoch, seq: reign.standing.committed.seq });
+      this.#closeSessions();
     });
   }
 

@@ -1,7 +1,7 @@
 import type { StagedQuestion } from "../../primary/ship/shipment.ts";
 import type { GroupConfig } from "../../shared/config/config.ts";
 import { replicaSettings } from "../../shared/config/config.ts";
-import { explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
+import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
 import { runHook } from "../../shared/hooks.ts";
 import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
@@ -85,6 +85,8 @@ export class Reign {
   #thawed: Promise<number> | undefined;
   #freezeExceeded = false;
   halted = "";
+  /** A replica is newer than this primary: nothing is cut until a person decides. */
+  #reverted = false;
   lastFreezeMs: number | undefined;
 
   constructor(
@@ -96,6 +98,7 @@ export class Reign {
     this.#standing = standing;
     this.#options = options;
     this.halted = standing.halted;
+    this.#reverted = standing.halted !== "";
   }
 
   get standing(): PrimaryStanding {
@@ -124,6 +127,22 @@ export class Reign {
     this.#requested = [];
     this.#stir();
     await this.#ended;
+  }
+
+  /** A replica is newer than this primary: it went back in time. Durable, until a person decides. */
+  async standStill(reason: string): Promise<void> {
+    this.#reverted = true;
+    this.halted = reason;
+    this.#standing = await this.#worker.call("halt", { reason });
+  }
+
+  /** What this primary has counts, in a reign of its own: what a replica had beyond it is given up. */
+  async acceptSource(): Promise<void> {
+    if (!this.#reverted) return;
+    this.#standing = await this.#worker.call("newEpoch", undefined);
+    this.#reverted = false;
+    this.halted = "";
+    this.#stir();
   }
 
   /** Called by the cut worker at any sign of change. */
@@ -208,6 +227,7 @@ export class Reign {
   /** A cut of everything that was written before the call. */
   async requestCut(): Promise<CutResult> {
     if (this.#stopped) throw new Error("this node is no longer primary");
+    if (this.#reverted) throw new SourceReverted(this.halted);
     const request = Promise.withResolvers<CutResult>();
     this.#requested.push(request);
     this.#stir();
@@ -377,7 +397,7 @@ export class Reign {
       const now = performance.now();
       const { sinks, waitMs } = this.#candidates(now);
       const lagging = sinks.some((follower) => !sameCut(follower.base, this.#standing.committed));
-      const due = this.#requested.length > 0 || (sinks.length > 0 && (this.#dirty || lagging));
+      const due = !this.#reverted && (this.#requested.length > 0 || (sinks.length > 0 && (this.#dirty || lagging)));
       if (!due || now < retryAt) {
         const until = now < retryAt && due ? retryAt - now : waitMs;
         await this.#sleep(until);
@@ -392,9 +412,8 @@ export class Reign {
       try {
         const taken = await this.#cut(sinks, now);
         for (const request of requests) request.resolve(taken);
-        if (this.halted !== "") {
+        if (this.halted !== "" && !this.#reverted) {
           this.halted = "";
-          this.#standing = await this.#worker.call("halt", { reason: "" });
           this.#options.log.info("group.resumed", {});
         }
       } catch (error) {
@@ -564,6 +583,16 @@ export class Reign {
       this.#options.log.debug("source_state.unsent", { peer: follower.session.peer, error });
     }
   }
+}
+
+/** This primary is older than one of its replicas. */
+export class SourceReverted extends UnderstudyError {
+  readonly code = "SOURCE_REVERTED";
+  readonly remedy = "stop";
+  readonly state = "Nothing is cut and nothing is shipped; the replica keeps what it has and can be promoted.";
+  readonly hint =
+    "Promote the replica, or, if what this node has is what you want: `understudy cut GROUP --accept-source`, then `understudy adopt GROUP` on the replica.";
+  override readonly exitCode = exitCodes.refused;
 }
 
 /** The application was thawed before the cut was read: what was read is not one instant. */

@@ -83,7 +83,7 @@ export const acceptances = {
     "live-primary": "the primary still answers: both would be primary until it is fenced",
   },
   cut: {
-    source: "the source is older than the replica, vanished or became empty: ship it as it is",
+    source: "a replica is newer than this primary: go on from what is here, in a new epoch",
   },
 } as const;
 

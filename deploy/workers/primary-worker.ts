@@ -48,6 +48,8 @@ export type PrimaryWorkerCalls = {
   sent(argument: { bytes: number }): void;
   backlog(argument: undefined): { dirty: boolean; bytes: number };
   fence(argument: { by: bigint }): PrimaryStanding;
+  /** A reign of its own from here on: what a replica has beyond it belongs to another one. */
+  newEpoch(argument: undefined): PrimaryStanding;
   halt(argument: { reason: string }): PrimaryStanding;
   digestAt(argument: { seq: bigint }): Uint8Array | undefined;
   standing(argument: undefined): PrimaryStanding;
@@ -192,6 +194,21 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       catalog.transaction("fence", () => {
         catalog.event("primary.fenced", { by: String(by) }, Date.now() * 1000);
         catalog.stand({ role: "fenced", epochSeen: epoch(by) });
+      });
+      return standing();
+    },
+    newEpoch() {
+      const { catalog } = opened();
+      const before = catalog.standing;
+      const next = epoch((before.epochSeen > before.epoch ? before.epochSeen : before.epoch) + 1n);
+      catalog.transaction("epoch", () => {
+        catalog.event("source.accepted", { epoch: String(next) }, Date.now() * 1000);
+        catalog.stand({
+          epoch: next,
+          epochSeen: next,
+          epochs: [...before.epochs, { epoch: next, firstSeq: before.committed.seq + 1n }],
+          halted: "",
+        });
       });
       return standing();
     },
