@@ -1,5 +1,5 @@
 import { UnderstudyError } from "../../shared/errors.ts";
-import { compareCuts, type CutId, cutText } from "../../shared/words.ts";
+import { type CutId, compareCuts, cutText } from "../../shared/words.ts";
 
 /** What can be restored: a cut that is still a recovery point, and when the primary took it. */
 export interface RecoveryPoint {

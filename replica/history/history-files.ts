@@ -24,7 +24,9 @@ export function* settleHistoryFiles(
       const name = imageFileName(file);
       const stat = disk.stat(history, name);
       if (stat === undefined) continue;
-      const live = Number(catalog.get("SELECT sum(length) AS bytes FROM images WHERE store=? AND file=?", store, file)?.bytes ?? 0);
+      const live = Number(
+        catalog.get("SELECT sum(length) AS bytes FROM images WHERE store=? AND file=?", store, file)?.bytes ?? 0,
+      );
       if (live === 0) {
         disk.unlink(history, name);
         result.historyFiles++;
@@ -69,7 +71,11 @@ function* rewrite(
 }
 
 /** As many of the files' images as go into one new file, and the files that are empty without them. */
-function nextImages(context: ReplicaContext, store: number, files: readonly number[]): { images: LiveImage[]; emptied: number[] } {
+function nextImages(
+  context: ReplicaContext,
+  store: number,
+  files: readonly number[],
+): { images: LiveImage[]; emptied: number[] } {
   const images: LiveImage[] = [];
   const emptied: number[] = [];
   let bytes = 0;

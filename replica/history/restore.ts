@@ -23,8 +23,10 @@ export class RestoreRefused extends UnderstudyError {
 export class ContentDiffers extends UnderstudyError {
   readonly code = "CONTENT_DIFFERS";
   readonly remedy = "stop";
-  readonly state = `What was restored so far is in the directory; the file "${incompleteName}" in it says that it is not whole.`;
-  readonly hint = "`understudy verify GROUP` shows what differs in the copy; restore another recovery point, and look at the disk.";
+  readonly state =
+    `What was restored so far is in the directory; the file "${incompleteName}" in it says that it is not whole.`;
+  readonly hint =
+    "`understudy verify GROUP` shows what differs in the copy; restore another recovery point, and look at the disk.";
   readonly store: StoreName;
   readonly path: StorePath;
   readonly block: number;
@@ -103,7 +105,11 @@ class RestoreWriter {
   readonly #progress: (so: { readonly files: number; readonly bytes: number }) => void;
   readonly #breath: Breath;
 
-  constructor(view: CopyView, progress: (so: { readonly files: number; readonly bytes: number }) => void, breath: Breath) {
+  constructor(
+    view: CopyView,
+    progress: (so: { readonly files: number; readonly bytes: number }) => void,
+    breath: Breath,
+  ) {
     this.#view = view;
     this.#progress = progress;
     this.#breath = breath;
@@ -123,7 +129,8 @@ class RestoreWriter {
       } else {
         for (const { name: path, object } of manifest.children(home.number, "" as StorePath, at)) {
           const version = manifest.object(object, at);
-          if (version?.type === "file") await this.#file(home, tree, path as StorePath, home.local(path as StorePath), version);
+          if (version?.type === "file")
+            await this.#file(home, tree, path as StorePath, home.local(path as StorePath), version);
         }
       }
     } finally {
@@ -182,7 +189,13 @@ class RestoreWriter {
   }
 
   /** `path` as the manifest has it, `local` as it is called in the target. */
-  async #file(home: StoreHome, tree: SafeTree, path: StorePath, local: StorePath, version: ObjectVersion): Promise<void> {
+  async #file(
+    home: StoreHome,
+    tree: SafeTree,
+    path: StorePath,
+    local: StorePath,
+    version: ObjectVersion,
+  ): Promise<void> {
     const { disk } = this.#view.context;
     const { directory, name } = place(tree, local);
     using source = this.#view.open(version, home.number);
@@ -244,7 +257,9 @@ function openTarget(disk: Disk, to: string): Directory {
     if (found.length === 0) return target;
     disk.closeDirectory(target);
     throw new RestoreRefused(
-      found.includes(incompleteName) ? `${to} holds a restore that was not finished` : `${to} is not empty (${found.length} entries)`,
+      found.includes(incompleteName)
+        ? `${to} holds a restore that was not finished`
+        : `${to} is not empty (${found.length} entries)`,
     );
   } catch (error) {
     if (fromTheSystem(error)) throw new RestoreRefused(`cannot restore to ${to}`, { cause: error });

@@ -27,7 +27,12 @@ const rungs = [
  * and so on; what none of them holds goes. Over budget the finest rung gives way first, its oldest point first; a point
  * that a coarser rung holds, too, belongs to that one. The newest point always stays.
  */
-export function pointsToDrop(points: readonly KeptPoint[], ladder: RetentionLadder, nowUs: number, budget: HistoryBudget): Seq[] {
+export function pointsToDrop(
+  points: readonly KeptPoint[],
+  ladder: RetentionLadder,
+  nowUs: number,
+  budget: HistoryBudget,
+): Seq[] {
   const sorted = [...points].sort((a, b) => (a.seq < b.seq ? -1 : 1));
   const dropped: Seq[] = [];
   const held: Seq[][] = rungs.map(() => []);

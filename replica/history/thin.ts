@@ -1,5 +1,5 @@
-import { type RetentionConfig } from "../../shared/config/config.ts";
 import type { ObjectVersion } from "../../shared/catalog/manifest.ts";
+import type { RetentionConfig } from "../../shared/config/config.ts";
 import { type ObjectId, type Seq, seq } from "../../shared/words.ts";
 import { imageBytesMax } from "../apply/save-images.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
@@ -56,7 +56,11 @@ export function recoverThinning(context: ReplicaContext): Thinned {
  * Rows go first, durably, then files: a file without a row is removed at the next start, a row without its file would
  * be a lost point.
  */
-export function* thinning(context: ReplicaContext, seqs: Iterable<Seq>, pinned: ReadonlySet<Seq>): Generator<void, Thinned> {
+export function* thinning(
+  context: ReplicaContext,
+  seqs: Iterable<Seq>,
+  pinned: ReadonlySet<Seq>,
+): Generator<void, Thinned> {
   const result: Thinned = { points: 0, images: 0, imageBytes: 0, keptFiles: 0, historyFiles: 0, rewrittenBytes: 0 };
   const touched = new HistoryTouched();
   const left = markedRun(context);
@@ -106,7 +110,8 @@ function pointBytes({ catalog }: ReplicaContext, points: readonly KeptPoint[]): 
     const died = BigInt(Number(row.died));
     while (index + 1 < points.length && points[index + 1]!.seq < died) index++;
     const point = points[index];
-    if (point !== undefined && point.seq < died) result.set(point.seq, (result.get(point.seq) ?? 0) + Number(row.bytes));
+    if (point !== undefined && point.seq < died)
+      result.set(point.seq, (result.get(point.seq) ?? 0) + Number(row.bytes));
   }
   return result;
 }
@@ -246,7 +251,14 @@ function* clearImages(context: ReplicaContext, run: Run, touched: HistoryTouched
 }
 
 /** True when images that died after `after` and before `died` hold all of a range of an object. */
-function covered({ catalog }: ReplicaContext, object: ObjectId, start: number, end: number, after: Seq, died: number): boolean {
+function covered(
+  { catalog }: ReplicaContext,
+  object: ObjectId,
+  start: number,
+  end: number,
+  after: Seq,
+  died: number,
+): boolean {
   let at = start;
   while (at < end) {
     // Most often the very same blocks were written again.

@@ -220,7 +220,8 @@ class CopyChecker {
       this.#differ(home, local, found.what, found.detail);
       if (found.what === "missing" || found.what === "type" || found.what === "replaced") return;
     }
-    if (version.type === "file" && this.#isFirst(home.number, path, version.object)) await this.#content(home, path, local, version);
+    if (version.type === "file" && this.#isFirst(home.number, path, version.object))
+      await this.#content(home, path, local, version);
     if (this.#breath.due(0)) await this.#breath.take();
   }
 
@@ -231,7 +232,8 @@ class CopyChecker {
 
   /** What apply changes meanwhile is no difference: its content is compared by its images, the rest next time. */
   #lookSteadily(home: StoreHome, path: StorePath, local: StorePath, version: ObjectVersion): Looked {
-    if (this.#look(home, local, version) === undefined || this.#moving(home.number, path, version.object)) return undefined;
+    if (this.#look(home, local, version) === undefined || this.#moving(home.number, path, version.object))
+      return undefined;
     // Once more, with directories opened anew, before anybody is accused.
     home.tree.forget();
     const found = this.#look(home, local, version);
@@ -256,7 +258,9 @@ class CopyChecker {
     const place = home.tree.place(local);
     if (place === undefined) return { what: "missing", detail: "a symlink is not there" };
     const target = orGone(() => this.#context.disk.readSymlink(place.directory, place.name), "");
-    return target === version.target ? undefined : { what: "target", detail: `leads to ${target}, should lead to ${version.target}` };
+    return target === version.target
+      ? undefined
+      : { what: "target", detail: `leads to ${target}, should lead to ${version.target}` };
   }
 
   #lookMeta(stat: Stat, version: ObjectVersion): Looked {
@@ -312,7 +316,12 @@ class CopyChecker {
     const end = this.#end();
     if (end === this.#at) return false;
     if (manifest.objectAtPath(store, path, end) !== object) return true;
-    const row = catalog.get("SELECT 1 AS found FROM object_versions WHERE object=? AND birth>? AND birth<=? LIMIT 1", object, this.#at, end);
+    const row = catalog.get(
+      "SELECT 1 AS found FROM object_versions WHERE object=? AND birth>? AND birth<=? LIMIT 1",
+      object,
+      this.#at,
+      end,
+    );
     return row !== undefined;
   }
 
@@ -331,7 +340,8 @@ class CopyChecker {
       const path = joinPath(directory, name);
       if (this.#cameOrWent(home.number, path)) continue;
       if (manifest.objectAtPath(home.number, path, this.#end()) !== undefined) continue;
-      if (this.#options.excluded?.(home.placement.name, path) === true) this.#differ(home, path, "excluded", "is left out by the configuration");
+      if (this.#options.excluded?.(home.placement.name, path) === true)
+        this.#differ(home, path, "excluded", "is left out by the configuration");
       else this.#differ(home, path, "stranger", "is not in the manifest");
     }
   }

@@ -56,7 +56,8 @@ export class CopyView {
     const record = context.catalog.cut(at);
     const { applied } = context.catalog.standing;
     if (record === undefined || record.state !== "applied") throw new NotReadable(`cut ${at} was not applied here`);
-    if (!record.point && at !== applied) throw new NotReadable(`cut ${cutText(record.cut)} is no recovery point any more`);
+    if (!record.point && at !== applied)
+      throw new NotReadable(`cut ${cutText(record.cut)} is no recovery point any more`);
     this.context = context;
     this.at = at;
   }
@@ -110,7 +111,13 @@ export class CopyView {
         }
         const file = this.#historyFile(Number(image.store), Number(image.file));
         if (file === undefined) return false;
-        const read = this.context.disk.read(file, bytes, from - offset, to - from, Number(image.position) + from - start);
+        const read = this.context.disk.read(
+          file,
+          bytes,
+          from - offset,
+          to - from,
+          Number(image.position) + from - start,
+        );
         // A history file that a stranger cut off: zeros do not have the hash that the manifest wants.
         bytes.fill(0, from - offset + read, to - offset);
         if (gap.start < from) left.push({ start: gap.start, end: from });
@@ -233,7 +240,9 @@ function openWherever(context: ReplicaContext, object: ObjectId, store: number):
 }
 
 function pathsText(context: ReplicaContext, object: ObjectId): string {
-  const paths: StorePath[] = context.manifest.pathsOf(object, context.catalog.standing.applied).map((entry) => entry.path);
+  const paths: StorePath[] = context.manifest
+    .pathsOf(object, context.catalog.standing.applied)
+    .map((entry) => entry.path);
   return paths.join(", ") || "no path";
 }
 
