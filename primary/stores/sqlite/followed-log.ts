@@ -147,7 +147,9 @@ export class FollowedLog {
     for (;;) {
       const header = this.#header();
       // Emptied by a checkpoint, or never begun: the next writer writes a header before its first frame.
-      if (header === undefined && this.#pinned) throw new ChainBroken("the log's header is gone");
+      if (header === undefined && this.#pinned && this.#holdsCommits()) {
+        throw new ChainBroken("the log's header is gone");
+      }
       if (header !== undefined && !this.#isPresent(header)) this.#begin(header);
       if (header === undefined || this.#position === undefined) return this.#bytesRead > before;
       const end = scanWal(
@@ -276,12 +278,19 @@ export class FollowedLog {
     return this.#position !== undefined && sameGeneration(this.#position.header, header);
   }
 
+  #holdsCommits(): boolean {
+    return this.#position !== undefined && this.#position.frame > 0;
+  }
+
   #begin(header: WalHeader): void {
     if (header.pageSize !== this.pageSize) throw new ChainBroken("the log has another page size");
-    if (this.#position !== undefined) {
+    // Asked after the header was read: a reader that stands now stood then, so it was started anew only this once.
+    if (this.#position !== undefined && !this.#stillHeld()) {
+      throw new ChainBroken("the log was started anew, and its reader is gone");
+    }
+    // A header without a commit may be written again with other salts, as often as its first transaction is rolled back.
+    if (this.#holdsCommits()) {
       if (this.#pinned) throw new ChainBroken("the log was started anew behind the reader that should prevent it");
-      // Asked after the header was read: a reader that stands now stood then, so it was started anew only this once.
-      if (!this.#stillHeld()) throw new ChainBroken("the log was started anew, and its reader is gone");
       this.#generationsTurned++;
       this.#pinned = true;
     }

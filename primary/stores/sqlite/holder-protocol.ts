@@ -13,7 +13,16 @@ export type HolderRequest =
   /** Lets frames go to the database file, as far as the readers permit, without waiting for anybody. */
   | { readonly op: "checkpoint" }
   /** Ends the generation with writers shut out; `from` is where the adapter has read to. */
-  | { readonly op: "turn"; readonly from: WalPosition; readonly tailBytesMax: number; readonly lockWaitMs: number };
+  | ({ readonly op: "turn"; readonly from: WalPosition } & TurnLimits);
+
+export interface TurnLimits {
+  /** What may be left to read while writers wait. */
+  readonly tailBytesMax: number;
+  /** How long the write lock is waited for. */
+  readonly lockWaitMs: number;
+  /** How long copying and syncing what is left may take by the time that writers are shut out. */
+  readonly roundMsMax: number;
+}
 
 /** What a passive checkpoint said: frames in the log and how many of them are in the database file. */
 export interface Checkpointed {

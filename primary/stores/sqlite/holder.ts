@@ -64,7 +64,7 @@ async function answer(
     case "checkpoint":
       return holder.checkpoint();
     case "turn": {
-      const { tail, quick } = holder.approach(request.from);
+      const { tail, quick } = holder.approach(request.from, request.roundMsMax);
       // Never on the write lock without somebody who would end it.
       const armed = quick && (await watchdog.arm());
       if (!armed) return { ...tail, complete: false, lockedMs: 0 };
@@ -133,17 +133,17 @@ class Holder {
    * file, and both files are synced, each round over what was written during the one before. `quick` when the last
    * round was: then so will be the turn. `tail` is what was read on the way, and may never be thrown away.
    */
-  approach(from: WalPosition): { tail: Tail; quick: boolean } {
+  approach(from: WalPosition, roundMsMax: number): { tail: Tail; quick: boolean } {
     let tail: Tail = { end: from, commits: [] };
     let quick = false;
-    for (let round = 0; round < approachRoundsMax && !quick; round++) {
-      const begunAt = performance.now();
+    const end = performance.now() + approachMsMax;
+    for (let begunAt = performance.now(); !quick && begunAt < end; begunAt = performance.now()) {
       const further = this.#catchUp(tail);
       if (further === undefined) break;
       tail = further;
       this.#checkpointWaiting(approachWaitMs);
       fdatasyncSync(this.#database);
-      quick = performance.now() - begunAt < quickRoundMs;
+      quick = performance.now() - begunAt < roundMsMax;
     }
     return { tail, quick };
   }
@@ -210,6 +210,7 @@ class Holder {
       } catch (error) {
         if (codeOf(error) !== sqliteBusy) throw error;
       }
+      Atomics.wait(pause, 0, 0, lockPauseMs);
     } while (performance.now() < end);
     return false;
   }
@@ -233,7 +234,7 @@ function beginReading(connection: DatabaseSync): void {
 
 type Tail = Pick<TurnResult, "end" | "commits">;
 
-/** What was committed since `from`, or undefined when it is too much to read while writers wait. */
+/** What was committed since `from`; undefined when that is more than `tailBytesMax`, or the log is another one by now. */
 function readTail(logPath: string, from: WalPosition, tailBytesMax: number): Tail | undefined {
   const log = openSync(logPath, "r");
   try {
@@ -242,7 +243,6 @@ function readTail(logPath: string, from: WalPosition, tailBytesMax: number): Tai
     const size = fstatSync(log).size;
     const header = Buffer.alloc(walHeaderBytes);
     const present = parseWalHeader(header.subarray(0, readSync(log, header, 0, header.length, 0)));
-    // Another generation has begun, of which the adapter has read nothing yet.
     if (present === undefined || !sameGeneration(present, from.header)) return undefined;
     const end = scanWal(
       from,
@@ -260,12 +260,13 @@ function readTail(logPath: string, from: WalPosition, tailBytesMax: number): Tai
 }
 
 const sqliteBusy = 5;
-const approachRoundsMax = 8;
-const quickRoundMs = 4;
+/** No view can be entered meanwhile. */
+const approachMsMax = 200;
 const approachWaitMs = 100;
 /** While writers wait. */
 const lockedWaitMs = 4;
 const checkpointPauseMs = 0.2;
+const lockPauseMs = 0.05;
 const pause = new Int32Array(new SharedArrayBuffer(4));
 
 function codeOf(error: unknown): number {

@@ -67,6 +67,9 @@ class SqliteAdapter implements SqliteStore {
   #everything = true;
   #dirty = true;
   #moving = false;
+  #viewLeft = Promise.withResolvers<void>();
+  /** Until it is fulfilled, a step waits for the last view to be left, and goes before the next one. */
+  #wanted: Promise<void> | undefined;
   #takenBytes = 0;
   /** Signs of change are not looked into before; the next look is under way. */
   #quietUntil = 0;
@@ -88,7 +91,12 @@ class SqliteAdapter implements SqliteStore {
     // SQLite puts the log beside what a symlink leads to.
     this.#path = realpathSync(this.#options.path);
     this.#source = await this.#open();
-    this.#watch = await watchHotFiles([this.#path, `${this.#path}-wal`], () => this.#look());
+    try {
+      this.#watch = await watchHotFiles([this.#path, `${this.#path}-wal`], () => this.#look());
+    } catch (error) {
+      await this.#forget();
+      throw error;
+    }
     this.#maintenance = this.#maintain();
   }
 
@@ -116,6 +124,7 @@ class SqliteAdapter implements SqliteStore {
 
   async enter(seen: SeenIndex, request: ViewRequest, signal: AbortSignal): Promise<StoreView> {
     signal.throwIfAborted();
+    await this.#wanted;
     return await this.#exclusive.run(async () => {
       signal.throwIfAborted();
       const entry = seen.byPath(this.#storePath);
@@ -164,6 +173,8 @@ class SqliteAdapter implements SqliteStore {
 
   #left(outcome: "taken" | "dropped", everything: boolean, bytesTold: number): void {
     this.#view = undefined;
+    this.#viewLeft.resolve();
+    this.#viewLeft = Promise.withResolvers<void>();
     if (outcome === "taken") {
       this.#takenBytes = bytesTold;
       if (everything) this.#everything = false;
@@ -230,6 +241,7 @@ class SqliteAdapter implements SqliteStore {
       }
       const holder = this.#newHolder(stat);
       let followed: WalSource | undefined;
+      let opened: { close(): Promise<void> } = holder;
       try {
         const { journal } = await holder.request({ op: "hold" });
         // Only now, under its lock, can the header not change any more.
@@ -245,6 +257,7 @@ class SqliteAdapter implements SqliteStore {
           await holder.request({ op: "release" });
           source = new RollbackSource(holder, this.#path);
         }
+        opened = source;
         // The same file before the holder opened it and after we did: it is the one that all three mean.
         if (source.databaseInode === stat.ino && fileAt(this.#path).ino === stat.ino) {
           this.#counters.opened++;
@@ -252,7 +265,7 @@ class SqliteAdapter implements SqliteStore {
         }
         await source.close();
       } catch (error) {
-        await holder.close();
+        await opened.close();
         if (!(error instanceof ChainBroken)) throw error;
       }
       if (attempt === openAttemptsMax) throw new SourceUnusable(this.#path, "is being replaced again and again");
@@ -297,7 +310,7 @@ class SqliteAdapter implements SqliteStore {
 
   async #keep(): Promise<boolean> {
     const source = this.#source;
-    if (source === undefined || !this.#mayMove()) return false;
+    if (source === undefined) return false;
     if (!source.alive()) {
       await this.#exclusive.run(async () => {
         if (this.#view === undefined && this.#source === source) await this.#proved();
@@ -305,9 +318,23 @@ class SqliteAdapter implements SqliteStore {
       return false;
     }
     if (source.journal === "rollback") return false;
-    source.log.read();
-    return await source.keepShort((step) =>
-      this.#exclusive.run(async () => {
+    if (this.#mayMove()) source.log.read();
+    return await source.keepShort((step) => this.#whenFree(source, step));
+  }
+
+  /**
+   * Runs a step that moves the reader when no view needs it; a view that would be entered meanwhile waits, so that one
+   * after the other cannot keep the log from being shortened. False when it was not run since all is different now.
+   */
+  async #whenFree(source: WalSource, step: () => Promise<void>): Promise<boolean> {
+    const wanted = Promise.withResolvers<void>();
+    this.#wanted = wanted.promise;
+    try {
+      while (!this.#mayMove() && !this.#closing.signal.aborted) {
+        // Looked at again and again, since a view lets go by itself at the limit of its hold.
+        await Promise.race([this.#viewLeft.promise, delay(maintenanceDelayMs, undefined, { ref: false })]);
+      }
+      return await this.#exclusive.run(async () => {
         if (!this.#mayMove() || this.#source !== source || this.#closing.signal.aborted) return false;
         this.#moving = true;
         try {
@@ -316,8 +343,11 @@ class SqliteAdapter implements SqliteStore {
           this.#moving = false;
         }
         return true;
-      }),
-    );
+      });
+    } finally {
+      this.#wanted = undefined;
+      wanted.resolve();
+    }
   }
 
   /** No view needs the log and the reader where they are. */

@@ -1,3 +1,5 @@
+import type { TurnLimits } from "./holder-protocol.ts";
+
 /** When to do something about the length of the log. */
 export type TurnStep = "rest" | "advance" | "turn";
 
@@ -18,7 +20,7 @@ export interface LogState {
 }
 
 const advanceMsMax = 10_000;
-export const advancesInVainMax = 2;
+const vainDoublingsMax = 2;
 const turnMsMin = 50;
 /** Writers are shut out for at most one part in so many of the time. */
 const lockedShare = 40;
@@ -26,7 +28,8 @@ const preventedMsMax = 10_000;
 
 /**
  * `advance`: move the reader up and let the frames below it go to the database file. Nobody waits for that, and where
- * writers pause for some milliseconds it ends the generation as well; where they do not, it only makes the disk busy. `turn`: end it with the writers shut out for a
+ * writers pause for some milliseconds it ends the generation as well; where they do not, it only makes the
+ * disk busy, and is tried more rarely. `turn`: end it with the writers shut out for a
  * moment, where they never pause. An application without a busy timeout would meet that as an error, so it is what is
  * left when the log has reached its bound; where something prevents it, it is tried less and less often.
  */
@@ -34,7 +37,17 @@ export function dueStep(state: LogState, walBytesMax: number): TurnStep {
   const fairMs = Math.max(turnMsMin, lockedShare * state.lockedMs);
   const patienceMs = Math.min(preventedMsMax, fairMs * 2 ** Math.min(state.prevented, 20));
   if (state.logBytes >= walBytesMax && state.grownBytes > 0 && state.sinceTurnMs >= patienceMs) return "turn";
-  if (state.grownBytes >= walBytesMax / 8 && state.advancesInVain < advancesInVainMax) return "advance";
+  const doublings = Math.min(Math.max(0, state.advancesInVain - 1), vainDoublingsMax);
+  if (state.grownBytes >= (walBytesMax / 8) * 2 ** doublings) return "advance";
   if (state.grownBytes > 0 && state.sinceAdvanceMs >= advanceMsMax) return "advance";
   return "rest";
+}
+
+/**
+ * What a turn may ask of the writers: some milliseconds, where the disk is quick enough. Where it is not, more each time
+ * that it was prevented, since a log without bound is worse for them; always less than what the watchdog bears.
+ */
+export function turnLimits(prevented: number): TurnLimits {
+  const leniency = 2 ** Math.min(prevented, 3);
+  return { tailBytesMax: 2 * 1024 * 1024 * leniency, lockWaitMs: 5 * leniency, roundMsMax: 4 * leniency };
 }

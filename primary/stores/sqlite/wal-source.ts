@@ -2,7 +2,7 @@ import type { BigIntStats } from "node:fs";
 import { assert } from "../../../shared/errors.ts";
 import type { FollowedLog } from "./followed-log.ts";
 import type { HolderProcess } from "./holder-process.ts";
-import { advancesInVainMax, dueStep } from "./turning.ts";
+import { dueStep, turnLimits } from "./turning.ts";
 
 /** How the lengths of the log were kept down, for people. */
 export interface SqliteCounters {
@@ -40,11 +40,6 @@ export function noCounts(): SqliteCounters {
 
 const turnMsKept = 100;
 const attemptsMax = 2;
-/** A writer's transaction that is longer than this is not waited for: the turn is made another time. */
-const lockWaitMs = 10;
-/** What may be read of the log while writers wait: some milliseconds' worth. */
-const tailBytesMax = 2 * 1024 * 1024;
-
 /** A database in WAL mode: its log, read along, and the process that keeps it from being overwritten unread. */
 export class WalSource {
   readonly journal = "wal";
@@ -155,7 +150,9 @@ export class WalSource {
     this.log.read();
     const from = this.log.position;
     if (from === undefined) return;
-    const result = await this.#orDoubt(() => this.#holder.request({ op: "turn", from, tailBytesMax, lockWaitMs }));
+    const result = await this.#orDoubt(() =>
+      this.#holder.request({ op: "turn", from, ...turnLimits(this.#prevented) }),
+    );
     assert(this.log.position === from, "nobody reads the log on while the holder does");
     this.log.absorb(result.commits, result.end);
     this.#moved();
@@ -165,11 +162,8 @@ export class WalSource {
       this.#lockedMs = result.lockedMs;
     }
     this.#triedAt = performance.now();
-    if (result.complete) {
-      this.#prevented = 0;
-      // One try in the next generation: the writer may have become calmer.
-      this.#advancesInVain = advancesInVainMax - 1;
-    } else {
+    if (result.complete) this.#prevented = 0;
+    else {
       this.#prevented++;
       this.#counters.turnsPrevented++;
     }

@@ -9,7 +9,7 @@ import { expect } from "chai";
 import fc from "fast-check";
 import { parseDatabaseHeader } from "../../../../primary/stores/sqlite/database-header.ts";
 import { PageSet } from "../../../../primary/stores/sqlite/page-set.ts";
-import { dueStep, type LogState } from "../../../../primary/stores/sqlite/turning.ts";
+import { dueStep, type LogState, turnLimits } from "../../../../primary/stores/sqlite/turning.ts";
 import { watchHotFiles } from "../../../../primary/watch/hot-files.ts";
 import { until } from "./follower.ts";
 
@@ -62,7 +62,8 @@ describe("what is done about the length of a log", () => {
     ["little happened just now", { logBytes: 100, grownBytes: 100 }, "rest"],
     ["little happened, long ago", { logBytes: 100, grownBytes: 100, sinceAdvanceMs: 20_000 }, "advance"],
     ["an eighth of the bound came", { logBytes: 200, grownBytes: 125 }, "advance"],
-    ["it came, but the writer never pauses", { logBytes: 200, grownBytes: 125, advancesInVain: 2 }, "rest"],
+    ["it came, but the writer never pauses", { logBytes: 200, grownBytes: 125, advancesInVain: 9 }, "rest"],
+    ["half of the bound came though it never does", { logBytes: 600, grownBytes: 500, advancesInVain: 9 }, "advance"],
     ["the bound is reached", { logBytes: 1000, grownBytes: 1 }, "turn"],
     ["the bound is reached and all is in the file", { logBytes: 1000, sinceAdvanceMs: 20_000 }, "rest"],
     ["a turn was just made", { logBytes: 1000, grownBytes: 1, sinceTurnMs: 20 }, "rest"],
@@ -74,6 +75,15 @@ describe("what is done about the length of a log", () => {
   for (const [when, state, step] of table) {
     it(`${step} when ${when}`, () => expect(dueStep({ ...quiet, ...state }, 1000)).to.equal(step));
   }
+});
+
+describe("what a turn may ask of the writers", () => {
+  it("is a few milliseconds, more when it was prevented, and always less than the watchdog bears", () => {
+    expect(turnLimits(0)).to.deep.include({ roundMsMax: 4, lockWaitMs: 5 });
+    expect(turnLimits(1)).to.deep.include({ roundMsMax: 8, lockWaitMs: 10 });
+    const { roundMsMax, lockWaitMs } = turnLimits(1000);
+    expect(roundMsMax + lockWaitMs).to.be.lessThan(80);
+  });
 });
 
 describe("the header of a database file", () => {
