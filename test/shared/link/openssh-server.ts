@@ -24,6 +24,8 @@ export async function startOpenSshServer(
   directory: string,
   authorizedKeys: readonly string[],
   cleanup: AsyncDisposableStack,
+  /** Lines of configuration that go before ours: the first of a kind counts. */
+  more: readonly string[] = [],
 ): Promise<OpenSshServer> {
   await access(sshdPath).catch((error: unknown) => {
     throw new Error("these tests need OpenSSH's server: apt-get install openssh-server", { cause: error });
@@ -34,6 +36,7 @@ export async function startOpenSshServer(
   await writeFile(keysFile, `${authorizedKeys.join("\n")}\n`, { mode: 0o600 });
   const port = await freePort();
   const configuration = [
+    ...more,
     `Port ${port}`,
     "ListenAddress 127.0.0.1",
     `HostKey ${join(directory, "sshd", identityFileName)}`,
