@@ -8,7 +8,14 @@ import type { ObjectType } from "../shared/wire/messages.ts";
  */
 export function setMetaAsPermitted(
   set: (meta: Partial<FileMeta>) => void,
-  wanted: { readonly type: ObjectType; readonly mode: number; readonly uid: number; readonly gid: number; readonly mtimeUs: number },
+  wanted: {
+    readonly type: ObjectType;
+    readonly mode: number;
+    readonly uid: number;
+    readonly gid: number;
+    readonly mtimeUs: number;
+  },
+  owners: "numeric" | "ignore" = "numeric",
 ): boolean {
   let whole = true;
   const attempt = (part: Partial<FileMeta>): void => {
@@ -19,7 +26,7 @@ export function setMetaAsPermitted(
       whole = false;
     }
   };
-  attempt({ uid: wanted.uid, gid: wanted.gid });
+  if (owners === "numeric") attempt({ uid: wanted.uid, gid: wanted.gid });
   if (wanted.type !== "symlink") attempt({ mode: wanted.mode });
   if (wanted.type !== "directory") attempt({ mtimeUs: wanted.mtimeUs });
   return whole;

@@ -1,5 +1,5 @@
 import { basename, dirname } from "node:path";
-import { type Catalog } from "../shared/catalog/catalog.ts";
+import type { Catalog } from "../shared/catalog/catalog.ts";
 import { isSystemError, UnderstudyError } from "../shared/errors.ts";
 import type { Directory, Disk } from "../shared/ports/disk.ts";
 import { privateName } from "../shared/store-path.ts";
@@ -19,7 +19,8 @@ export class CopyOccupied extends UnderstudyError {
   readonly code = "COPY_OCCUPIED";
   readonly remedy = "stop";
   readonly state = "Nothing was changed.";
-  readonly hint = "Move it away, or run `understudy adopt GROUP`: it is compared, and what the first cut lacks is kept aside.";
+  readonly hint =
+    "Move it away, or run `understudy adopt GROUP`: it is compared, and what the first cut lacks is kept aside.";
 }
 
 /** How one store lies on this node. */
@@ -32,6 +33,8 @@ export interface StorePlacement {
   readonly path: string;
   /** Beside a single file: suffixes of files that belong to its service and must never be replayed into the copy. */
   readonly sidecars: readonly string[];
+  /** `ignore`: everything belongs to whoever runs the agent. */
+  readonly owners?: "numeric" | "ignore";
 }
 
 /** What a store of a single file calls it in the manifest, wherever it lies on a node. */
@@ -58,7 +61,14 @@ export class StoreHome {
   readonly home: Directory;
   readonly #disk: Disk;
 
-  constructor(disk: Disk, number: number, placement: StorePlacement, root: Directory, home: Directory, parts: Record<PrivatePart, Directory>) {
+  constructor(
+    disk: Disk,
+    number: number,
+    placement: StorePlacement,
+    root: Directory,
+    home: Directory,
+    parts: Record<PrivatePart, Directory>,
+  ) {
     this.#disk = disk;
     this.number = number;
     this.placement = placement;
@@ -79,7 +89,15 @@ export class StoreHome {
 
   close(): void {
     this.tree.forget();
-    for (const directory of [this.staging, this.limbo, this.kept, this.history, this.strangers, this.home, this.tree.root]) {
+    for (const directory of [
+      this.staging,
+      this.limbo,
+      this.kept,
+      this.history,
+      this.strangers,
+      this.home,
+      this.tree.root,
+    ]) {
       this.#disk.closeDirectory(directory);
     }
   }
@@ -94,7 +112,13 @@ function localName(placement: StorePlacement): StorePath {
  * be there; without one the copy's place must be empty unless `adopt`.
  * @throws {CopyNotThere} @throws {CopyOccupied}
  */
-export function openStoreHomes(disk: Disk, catalog: Catalog, groupName: string, placements: readonly StorePlacement[], adopt: boolean): Map<number, StoreHome> {
+export function openStoreHomes(
+  disk: Disk,
+  catalog: Catalog,
+  groupName: string,
+  placements: readonly StorePlacement[],
+  adopt: boolean,
+): Map<number, StoreHome> {
   const homes = new Map<number, StoreHome>();
   try {
     for (const placement of placements) {
@@ -108,7 +132,14 @@ export function openStoreHomes(disk: Disk, catalog: Catalog, groupName: string, 
   }
 }
 
-function openStoreHome(disk: Disk, catalog: Catalog, groupName: string, number: number, placement: StorePlacement, adopt: boolean): StoreHome {
+function openStoreHome(
+  disk: Disk,
+  catalog: Catalog,
+  groupName: string,
+  number: number,
+  placement: StorePlacement,
+  adopt: boolean,
+): StoreHome {
   const groupId = catalog.standing.groupId as GroupId;
   const marker = `marker.${groupId}`;
   const begun = catalog.get("SELECT 1 AS found FROM standing WHERE key = ?", homeKey(placement)) !== undefined;
@@ -122,7 +153,11 @@ function openStoreHome(disk: Disk, catalog: Catalog, groupName: string, number: 
     root = makeRoot(disk, rootPath);
   }
   const inside = catalog.get("SELECT value FROM standing WHERE key = ?", homeKey(placement))?.value === "inside";
-  const choices: ("beside" | "inside")[] = begun ? [inside ? "inside" : "beside"] : placement.shape === "tree" ? ["beside", "inside"] : ["inside"];
+  const choices: ("beside" | "inside")[] = begun
+    ? [inside ? "inside" : "beside"]
+    : placement.shape === "tree"
+      ? ["beside", "inside"]
+      : ["inside"];
   for (const choice of choices) {
     const at = choice === "beside" ? disk.openRoot(parentPath) : root;
     const holder = ensureDirectory(disk, at, privateName, !begun);
@@ -130,11 +165,15 @@ function openStoreHome(disk: Disk, catalog: Catalog, groupName: string, number: 
     if (holder !== undefined) disk.closeDirectory(holder);
     if (choice === "beside") disk.closeDirectory(at);
     if (home === undefined) {
-      throw new CopyNotThere(`no private directory for store ${placement.name} beside ${placement.path}: is its filesystem mounted?`);
+      throw new CopyNotThere(
+        `no private directory for store ${placement.name} beside ${placement.path}: is its filesystem mounted?`,
+      );
     }
     if (begun) {
       if (disk.stat(home, marker) === undefined) {
-        throw new CopyNotThere(`no marker of this group for store ${placement.name} beside ${placement.path}: is its filesystem mounted?`);
+        throw new CopyNotThere(
+          `no marker of this group for store ${placement.name} beside ${placement.path}: is its filesystem mounted?`,
+        );
       }
     } else {
       if (!sameMount(disk, home, root)) continue;
@@ -156,7 +195,14 @@ function homeKey(placement: StorePlacement): string {
   return `home.${placement.name}`;
 }
 
-function begin(disk: Disk, catalog: Catalog, home: Directory, marker: string, placement: StorePlacement, choice: string): void {
+function begin(
+  disk: Disk,
+  catalog: Catalog,
+  home: Directory,
+  marker: string,
+  placement: StorePlacement,
+  choice: string,
+): void {
   if (disk.stat(home, marker) === undefined) {
     const file = disk.openFile(home, marker, "create");
     try {
@@ -166,7 +212,8 @@ function begin(disk: Disk, catalog: Catalog, home: Directory, marker: string, pl
     }
   }
   disk.syncFilesystem(home);
-  const write = (): void => catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES (?, ?)", homeKey(placement), choice);
+  const write = (): void =>
+    catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES (?, ?)", homeKey(placement), choice);
   if (catalog.inTransaction) write();
   else catalog.transaction("home", write);
 }
@@ -235,6 +282,8 @@ function refuseOccupied(disk: Disk, root: Directory, placement: StorePlacement):
   }
   const names = disk.list(root).filter((name) => name !== privateName && name !== "lost+found" && name !== trialName);
   if (names.length > 0) {
-    throw new CopyOccupied(`${placement.path} is not empty (${names.length} entries) and was not written by this group`);
+    throw new CopyOccupied(
+      `${placement.path} is not empty (${names.length} entries) and was not written by this group`,
+    );
   }
 }

@@ -36,7 +36,8 @@ export function failing<T>(sync: () => T): T {
   try {
     return sync();
   } catch (error) {
-    if (isSystemError(error, "EIO", "ENOSPC", "EDQUOT", "EROFS")) throw new SyncFailed("a sync failed", { cause: error });
+    if (isSystemError(error, "EIO", "ENOSPC", "EDQUOT", "EROFS"))
+      throw new SyncFailed("a sync failed", { cause: error });
     throw error;
   }
 }

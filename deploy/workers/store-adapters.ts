@@ -107,5 +107,6 @@ function parseList(stdout: Buffer): StorePath[] | "everything" {
 
 export function placementOf(store: StoreOnNode): StorePlacement {
   const { shape, sidecars } = kindTraits[store.kind];
-  return { name: store.name, kind: store.kind, shape, sidecars, path: store.path };
+  const owners = store.kind === "files" ? store.owners : "numeric";
+  return { name: store.name, kind: store.kind, shape, sidecars, path: store.path, owners };
 }

@@ -26,7 +26,8 @@ export function materialize(context: ReplicaContext, batch: Batch): { made: Mate
     if (changed.before !== undefined || changed.type === "directory") continue;
     const birth = changed.steps.find((step) => step.version !== undefined);
     if (birth?.version === undefined) continue;
-    const staging = homeOf(context, changed.store).staging;
+    const { staging, placement } = homeOf(context, changed.store);
+    const { owners } = placement;
     const name = objectFileName(changed.object);
     const staged = catalog.get("SELECT 1 AS found FROM staged WHERE object = ?", changed.object) !== undefined;
     if (!staged) {
@@ -35,7 +36,7 @@ export function materialize(context: ReplicaContext, batch: Batch): { made: Mate
       touched.set(changed.store, names);
       if (changed.type === "symlink") {
         disk.makeSymlink(staging, name, birth.version.target);
-        if (!setMetaAsPermitted((meta) => disk.setMeta(staging, name, meta), birth.version)) partial++;
+        if (!setMetaAsPermitted((meta) => disk.setMeta(staging, name, meta), birth.version, owners)) partial++;
         names.symlinks++;
       } else {
         const file = disk.openFile(staging, name, "create");
@@ -45,7 +46,7 @@ export function materialize(context: ReplicaContext, batch: Batch): { made: Mate
             else writeZeros(disk, file, extent.offset, extent.length);
           }
           disk.truncate(file, birth.version.size);
-          if (!setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), birth.version)) partial++;
+          if (!setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), birth.version, owners)) partial++;
           // A sync covers meta only through the handle that set it; beyond the bound the filesystem's sync does it.
           if (++names.files <= limits.singleSyncsMax) failing(() => disk.syncFile(file));
         } finally {

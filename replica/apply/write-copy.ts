@@ -224,15 +224,16 @@ class CopyWriter {
     // A file that was only born has had its meta since it was staged.
     if (changed.before === undefined && changed.steps.length === 1) return;
     const place = locateOrFail(this.#context, object, store, this.#batch.from, this.#batch.to);
+    const { owners } = homeOf(this.#context, store).placement;
     if (changed.type === "symlink") {
-      if (!setMetaAsPermitted((meta) => disk.setMeta(place.directory, place.name, meta), after))
+      if (!setMetaAsPermitted((meta) => disk.setMeta(place.directory, place.name, meta), after, owners))
         this.#metadataPartial++;
       this.#symlinks.add(store);
       return;
     }
     const file = disk.openFile(place.directory, place.name, "read");
     try {
-      if (!setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), after)) this.#metadataPartial++;
+      if (!setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), after, owners)) this.#metadataPartial++;
       // A sync covers meta only through the handle that set it, and with it the data that was written before.
       const files = (this.#files.get(store) ?? 0) + 1;
       this.#files.set(store, files);
@@ -248,7 +249,8 @@ class CopyWriter {
     for (const { path } of manifest.pathsOf(changed.object, this.#batch.to)) {
       const directory = path === "" ? home.tree.root : home.tree.directory(path);
       if (directory === undefined) continue;
-      if (!setMetaAsPermitted((meta) => disk.setDirectoryMeta(directory, meta), after)) this.#metadataPartial++;
+      if (!setMetaAsPermitted((meta) => disk.setDirectoryMeta(directory, meta), after, home.placement.owners))
+        this.#metadataPartial++;
       this.#touchDirectory(changed.store, path);
     }
   }

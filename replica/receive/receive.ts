@@ -426,7 +426,7 @@ export class Receiver {
     disk.truncate(file, row.size);
     // Here, while the file is open, rather than by name when it is placed: a sync covers the meta only through the
     // handle that set it. Many files are covered by the filesystem's sync before the commit.
-    setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), row);
+    setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), row, homeOf(this.#context, store).placement.owners);
     const touched = this.#touched.get(store)?.size ?? 0;
     if (touched <= this.#context.limits.singleSyncsMax) failing(() => disk.syncFile(file));
   }

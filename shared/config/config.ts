@@ -120,7 +120,7 @@ export interface FilesStoreKeys {
   /** The application's own answer to "what changed?". */
   readonly list: Command | undefined;
   readonly trustWatcher: boolean;
-  readonly owners: "numeric" | "names" | "ignore";
+  readonly owners: "numeric" | "ignore";
 }
 
 /** Any filesystem's or volume's snapshot: `create`, then the tree is read at `path`, then `remove`. */

@@ -284,7 +284,7 @@ const filesKeys = {
   snapshot: strict({ create: command, remove: command, path: absolutePath }).optional(),
   list: command.optional(),
   trust_watcher: truth.optional(),
-  owners: oneOf(["numeric", "names", "ignore"]).optional(),
+  owners: oneOf(["numeric", "ignore"]).optional(),
 };
 
 export const filesSchema = strict({
