@@ -75,6 +75,7 @@ export async function restore(
   signal: AbortSignal,
 ): Promise<Restored> {
   const { disk, homes, manifest, catalog } = context;
+  signal.throwIfAborted();
   using view = new CopyView(context, at);
   for (const [number, name] of catalog.storeNames()) {
     if (!homes.has(number) && manifest.objectAtPath(number, "" as StorePath, at) !== undefined) {

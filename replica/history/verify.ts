@@ -101,6 +101,7 @@ export async function verify(
   progress: (so: { readonly files: number; readonly bytes: number }) => void,
   signal: AbortSignal,
 ): Promise<Verified> {
+  signal.throwIfAborted();
   const at = context.catalog.standing.applied;
   if (at === 0n) return await verifyManifest(context, signal);
   const checker = new CopyChecker(context, at, options, progress, signal);

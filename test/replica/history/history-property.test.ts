@@ -20,7 +20,7 @@ const rounds = Number(process.env.HISTORY_ROUNDS ?? 5);
 const seedOfRun = Number(process.env.HISTORY_SEED ?? Date.now() % 1e9);
 
 /** Any mix of changes: small and large, in place and by name, with gaps of zeros. */
-export function changeSource(source: ModelSource, random: () => number): void {
+function changeSource(source: ModelSource, random: () => number): void {
   const below = (limit: number): number => Math.floor(random() * limit);
   const directories = ["", "a", "b", "a/c"].filter((path) => source.nodes.get(path)?.type === "directory");
   const files = [...source.nodes].filter(([, node]) => node.type === "file").map(([path]) => path);
@@ -96,7 +96,7 @@ async function liveThrough(seed: number): Promise<void> {
   const random = seededRandom(seed);
   const batchBytesMax = [1, 60_000, 64 * 1024 * 1024][Math.floor(random() * 3)]!;
   const inlineBytesMax = random() < 0.5 ? 8192 : 512 * 1024;
-  const group = new HistoryGroup({ batchBytesMax, inlineBytesMax });
+  const group = new HistoryGroup({ limits: { batchBytesMax, inlineBytesMax } });
   using reader = group.reader();
   try {
     for (let step = 0; step < 9; step++) {
@@ -136,7 +136,7 @@ async function liveThrough(seed: number): Promise<void> {
   }
 }
 
-export async function expectAllPoints(group: HistoryGroup, reader: HistoryGroup["replica"]): Promise<void> {
+async function expectAllPoints(group: HistoryGroup, reader: HistoryGroup["replica"]): Promise<void> {
   for (const at of group.points()) {
     const to = group.newTarget();
     await restore(reader, { at, to }, () => {}, never);
