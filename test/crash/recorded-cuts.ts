@@ -38,6 +38,7 @@ export async function recordCuts(storeNames: readonly string[], changes: readonl
       lastObject: 0,
       compress: false,
       gone: false,
+      resuming: false,
       async send(message, payload) {
         messages.push([message, payload.slice()]);
       },

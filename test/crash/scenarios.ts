@@ -132,8 +132,10 @@ const types: Scenario = {
       tree!.makeDirectory("briefly");
       tree!.write("briefly/in it", text(3 * 4096));
       tree!.link("large", "nothing/large three");
+      tree!.write("larger", text(4096), 4096);
     },
     ({ tree }) => {
+      tree!.remove("larger");
       tree!.remove("brief");
       tree!.remove("briefly");
       tree!.remove("large too");

@@ -1,0 +1,358 @@
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { assert, expect } from "chai";
+import { CrashMatrix, MatrixFailure, type Scenario } from "./crash-matrix.ts";
+import { loadProgram, type ReplicaProgram } from "./replica-program.ts";
+import { scenarios } from "./scenarios.ts";
+import { powerLossModes } from "./simulated-disk.ts";
+
+/** A program that breaks one rule of the order, made by exchanging text that must be there exactly once. */
+interface Mutant {
+  readonly name: string;
+  /** What it breaks, in the words of the design. */
+  readonly invariant: string;
+  /** The scenario that kills it. */
+  readonly dies: string;
+  /** Syncs whole filesystems instead of files one by one. */
+  readonly wholeFilesystems?: true;
+  readonly edits: readonly { readonly file: string; readonly find: string; readonly replace: string }[];
+}
+
+const removed = "";
+
+const mutants: readonly Mutant[] = [
+  {
+    name: "acknowledges before the catalog's commit",
+    dies: "a first copy",
+    invariant: "the commit is durable before the acknowledgement",
+    edits: [{ file: "commit/commit.ts", find: 'catalog.commit("cut");', replace: removed }],
+  },
+  {
+    name: "flips the cut visible before the staged files are synced",
+    dies: "a first copy",
+    invariant: "staged bytes are durable before the commit",
+    edits: [
+      { file: "commit/commit.ts", find: 'catalog.commit("cut");', replace: removed },
+      {
+        file: "commit/commit.ts",
+        find: "for (const [store, names]",
+        replace: 'catalog.commit("cut"); for (const [store, names]',
+      },
+    ],
+  },
+  {
+    name: "does not sync segments",
+    dies: "writing in place",
+    invariant: "staged bytes are durable before the commit",
+    edits: [{ file: "sync.ts", find: "disk.syncFile(file);", replace: removed }],
+  },
+  {
+    name: "does not sync a staged file through the handle that set its meta",
+    dies: "a first copy",
+    invariant: "staged bytes are durable before the commit",
+    edits: [
+      {
+        file: "receive/receive.ts",
+        find: "if (touched <= this.#context.limits.singleSyncsMax) failing(() => disk.syncFile(file));",
+        replace: removed,
+      },
+    ],
+  },
+  {
+    name: "does not sync the staging directory",
+    dies: "a first copy",
+    invariant: "staged bytes are durable before the commit",
+    edits: [{ file: "sync.ts", find: "disk.syncDirectory(directory);", replace: removed }],
+  },
+  {
+    name: "does not sync the filesystem of many staged files",
+    dies: "a first copy",
+    invariant: "staged bytes are durable before the commit",
+    wholeFilesystems: true,
+    edits: [{ file: "sync.ts", find: "disk.syncFilesystem(directory);", replace: removed }],
+  },
+  {
+    name: "places newborn files that were not synced",
+    dies: "writing in place",
+    invariant: "files of newborn objects are durable before the mark",
+    edits: [
+      {
+        file: "apply/materialize.ts",
+        find: "if (++names.files <= limits.singleSyncsMax) failing(() => disk.syncFile(file));",
+        replace: "names.files++;",
+      },
+    ],
+  },
+  {
+    name: "does not sync the names of newborn files",
+    dies: "changing names",
+    invariant: "files of newborn objects are durable before the mark",
+    edits: [
+      { file: "apply/materialize.ts", find: "else failing(() => disk.syncDirectory(staging));", replace: removed },
+    ],
+  },
+  {
+    name: "does not sync the filesystem of many newborn files",
+    dies: "a first copy",
+    invariant: "files of newborn objects are durable before the mark",
+    wholeFilesystems: true,
+    edits: [{ file: "apply/materialize.ts", find: "failing(() => disk.syncFilesystem(staging));", replace: "{}" }],
+  },
+  {
+    name: "does not sync old images",
+    dies: "writing in place",
+    invariant: "old images are durable before the mark",
+    edits: [{ file: "apply/save-images.ts", find: "disk.syncFile(file.file);", replace: removed }],
+  },
+  {
+    name: "does not sync the history directory",
+    dies: "writing in place",
+    invariant: "old images are durable before the mark",
+    edits: [
+      { file: "apply/save-images.ts", find: "disk.syncDirectory(homeOf(context, store).history);", replace: removed },
+    ],
+  },
+  {
+    name: "commits the mark after the first write into the copy",
+    dies: "a first copy",
+    invariant: "the mark is durable before the copy is touched",
+    edits: [
+      {
+        file: "apply/apply.ts",
+        find: "catalog.stand({ applying: { from: batch.from, to: batch.to } });",
+        replace: removed,
+      },
+      {
+        file: "apply/apply.ts",
+        find: 'assert(catalog.standing.applying?.to === to, "the mark stands before the copy is touched");',
+        replace: removed,
+      },
+      {
+        file: "apply/apply.ts",
+        find: "written = writeCopy(context, batch, keepHistory);",
+        replace:
+          'written = writeCopy(context, batch, keepHistory); catalog.transaction("applying", () => catalog.stand({ applying: { from: batch.from, to: batch.to } }));',
+      },
+    ],
+  },
+  {
+    name: "saves the images again on redo",
+    dies: "writing in place",
+    invariant: "with the mark no images are saved: they would be the new bytes",
+    edits: [
+      {
+        file: "apply/apply.ts",
+        find: "assert(catalog.standing.applying?.to === to,",
+        replace: "if (redo && keepHistory) saveImages(context, batch);\n  assert(catalog.standing.applying?.to === to,",
+      },
+    ],
+  },
+  {
+    name: "does not sync what was vacated before something else is placed there",
+    dies: "changing names",
+    invariant: "a file is safe under its new name before another takes its old one",
+    edits: [{ file: "apply/write-copy.ts", find: "if (this.#vacated) this.#sync();", replace: removed }],
+  },
+  {
+    name: "does not sync files that were written in place",
+    dies: "writing in place",
+    invariant: "the copy is durable before the mark ends",
+    edits: [
+      {
+        file: "apply/write-copy.ts",
+        find: "if (files <= this.#context.limits.singleSyncsMax) failing(() => disk.syncFile(file));",
+        replace: removed,
+      },
+    ],
+  },
+  {
+    name: "does not sync files that are written and then kept",
+    dies: "changing types, links and meta",
+    invariant: "the copy is durable before the mark ends",
+    edits: [
+      {
+        file: "apply/write-copy.ts",
+        find: "if (changed.after === undefined) failing(() => disk.syncFile(file));",
+        replace: removed,
+      },
+    ],
+  },
+  {
+    name: "does not sync the directories of the copy",
+    dies: "a first copy",
+    invariant: "the copy is durable before the mark ends",
+    edits: [
+      {
+        file: "apply/write-copy.ts",
+        find: "if (directory !== undefined) disk.syncDirectory(directory);",
+        replace: removed,
+      },
+    ],
+  },
+  {
+    name: "does not sync the private directories",
+    dies: "changing names",
+    invariant: "the copy is durable before the mark ends",
+    edits: [
+      {
+        file: "apply/write-copy.ts",
+        find: "for (const part of privates) disk.syncDirectory(home[part]);",
+        replace: removed,
+      },
+    ],
+  },
+  {
+    name: "does not sync the copy's filesystem",
+    dies: "a first copy",
+    invariant: "the copy is durable before the mark ends",
+    wholeFilesystems: true,
+    edits: [{ file: "apply/write-copy.ts", find: "disk.syncFilesystem(home.home);", replace: removed }],
+  },
+  {
+    name: "ends the mark before the last sync",
+    dies: "a first copy",
+    invariant: "the copy is durable before the mark ends",
+    edits: [{ file: "apply/write-copy.ts", find: "    this.#sync();\n    const seen", replace: "    const seen" }],
+  },
+  {
+    name: "deletes segments before the batch is durably applied",
+    dies: "writing in place",
+    invariant: "redo is kept until the batch is durably applied",
+    edits: [
+      { file: "apply/apply.ts", find: "  removeSegments(context, batch.seqs);\n", replace: "\n" },
+      {
+        file: "apply/apply.ts",
+        find: 'catalog.transaction("applied", () => {',
+        replace: 'removeSegments(context, batch.seqs);\n  catalog.transaction("applied", () => {',
+      },
+    ],
+  },
+  {
+    name: "does not renew what was seen",
+    dies: "writing in place",
+    invariant: "every file is known as we left it",
+    edits: [
+      {
+        file: "apply/apply.ts",
+        find: "for (const { object, store, stat } of written.seen) putSeen(context, object, store, stat);",
+        replace: removed,
+      },
+    ],
+  },
+  {
+    name: "takes a lost ctime for a stranger's change",
+    dies: "writing in place",
+    invariant: "a power failure alone never makes a copy suspect",
+    edits: [
+      {
+        file: "apply/apply.ts",
+        find: "!holdsContent(context, found, changed.before, batch.from)",
+        replace: "holdsContent !== undefined",
+      },
+    ],
+  },
+  {
+    name: "removes newborn files at the start although the mark stands",
+    dies: "a first copy",
+    invariant: "the redo is complete until the batch is durably applied",
+    edits: [{ file: "receive/resume.ts", find: '" UNION ALL SELECT 1 FROM seen WHERE object = ?1"', replace: '""' }],
+  },
+  {
+    name: "leaves the spare link of a file in limbo",
+    dies: "changing types, links and meta",
+    invariant: "without a mark nothing lies in limbo",
+    edits: [
+      { file: "apply/write-copy.ts", find: "for (const path of paths) this.#dropSpareLink(path);", replace: removed },
+    ],
+  },
+  {
+    name: "knows a file by a name's presence",
+    dies: "a promotion",
+    invariant: "objects are known by their inode, never by a name's presence",
+    edits: [
+      {
+        file: "apply/locate.ts",
+        find: 'if (stat?.inode === inode) return { ...place, where: "tree", stat };',
+        replace: 'if (stat !== undefined) return { ...place, where: "tree", stat };',
+      },
+    ],
+  },
+  {
+    name: "applies what is committed only after the new epoch",
+    dies: "a promotion",
+    invariant: "a promotion finishes applying before the epoch",
+    edits: [
+      { file: "promote/promote.ts", find: "while (applyNext(context, keepHistory) !== undefined);", replace: removed },
+      {
+        file: "promote/promote.ts",
+        find: 'assert(catalog.standing.applied === catalog.standing.committed.seq, "everything committed is applied");',
+        replace: removed,
+      },
+      {
+        file: "promote/promote.ts",
+        find: "  return { epoch: next, cut: standing.committed };",
+        replace:
+          "  while (applyNext(context, keepHistory) !== undefined);\n  return { epoch: next, cut: standing.committed };",
+      },
+    ],
+  },
+];
+
+const project = fileURLToPath(new URL("../../", import.meta.url));
+
+describe("mutants of the order", function () {
+  this.timeout(120_000);
+  const killed: { readonly mutant: Mutant; readonly by: string }[] = [];
+  let directory: string;
+
+  before(() => {
+    // Not within node_modules, where Node strips no types.
+    directory = mkdtempSync(join(tmpdir(), "understudy-mutants-"));
+    symlinkSync(join(project, "shared"), join(directory, "shared"));
+    writeFileSync(join(directory, "package.json"), '{ "type": "module" }\n');
+  });
+
+  after(() => {
+    rmSync(directory, { recursive: true, force: true });
+    for (const { mutant, by } of killed) console.log(`      ${mutant.name}: ${mutant.invariant}\n        ${by}`);
+  });
+
+  /** A copy of `replica/` beside a link to the one `shared/`, so that only what the mutant changes is another module. */
+  async function mutate(mutant: Mutant, number: number): Promise<ReplicaProgram> {
+    const home = join(directory, String(number));
+    cpSync(join(project, "replica"), join(home, "replica"), { recursive: true });
+    symlinkSync(join(project, "shared"), join(home, "shared"));
+    for (const { file, find, replace } of mutant.edits) {
+      const path = join(home, "replica", file);
+      const parts = readFileSync(path, "utf8").split(find);
+      expect(parts.length - 1, `how often ${file} has ${JSON.stringify(find)}`).to.equal(1);
+      writeFileSync(path, parts.join(replace));
+    }
+    return await loadProgram(join(home, "replica"));
+  }
+
+  for (const [number, mutant] of mutants.entries()) {
+    it(`kills one that ${mutant.name}`, async () => {
+      const program = await mutate(mutant, number);
+      const scenario = scenarios.find(({ name }) => name === mutant.dies)!;
+      const by = await judge(program, mutant, scenario);
+      assert(by !== undefined, `a mutant lives: ${mutant.invariant}`);
+      killed.push({ mutant, by });
+    });
+  }
+
+  async function judge(program: ReplicaProgram, mutant: Mutant, scenario: Scenario): Promise<string | undefined> {
+    const limits = mutant.wholeFilesystems ? { limits: { singleSyncsMax: 0 } } : {};
+    using matrix = await CrashMatrix.open({ ...scenario, ...limits }, program);
+    try {
+      for (const point of matrix.points())
+        for (const mode of powerLossModes) matrix.crash(point, mode, 1000 + point.index);
+    } catch (error) {
+      if (error instanceof MatrixFailure) return error.message;
+      throw error;
+    }
+    return undefined;
+  }
+});
