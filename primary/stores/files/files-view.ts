@@ -231,6 +231,11 @@ export class FilesView implements StoreView {
 
   /** Looks at single paths, those of one directory together. */
   async *#examine(dirty: DirtyPaths): AsyncGenerator<Found> {
+    // First of all: the index may follow what is handed out, and forget the links of a path that went away.
+    for (const path of this.#seen.everCut() ? dirty.keys() : []) {
+      await this.#breathe();
+      this.#lookAtOtherPaths(path);
+    }
     const how = dirty.get(rootPath) ?? 0;
     if (how !== 0) {
       if (how & dirtyHow.renamed) this.#source.watcher?.remove(rootPath);
@@ -323,7 +328,6 @@ export class FilesView implements StoreView {
     for (const name of names) {
       const path = joinPath(directory, name);
       try {
-        this.#lookAtOtherPaths(path);
         const seen = this.#index.byPath(path);
         const stat = statSource(this.#native(path));
         if (stat === undefined) this.#source.special.delete(path);
@@ -402,7 +406,7 @@ export class FilesView implements StoreView {
 
   /** A file may have been changed by this name before the name went away: the event was for this one only. */
   #lookAtOtherPaths(path: StorePath): void {
-    const was = this.#seen.everCut() ? this.#seen.byPath(path) : undefined;
+    const was = this.#seen.byPath(path);
     if (was?.type !== "file") return;
     for (const other of this.#seen.pathsOf(was.object)) {
       if (other !== path && this.#index.byPath(other) !== undefined) this.#lookAgain(other, dirtyHow.changed);

@@ -42,6 +42,7 @@ async function runWithSeed(seed: number): Promise<void> {
   const withLinks = random(2) === 0;
   const adapter = createFilesStore({ path: root, exclude: withLinks ? [] : ["*.tmp"] });
   const consumer = new ModelConsumer();
+  consumer.live = random(2) === 0;
   try {
     await adapter.start(() => {});
     for (let step = 0; step < stepsInRun; step++) {

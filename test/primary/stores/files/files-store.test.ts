@@ -341,6 +341,7 @@ describe("files store", () => {
     }
     appendFileSync(scratch.at("d", "b"), "last");
     rmSync(scratch.at("d"), { recursive: true });
+    consumer.live = true;
     await consumer.take(store);
     expect([...consumer.describe()]).to.deep.equal([...describeTree(scratch.root)]);
   });

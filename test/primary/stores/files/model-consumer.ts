@@ -21,6 +21,8 @@ interface ModelObject {
 export class ModelConsumer implements SeenIndex {
   rows = new Map<StorePath, { entry: Entry; object: ModelObject }>();
   cut = false;
+  /** The index follows what is found already while a view is open, as that of a cut in the making may. */
+  live = false;
   /** Of the last view. */
   found: { kind: "gone" | "entry"; path: StorePath; content: boolean; outcome: string }[] = [];
   moved = 0;
@@ -70,7 +72,9 @@ export class ModelConsumer implements SeenIndex {
       new AbortController().signal,
     );
     const next = new ModelConsumer();
+    const before = this.rows;
     next.rows = new Map(this.rows);
+    if (this.live) this.rows = next.rows;
     next.#objects = this.#objects;
     this.found = [];
     try {
@@ -89,6 +93,7 @@ export class ModelConsumer implements SeenIndex {
       await view.leave("taken");
       return summary;
     } catch (error) {
+      this.rows = before;
       await view.leave("dropped");
       throw error;
     }
