@@ -3,10 +3,12 @@ import { parseArgs } from "node:util";
 import { type Benchmark, type Finding, tableOf } from "./benchmark.ts";
 import { largeFile } from "./large-file.ts";
 import { smallFiles } from "./small-files.ts";
+import { sqliteCommits } from "./sqlite-commits.ts";
 
 const benchmarks: Readonly<Record<string, Benchmark>> = {
   "small-files": smallFiles,
   "large-file": largeFile,
+  "sqlite-commits": sqliteCommits,
 };
 
 const usage = `npm run bench -- [options]
