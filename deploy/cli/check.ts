@@ -23,6 +23,7 @@ import { nativeCryptoAvailable } from "../../shared/link/ssh-algorithms.ts";
 import { sizeText } from "../../shared/units.ts";
 import { connectControl } from "../control/client.ts";
 import { controlSocketPath, groupDirectory, identityDirectory } from "../control/state-layout.ts";
+import { clockProbe } from "./check-clock.ts";
 import { count, table } from "./text.ts";
 import { softwareVersion } from "./version.ts";
 
@@ -69,6 +70,7 @@ const probes: readonly Probe[] = [
   { subject: "peers", look: peers },
   { subject: "stores", look: stores },
   { subject: "hooks", look: hooks },
+  clockProbe,
 ];
 
 /**
