@@ -204,7 +204,10 @@ export class GroupAgent {
         taken: ({ bytes }) => this.#following?.taken(bytes),
         acknowledged: (message) => {
           if (message.suspect !== "" && this.#replicaStanding?.suspect === "") {
-            this.log.error("copy.suspect", { reason: message.suspect, hint: `understudy verify ${this.config.name}, then understudy adopt ${this.config.name}` });
+            this.log.error("copy.suspect", {
+              reason: message.suspect,
+              hint: `understudy verify ${this.config.name}, then understudy adopt ${this.config.name}`,
+            });
           }
           if (this.#replicaStanding !== undefined) {
             this.#replicaStanding = {
