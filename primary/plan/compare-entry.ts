@@ -21,6 +21,8 @@ export interface CompareScope {
   readonly shipment: Shipment;
   /** More rounds follow before the cut ends: a file that moved is taken as it is, the next round mends it. */
   readonly preCopy: boolean;
+  /** Paths of this store that an earlier round took while they moved, and that no later one has read whole. */
+  readonly torn: Set<StorePath>;
 }
 
 /** Compares one thing that an adapter found with the manifest; writes and ships what differs. True when anything did. */
@@ -160,13 +162,16 @@ async function compareFile(
   const change = new ContentChange(manifest, object, birth, before?.content ?? new Uint8Array(0), { births: true });
   if (before !== undefined && entry.size < before.size) change.truncate(Math.ceil(entry.size / content.blockSize));
   const shipped = await readAndShip(scope, object, entry, content, change);
-  if (content.settle() === "moved" && !scope.preCopy) {
+  const moved = content.settle() === "moved";
+  if (moved && !scope.preCopy) {
     catalog.run("ROLLBACK TO entry");
     catalog.run("RELEASE entry");
     if (shipped) await shipment.drop(object);
     return false;
   }
   catalog.run("RELEASE entry");
+  if (moved) scope.torn.add(path);
+  else scope.torn.delete(path);
   const digest = change.finish();
   const changed = await settleRow(scope, path, entry, object, before, content.blockSize, digest, atPath);
   assert(changed || !shipped, `content of ${path} was shipped and its row did not change`);

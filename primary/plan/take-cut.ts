@@ -1,11 +1,11 @@
-import { assert } from "../../shared/errors.ts";
+import { assert, UnderstudyError } from "../../shared/errors.ts";
 import type { StoreView, ViewRequest, ViewSummary } from "../../shared/ports/store-adapter.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
 import { type Coherency, type CutId, type ObjectId, type Seq, sameCut, seq } from "../../shared/words.ts";
 import type { PrimaryContext, PrimaryStore } from "../primary-context.ts";
 import { type ReplicaSink, Shipment } from "../ship/shipment.ts";
 import { catchUp } from "./catch-up.ts";
-import { compareEntry, removeSubtree } from "./compare-entry.ts";
+import { type CompareScope, compareEntry, removeSubtree } from "./compare-entry.ts";
 import { dropTaking, pruneSuperseded } from "./prune.ts";
 import { seenIndex } from "./seen-index.ts";
 
@@ -64,6 +64,17 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
     catalog.begin();
     const depth = { depth: request.depth } as const;
     let changed = false;
+    const scopes = context.stores.map(
+      (store, storeIndex): CompareScope => ({
+        context,
+        store,
+        storeIndex,
+        birth,
+        shipment,
+        preCopy: false,
+        torn: new Set(),
+      }),
+    );
     const rounds = request.freeze === undefined ? 0 : request.preCopyRounds;
     if (rounds > 0) {
       for (let round = 0; round < rounds; round++) {
@@ -75,7 +86,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
           );
           let left: "taken" | "dropped" = "dropped";
           try {
-            if (await compareView(context, store, index, view, birth, shipment, true)) changed = true;
+            if (await compareView({ ...scopes[index]!, preCopy: true }, view)) changed = true;
             left = "taken";
           } finally {
             await view.leave(left);
@@ -96,8 +107,12 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
       );
       views.push({ store, index, view });
     }
-    for (const { store, index, view } of views) {
-      if (await compareView(context, store, index, view, birth, shipment, false)) changed = true;
+    for (const { index, view } of views) {
+      if (await compareView(scopes[index]!, view)) changed = true;
+    }
+    for (const { store, torn } of scopes) {
+      const [path] = torn;
+      if (path !== undefined) throw new LeftTorn(`${store.name}/${path}`);
     }
     if (frozen && request.freeze !== undefined) {
       frozen = false;
@@ -167,17 +182,19 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
   }
 }
 
-async function compareView(
-  context: PrimaryContext,
-  store: PrimaryStore,
-  storeIndex: number,
-  view: StoreView,
-  birth: Seq,
-  shipment: Shipment,
-  preCopy: boolean,
-): Promise<boolean> {
-  const { catalog } = context;
-  const scope = { context, store, storeIndex, birth, shipment, preCopy };
+/** A file that moved while the application ran could not be read whole in the freeze either. */
+class LeftTorn extends UnderstudyError {
+  readonly code = "LEFT_TORN";
+  readonly remedy = "retry";
+  readonly state = "The cut was dropped; the replicas keep the one before.";
+  readonly hint = "Does the freeze hook really stop everybody who writes there? Can the file be read?";
+  constructor(path: string) {
+    super(`${path} could not be read whole in the freeze`);
+  }
+}
+
+async function compareView(scope: CompareScope, view: StoreView): Promise<boolean> {
+  const { catalog } = scope.context;
   let changed = false;
   let rows = 0;
   for await (const found of view.changes()) {
@@ -189,7 +206,7 @@ async function compareView(
     if (differs) changed = true;
     if (++rows >= rowsPerTransactionMax) {
       // Rows of a birth above the committed seq are seen by nobody; a crash drops them.
-      assert(catalog.standing.committed.seq < birth, "a cut in the making is not committed");
+      assert(catalog.standing.committed.seq < scope.birth, "a cut in the making is not committed");
       catalog.commit("rows");
       rows = 0;
     }
