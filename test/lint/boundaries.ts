@@ -64,6 +64,8 @@ const mayBlock = [
   "shared/wire/codec.ts",
   "deploy/workers/",
   "deploy/build/",
+  // The processes that the demo replicates for: the writer and the reader of the promoted copy.
+  "deploy/demo/application/",
   "test/",
 ];
 
