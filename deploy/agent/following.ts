@@ -20,6 +20,8 @@ export class Following {
   readonly #log: Log;
   readonly #metrics: Metrics;
   readonly #group: string;
+  /** The newest session alone may stage and commit. */
+  readonly generation: number;
   #outstanding = 0;
   #room: PromiseWithResolvers<void> | undefined;
   #ended: Error | undefined;
@@ -33,6 +35,7 @@ export class Following {
     session: Session,
     worker: WorkerThread<ReplicaMainCalls, ReplicaWorkerCalls>,
     group: string,
+    generation: number,
     coveredAt: number,
     log: Log,
     metrics: Metrics,
@@ -40,6 +43,7 @@ export class Following {
     this.session = session;
     this.#worker = worker;
     this.#group = group;
+    this.generation = generation;
     this.#log = log;
     this.#metrics = metrics;
     this.coveredAt = coveredAt;
@@ -58,12 +62,24 @@ export class Following {
       this.#outstanding += bytes;
       const { payload } = frame;
       const own = payload.byteLength > 0 && payload.byteLength === payload.buffer.byteLength;
-      this.#worker.note("frame", { header: frame.header, payload }, own ? [payload.buffer as ArrayBuffer] : []);
+      this.#worker.note(
+        "frame",
+        { generation: this.generation, header: frame.header, payload },
+        own ? [payload.buffer as ArrayBuffer] : [],
+      );
       while (this.#outstanding >= windowBytes) {
         this.#room = Promise.withResolvers();
         await this.#room.promise;
+        if (this.#ended !== undefined) throw this.#ended;
       }
     }
+  }
+
+  /** Ends the session from this side, also when it waits for the worker. */
+  stop(error: Error): void {
+    this.#ended = error;
+    this.session.channel.close(error);
+    this.#room?.resolve();
   }
 
   taken(bytes: number): void {

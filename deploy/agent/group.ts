@@ -94,6 +94,7 @@ export class GroupAgent {
   #changing: Promise<unknown> = Promise.resolve();
   #eager = 0;
   #stopped = false;
+  #followed = 0;
   copyProblem = "";
   readonly #stopping = new AbortController();
 
@@ -201,7 +202,9 @@ export class GroupAgent {
     const worker: ReplicaWorker = new WorkerThread<ReplicaMainCalls, ReplicaWorkerCalls>(
       "replica-worker",
       {
-        taken: ({ bytes }) => this.#following?.taken(bytes),
+        taken: ({ generation, bytes }) => {
+          if (this.#following?.generation === generation) this.#following.taken(bytes);
+        },
         acknowledged: (message) => {
           if (message.suspect !== "" && this.#replicaStanding?.suspect === "") {
             this.log.error("copy.suspect", {
@@ -458,7 +461,7 @@ export class GroupAgent {
     const worker = this.#replica;
     if (worker === undefined) return;
     // A half-open older session can neither stage nor commit from here on.
-    this.#following?.session.channel.close(new Error("a newer session replaced this one"));
+    this.#following?.stop(new Error("a newer session replaced this one"));
     this.#following = undefined;
     try {
       if (decision.join) {
@@ -467,13 +470,24 @@ export class GroupAgent {
         await worker.call("adoptEpoch", { epoch: theirs.epoch, epochs: theirs.epochs });
       }
       await worker.call("openCopy", undefined);
-      this.#replicaStanding = await worker.call("startSession", { incarnation: theirs.incarnation });
+      this.#replicaStanding = await worker.call("startSession", {
+        incarnation: theirs.incarnation,
+        generation: ++this.#followed,
+      });
       this.copyProblem = "";
     } catch (error) {
       this.copyProblem = explain(error);
       throw error;
     }
-    const following = new Following(session, worker, this.config.name, this.#coveredAt, this.log, this.options.metrics);
+    const following = new Following(
+      session,
+      worker,
+      this.config.name,
+      this.#followed,
+      this.#coveredAt,
+      this.log,
+      this.options.metrics,
+    );
     this.#following = following;
     this.#lastPrimary = peer;
     const standing = this.#replicaStanding;

@@ -42,8 +42,9 @@ export type ReplicaWorkerCalls = {
   join(argument: { groupId: string; epoch: bigint; epochs: Standing["epochs"] }): ReplicaStanding;
   /** A newer reign of the same group is followed from here on. */
   adoptEpoch(argument: { epoch: bigint; epochs: Standing["epochs"] }): ReplicaStanding;
-  startSession(argument: { incarnation: string }): ReplicaStanding;
-  frame(argument: { header: Uint8Array; payload: Uint8Array }): void;
+  /** Frames of any other generation are of a session that is over, and are dropped. */
+  startSession(argument: { incarnation: string; generation: number }): ReplicaStanding;
+  frame(argument: { generation: number; header: Uint8Array; payload: Uint8Array }): void;
   endSession(argument: undefined): ReplicaStanding;
   stagedRuns(argument: StagedAsked): { blockSize: number; digests: Uint8Array };
   /** Begins anew with what lies in the copy's place: see replica/receive/adopt.ts. */
@@ -69,7 +70,7 @@ export interface StagedAsked {
 
 export type ReplicaMainCalls = {
   /** So many bytes of frames were taken in: the link may bring more. */
-  taken(argument: { bytes: number }): void;
+  taken(argument: { generation: number; bytes: number }): void;
   acknowledged(argument: Acknowledgement): void;
   applied(argument: { cuts: number; ms: number; strangers: readonly string[]; metadataPartial: number }): void;
   rejected(argument: { cut: CutId; committed: CutId; error: PlainError }): void;
@@ -92,6 +93,7 @@ let options: Parameters<ReplicaWorkerCalls["open"]>[0] | undefined;
 let catalog: Catalog | undefined;
 let context: ReplicaContext | undefined;
 let receiver: Receiver | undefined;
+let generation = 0;
 const pinned = new Map<Seq, number>();
 let flushPlanned = false;
 let applyTimer: NodeJS.Timeout | undefined;
@@ -139,13 +141,15 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       });
       return standing();
     },
-    startSession({ incarnation }) {
+    startSession({ incarnation, generation: now }) {
       endSession();
+      generation = now;
       receiver = new Receiver(openContext(), incarnation);
       return standing();
     },
-    frame({ header, payload }) {
-      takeFrame(header, payload);
+    frame({ generation: of, header, payload }) {
+      main.note("taken", { generation: of, bytes: header.length + payload.length });
+      if (of === generation) takeFrame(header, payload);
     },
     endSession() {
       endSession();
@@ -282,7 +286,6 @@ function unappliedBytes(): number {
 }
 
 function takeFrame(header: Uint8Array, payload: Uint8Array): void {
-  main.note("taken", { bytes: header.length + payload.length });
   if (receiver === undefined || broken) return; // A frame of a session that has ended meanwhile.
   try {
     const message = decodeMessage(header);
