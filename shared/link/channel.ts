@@ -28,8 +28,8 @@ export interface Channel {
   close(error?: Error): void;
   /**
    * What broke the channel, or undefined after an orderly end. Never rejects. After an orderly `close` here it resolves
-   * when the peer took all that was sent and ended its side too, or after the deadline: ending what carries the channel
-   * earlier would lose what is on its way.
+   * when the peer took all that was sent and ended its side too, or made no progress with it: ending what carries the
+   * channel earlier would lose what is on its way.
    */
   readonly closed: Promise<Error | undefined>;
   /** Bytes of frames, heartbeats included, since the channel was opened. */
@@ -359,12 +359,25 @@ export class FramedChannel implements Channel {
     } else {
       this.#stream.end();
       this.#stream.resume(); // What still comes is dropped, so that the peer's own end is seen.
-      this.#linger = setTimeout(() => {
-        this.#stream.destroy(); // A peer that reads nothing would keep it for ever.
-        this.#resolveClosed(undefined);
-      }, this.#deadlineMs);
-      this.#linger.unref();
+      this.#lingerOn(this.#stream.writableLength, channelSilenceFactor);
     }
+  }
+
+  /**
+   * Waits for the peer to take the rest and end its side, in steps of the deadline: as long as the rest gets less, and
+   * then for as long as a channel may be silent. A peer that reads nothing would keep it for ever.
+   */
+  #lingerOn(unsentBefore: number, stepsLeft: number): void {
+    this.#linger = setTimeout(() => {
+      const unsent = this.#stream.writableLength;
+      if (unsent < unsentBefore) this.#lingerOn(unsent, channelSilenceFactor);
+      else if (unsent === 0 && stepsLeft > 1) this.#lingerOn(unsent, stepsLeft - 1);
+      else {
+        this.#stream.destroy();
+        this.#resolveClosed(undefined);
+      }
+    }, this.#deadlineMs);
+    this.#linger.unref();
   }
 
   #streamClosed(): void {

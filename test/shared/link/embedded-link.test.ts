@@ -162,10 +162,10 @@ describe("embedded link", () => {
 
   it("goes on through changes of keys in full flow", async () => {
     const { dialed, accepted, listenLog } = await embeddedPair(cleanup, {
-      deadlineMs: 100,
+      deadlineMs: 400,
       limits: { rekeyBytes: 1024 * 1024 },
     });
-    const end = performance.now() + 700; // Some 25 looks at the counter, each of which finds new megabytes.
+    const end = performance.now() + 700; // Seven looks at the counter, each of which finds new megabytes.
     let sent = 0;
     const sending = (async () => {
       for (; performance.now() < end; sent++) await dialed.send(numbered(sent, 100_000));

@@ -136,7 +136,8 @@ export const anyMessage = fc.oneof(
     remedy: fc.constantFrom("retry", "replan", "stop"),
     committed: cut,
   }),
-  fc.record({ kind: fc.constantFrom("stagedRequest", "objectDropped"), object }),
+  fc.record({ kind: fc.constant("objectDropped"), object }),
+  fc.record({ kind: fc.constant("stagedRequest"), object, store: text, path: latin1, blockSize: uint32 }),
   fc.record({ kind: fc.constant("stagedRuns"), object, blockSize: uint32 }),
   fc.record({
     kind: fc.constant("cutBegin"),
