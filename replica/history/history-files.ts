@@ -3,6 +3,11 @@ import { imageFileName } from "../apply/save-images.ts";
 import { homeOf, type ReplicaContext } from "../replica-context.ts";
 import { failing } from "../sync.ts";
 
+/** The number in a name as `imageFileName` gives it. */
+export function historyFileNumber(name: string): number {
+  return Number(name.slice(1));
+}
+
 /** Images that are moved into one new file, in one transaction. */
 const rewriteBytesMax = 16 * 1024 * 1024;
 

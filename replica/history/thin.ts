@@ -3,7 +3,7 @@ import type { RetentionConfig } from "../../shared/config/config.ts";
 import { type ObjectId, type Seq, seq } from "../../shared/words.ts";
 import { imageBytesMax } from "../apply/save-images.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
-import { settleHistoryFiles } from "./history-files.ts";
+import { historyFileNumber, settleHistoryFiles } from "./history-files.ts";
 import { type KeptPoint, pointsToDrop } from "./retention.ts";
 
 export interface Thinned {
@@ -32,6 +32,8 @@ interface Run {
   readonly after: Seq;
   readonly first: Seq;
   readonly until: Seq;
+  /** Up to here marks of paths that are gone were forgotten before. */
+  readonly forgotten: Seq;
 }
 
 /** Everything of `thinning` at once. */
@@ -64,13 +66,20 @@ export function* thinning(
   const result: Thinned = { points: 0, images: 0, imageBytes: 0, keptFiles: 0, historyFiles: 0, rewrittenBytes: 0 };
   const touched = new HistoryTouched();
   const left = markedRun(context);
-  if (left !== undefined) yield* clear(context, left, touched, result);
+  if (left !== undefined) {
+    // What lost images before the crash is not known any more.
+    touched.addAll(context);
+    yield* clear(context, left, touched, result);
+  }
   for (const points of runsOf(context, seqs, pinned)) {
     const run = begin(context, points, pinned);
     result.points += points.length;
     yield* clear(context, run, touched, result);
   }
   yield* settleHistoryFiles(context, touched.files(), result);
+  if (left !== undefined || result.points > 0) {
+    context.catalog.transaction("thin", () => context.catalog.run("DELETE FROM standing WHERE key = 'thinning'"));
+  }
   return result;
 }
 
@@ -156,10 +165,15 @@ function begin(context: ReplicaContext, points: readonly Seq[], pinned: Readonly
   const { catalog } = context;
   const first = points[0]!;
   const last = points.at(-1)!;
-  const run: Run = { after: keptBefore(context, first, pinned), first, until: keptAfter(context, last, pinned) };
+  const run: Run = {
+    after: keptBefore(context, first, pinned),
+    first,
+    until: keptAfter(context, last, pinned),
+    forgotten: seq(Number(catalog.get("SELECT value FROM standing WHERE key = 'forgotten'")?.value ?? 0)),
+  };
   catalog.transaction("thin", () => {
     catalog.run("UPDATE cuts SET point = 0 WHERE seq >= ? AND seq <= ?", first, last);
-    const value = [run.after, run.first, run.until].join(" ");
+    const value = [run.after, run.first, run.until, run.forgotten].join(" ");
     catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('thinning', ?)", value);
   });
   return run;
@@ -168,8 +182,8 @@ function begin(context: ReplicaContext, points: readonly Seq[], pinned: Readonly
 function markedRun({ catalog }: ReplicaContext): Run | undefined {
   const row = catalog.get("SELECT value FROM standing WHERE key = 'thinning'");
   if (row === undefined) return undefined;
-  const [after = 0n, first = 0n, until = 0n] = String(row.value).split(" ").map(BigInt);
-  return { after: seq(after), first: seq(first), until: seq(until) };
+  const [after = 0n, first = 0n, until = 0n, forgotten = 0n] = String(row.value).split(" ").map(BigInt);
+  return { after: seq(after), first: seq(first), until: seq(until), forgotten: seq(forgotten) };
 }
 
 /** Every step may be done again: it looks at what the kept points want, not at what it did before. */
@@ -178,7 +192,7 @@ function* clear(context: ReplicaContext, run: Run, touched: HistoryTouched, resu
   yield* clearObjects(context, run, result);
   yield* clearRuns(context, run);
   yield* clearPaths(context, run);
-  if (run.after === 0n) yield* forgetTombstones(context, run.until);
+  if (run.after === 0n) yield* forgetTombstones(context, run);
   const { catalog } = context;
   catalog.transaction("thin", () => {
     catalog.run(
@@ -186,7 +200,6 @@ function* clear(context: ReplicaContext, run: Run, touched: HistoryTouched, resu
          SELECT seq FROM cuts WHERE point = 0 AND state = 'applied' ORDER BY seq DESC LIMIT 1 OFFSET ?)`,
       cutsRememberedMax,
     );
-    catalog.run("DELETE FROM standing WHERE key = 'thinning'");
   });
   yield;
 }
@@ -402,23 +415,22 @@ function* clearPaths(context: ReplicaContext, run: Run): Generator<void> {
  * Marks of paths that were gone before the oldest point say nothing any more. `forgotten` is what a promoted node goes
  * by: a replica that is further back cannot be told what to remove.
  */
-function* forgetTombstones(context: ReplicaContext, oldest: Seq): Generator<void> {
+function* forgetTombstones(context: ReplicaContext, { forgotten, until }: Run): Generator<void> {
   const { catalog } = context;
-  const forgotten = Number(catalog.get("SELECT value FROM standing WHERE key = 'forgotten'")?.value ?? 0);
-  if (oldest <= forgotten) return;
+  if (until <= forgotten) return;
   // Said before the first one goes: a crash in between must not leave a promise that is not kept.
   catalog.transaction("thin", () => {
-    catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('forgotten', ?)", Number(oldest));
+    catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('forgotten', ?)", Number(until));
   });
   yield* inSmallTransactions<readonly [number, number, string, string]>(
     context,
-    [forgotten + 1, 0, "", ""],
+    [Number(forgotten) + 1, 0, "", ""],
     (key) =>
       catalog.all(
         `SELECT birth, store, dir, name, object FROM path_versions WHERE (birth, store, dir, name) > (?,?,?,?)
            AND birth <= ? ORDER BY birth, store, dir, name LIMIT ?`,
         ...key,
-        oldest,
+        until,
         rowsPerTransactionMax,
       ),
     (row) => [Number(row.birth), Number(row.store), String(row.dir), String(row.name)],
@@ -447,6 +459,12 @@ class HistoryTouched {
       this.#files.set(store, files);
     }
     files.add(file);
+  }
+
+  addAll({ disk, homes }: ReplicaContext): void {
+    for (const home of homes.values()) {
+      for (const name of disk.list(home.history)) this.add(home.number, historyFileNumber(name));
+    }
   }
 
   files(): ReadonlyMap<number, ReadonlySet<number>> {

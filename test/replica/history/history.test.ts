@@ -546,65 +546,6 @@ describe("history", () => {
       expect(historyBytes(group.replica)).to.equal(0);
     });
 
-    it("goes on where a crash left it, at whichever transaction or unlink that was", async () => {
-      const build = async (): Promise<HistoryGroup> => {
-        const built = new HistoryGroup();
-        for (let value = 1; value < 7; value++) {
-          built.source.write("file", bytes(30_000, value));
-          if (value % 2 === 0) built.source.write("file", bytes(3000, value), value * 3000);
-          built.source.write(`dies${value}`, bytes(5000, value));
-          if (value > 1) built.source.remove(`dies${value - 1}`);
-          built.source.write("wide", bytes(4096, value), value * 8192);
-          await built.cut();
-          if (value % 3 === 0) {
-            built.commit();
-            built.applyAll();
-          }
-        }
-        return built;
-      };
-      const stops: string[] = [];
-      for (let step = 1; ; step++) {
-        const crashed = await build();
-        try {
-          const points = crashed.points();
-          const dropped = [points[0]!, points[2]!, points[3]!];
-          crashed.disk.left = step;
-          let stopped = false;
-          try {
-            dropPoints(crashed.replica, dropped, new Set());
-          } catch (error) {
-            if (!(error instanceof Stopped)) throw error;
-            stops.push(error.message);
-            stopped = true;
-          }
-          crashed.disk.left = 0;
-          await expectPoints(crashed);
-          crashed.restart();
-          await expectPoints(crashed);
-          dropPoints(crashed.replica, dropped, new Set());
-          await expectPoints(crashed);
-          expect(crashed.points()).to.deep.equal([points[1], points[4], points[5]]);
-          dropPoints(crashed.replica, crashed.points(), new Set());
-          expect(historyBytes(crashed.replica)).to.equal(0);
-          if (!stopped) break;
-        } finally {
-          crashed.close();
-        }
-      }
-      for (const stop of [
-        "before thin",
-        "after thin",
-        "before unlink",
-        "after unlink",
-        "before write",
-        "before history",
-        "after history",
-      ]) {
-        expect(stops).to.include(stop);
-      }
-    });
-
     it("keeps to the ladder and the budget", async () => {
       for (let value = 1; value < 8; value++) {
         group.source.write("file", bytes(50_000, value));
