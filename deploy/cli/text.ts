@@ -101,7 +101,7 @@ function promotableText({ promotable }: GroupStatus): string {
 /** What a promotion now would lose. */
 export function lossText(loss: Lag): string {
   if (loss.cuts === 0 && loss.bytes === 0 && loss.basis !== "silence") return "losing nothing that is known of";
-  return `losing ${loss.basis === "silence" ? "at least " : ""}${lagText(loss)}`;
+  return `losing ${loss.basis === "silence" ? "at most what was written in the last " : ""}${lagText(loss)}`;
 }
 
 function lagText(lag: Lag): string {

@@ -149,7 +149,7 @@ export interface Lag {
   readonly seconds: number | null;
   /**
    * What it was told from. `log`: counted in the stores' own logs. `scan`: by the last comparison of the files.
-   * `silence`: the link is down, at least the time since the other side was last heard.
+   * `silence`: the link is down: what was written in that time, if anything, is not here.
    */
   readonly basis: "log" | "scan" | "silence";
 }
