@@ -19,7 +19,7 @@ import type { Metrics } from "../../shared/metrics.ts";
 import { type Decision, decide, wireMajor, wireMinor } from "../../shared/session/connect.ts";
 import { readablePath } from "../../shared/store-path.ts";
 import type { Hello } from "../../shared/wire/messages.ts";
-import { type CutId, cutText, type NodeName, type Role } from "../../shared/words.ts";
+import { type Consistency, type CutId, cutText, meets, type NodeName, type Role } from "../../shared/words.ts";
 import {
   cutIdOf,
   cutRef,
@@ -596,10 +596,7 @@ export class GroupAgent {
       stores: (standing.record?.stores ?? []).map((store) => ({
         name: store.name,
         consistency: store.consistency,
-        required:
-          this.config.require.get(store.name as never) ??
-          kindTraits[store.kind as keyof typeof kindTraits]?.require ??
-          "whole",
+        required: this.#required(store),
       })),
       primaryAlive: this.primaryAlive(),
       lossKnownEmpty: loss.empty,
@@ -652,7 +649,7 @@ export class GroupAgent {
       if (worker === undefined) throw new PromotionRefused(this.refusals(options), false);
       this.#replicaStanding = await worker.call("standing", undefined);
       const refusals = this.refusals(options);
-      if (refusals.length > 0) throw new PromotionRefused(refusals, false);
+      if (refusals.length > 0) throw new PromotionRefused(await this.#withBetterPoint(refusals), false);
       const loss = this.loss();
       const { beforePromote } = this.config.hooks;
       if (beforePromote !== undefined)
@@ -663,6 +660,24 @@ export class GroupAgent {
       const { epoch, cut } = await this.#finishPromotion();
       return { epoch, cut, loss, seconds: (performance.now() - begun) / 1000 };
     });
+  }
+
+  /** Where the last cut is worth too little: the newest recovery point that is not. */
+  async #withBetterPoint(refusals: readonly Refusal[]): Promise<Refusal[]> {
+    if (!refusals.some((refusal) => refusal.code === "CONSISTENCY")) return [...refusals];
+    const good = (await this.points()).findLast((point) =>
+      point.stores.every((store) => meets(store.consistency, this.#required(store))),
+    );
+    const hint =
+      good === undefined
+        ? "No recovery point has it; wait for the next cut."
+        : `The newest recovery point that has it is ${cutText(good.cut)} of ${new Date(good.takenAtUs / 1000).toISOString()}: understudy restore ${this.config.name} --at ${cutText(good.cut)} --to DIR.`;
+    return refusals.map((refusal) => (refusal.code === "CONSISTENCY" ? { ...refusal, hint } : refusal));
+  }
+
+  #required(store: { readonly name: string; readonly kind: string }): Consistency {
+    const byKind = kindTraits[store.kind as keyof typeof kindTraits]?.require ?? "whole";
+    return this.config.require.get(store.name as never) ?? byKind;
   }
 
   async #finishPromotion(): Promise<{ epoch: bigint; cut: CutId }> {
