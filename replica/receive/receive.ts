@@ -17,9 +17,9 @@ import { type CutId, compareCuts, cutText, type ObjectId, type Seq, sameCut } fr
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
 import { singleFileName } from "../store-home.ts";
-import { failing } from "../sync.ts";
+import { failing, SyncFailed } from "../sync.ts";
 import { BaseMismatch, CutDamaged, CutMalformed, NoRoom, Sealed, SenderRefused } from "./refusals.ts";
-import { forgetOpenCut } from "./resume.ts";
+import { distrustStaging, forgetOpenCut } from "./resume.ts";
 
 /** A transaction is closed at these bounds, so that the worker never stands still for long. */
 const rowsPerTransactionMax = 4000;
@@ -289,13 +289,7 @@ export class Receiver {
         `cut ${cutText(open.begin.cut)} needs more than limits.staging (${this.#context.limits.stagingBytesMax} bytes)`,
       );
     }
-    try {
-      write();
-    } catch (error) {
-      if (isSystemError(error, "ENOSPC", "EDQUOT"))
-        throw new NoRoom(`no room to stage cut ${cutText(open.begin.cut)}`, { cause: error });
-      throw error;
-    }
+    withinRoom(open, write);
   }
 
   #stagedFile(open: OpenCut, object: ObjectId, store: number, blockSize: number): OpenFile {
@@ -305,20 +299,9 @@ export class Receiver {
     const staging = homeOf(this.#context, store).staging;
     const name = objectFileName(object);
     const known = catalog.get("SELECT seq FROM staged WHERE object = ?", object);
-    let file: OpenFile;
-    try {
-      if (known === undefined) {
-        // A file of this name that the catalog does not know is a leftover of a transaction that never was.
-        if (disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
-        file = disk.openFile(staging, name, "create");
-      } else {
-        file = disk.openFile(staging, name, "write");
-      }
-    } catch (error) {
-      if (isSystemError(error, "ENOSPC", "EDQUOT"))
-        throw new NoRoom(`no room to stage cut ${cutText(open.begin.cut)}`, { cause: error });
-      throw error;
-    }
+    // A file of this name that the catalog does not know is a leftover of a transaction that never was.
+    if (known === undefined && disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
+    const file = withinRoom(open, () => disk.openFile(staging, name, known === undefined ? "create" : "write"));
     if (known === undefined || Number(known.seq) !== Number(open.seq)) {
       catalog.run(
         "INSERT OR REPLACE INTO staged (object, store, seq, block_size) VALUES (?,?,?,?)",
@@ -347,7 +330,7 @@ export class Receiver {
       const { disk } = this.#context;
       const staging = homeOf(this.#context, store).staging;
       if (disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
-      segment = { file: disk.openFile(staging, name, "create"), size: 0 };
+      segment = { file: withinRoom(open, () => disk.openFile(staging, name, "create")), size: 0 };
       this.#segments.set(key, segment);
       this.#touch(store, name);
     }
@@ -419,7 +402,7 @@ export class Receiver {
         const at = (run * blocksPerRun + i) * row.blockSize;
         if (at >= row.size || equalBytes(hashInRun(hashes, i), zeroHash) || !equalBytes(hashInRun(now, i), zeroHash))
           continue;
-        disk.write(file, new Uint8Array(Math.min(row.blockSize, row.size - at)), at);
+        withinRoom(open, () => disk.write(file, new Uint8Array(Math.min(row.blockSize, row.size - at)), at));
       }
     }
     catalog.run("DELETE FROM staged_runs WHERE object = ?", row.object);
@@ -428,7 +411,13 @@ export class Receiver {
     // handle that set it. Many files are covered by the filesystem's sync before the commit.
     setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), row, homeOf(this.#context, store).placement.owners);
     const touched = this.#touched.get(store)?.size ?? 0;
-    if (touched <= this.#context.limits.singleSyncsMax) failing(() => disk.syncFile(file));
+    if (touched > this.#context.limits.singleSyncsMax) return;
+    try {
+      failing(() => disk.syncFile(file));
+    } catch (error) {
+      if (error instanceof SyncFailed) distrustStaging(this.#context);
+      throw error;
+    }
   }
 
   #pathRow(open: OpenCut, row: PathRow): void {
@@ -533,6 +522,7 @@ export class Receiver {
         );
       }
     }
+    if (open.begin.base.seq === 0n) return; // Before a first copy there was no directory that could be left behind.
     for (const row of catalog.all("SELECT store, dir, name, object FROM path_versions WHERE birth = ?", open.seq)) {
       const store = Number(row.store);
       const path = joinPath(String(row.dir), String(row.name));
@@ -618,6 +608,16 @@ export class Receiver {
     this.#context.catalog.commit("rows");
     open.rowsSinceCommit = 0;
     open.bytesSinceCommit = 0;
+  }
+}
+
+/** A full disk refuses the cut; everything else goes its way. */
+function withinRoom<T>(open: OpenCut, take: () => T): T {
+  try {
+    return take();
+  } catch (error) {
+    if (!isSystemError(error, "ENOSPC", "EDQUOT")) throw error;
+    throw new NoRoom(`no room to stage cut ${cutText(open.begin.cut)}`, { cause: error });
   }
 }
 

@@ -261,6 +261,7 @@ export class Manifest {
 
   /** Marks as dead, at `birth`, the objects that lost their last path in that cut. */
   settleDeaths(birth: Seq, base: Seq): void {
+    if (base === 0n) return; // Nothing was there that could die.
     for (const row of this.#catalog.all("SELECT store, dir, name, object FROM path_versions WHERE birth = ?", birth)) {
       const before = this.objectAtPath(Number(row.store), joinPath(String(row.dir), String(row.name)), base);
       if (before === undefined || before === row.object) continue;
