@@ -13,6 +13,7 @@ import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
 import { type CutId, epoch, type GroupId, seq } from "../../shared/words.ts";
 import { PortPeer } from "./port-peer.ts";
+import { enterStage, traceAdapter, traceCommits } from "./step-trace.ts";
 import { createAdapter, singleFilePath } from "./store-adapters.ts";
 
 /** The thread that takes a group's cuts: the only writing connection to its catalog, and all reading of its stores. */
@@ -98,14 +99,14 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
   parentPort,
   {
     open(argument) {
-      const catalog = new Catalog(argument.catalogPath);
+      const catalog = new Catalog(argument.catalogPath, traceCommits);
       const incarnation = randomBytes(8).toString("hex");
       const listed = [...argument.stores].sort((a, b) => (a.name < b.name ? -1 : 1));
       const primaryStores = catalog.transaction("stores", () =>
         listed.map((store) => ({
           number: catalog.storeNumber(store.name, store.kind),
           name: store.name as string,
-          adapter: singleFilePath(store, createAdapter(store, argument)),
+          adapter: traceAdapter(singleFilePath(store, createAdapter(store, argument))),
         })),
       );
       adapters = primaryStores.map((store) => store.adapter);
@@ -164,6 +165,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
         },
         closing.signal,
       );
+      enterStage("wait");
       stores = taken.stores;
       coherency = catalog.cut(taken.cut.seq)?.coherency ?? coherency;
       return {
@@ -254,6 +256,7 @@ function openSink(state: SinkState): ReplicaSink {
     gone: false,
     async send(message, payload, sharing) {
       if (sink.gone) throw new Error(`the session with ${state.name} is over`);
+      enterStage(message.kind === "cutEnd" ? "ship the end" : "ship");
       const header = encodeMessage(message);
       const bytes = header.length + payload.length;
       // A whole buffer of its own is handed over; a part of one, or one that others read too, is copied.
@@ -264,6 +267,7 @@ function openSink(state: SinkState): ReplicaSink {
         room ??= Promise.withResolvers();
         await room.promise;
       }
+      enterStage("plan");
     },
     async stagedRuns(asked) {
       return await main.call("stagedRuns", { ...asked, sink: state.name });

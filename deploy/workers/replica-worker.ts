@@ -21,6 +21,7 @@ import { payloadBytesMax } from "../../shared/wire/frame.ts";
 import type { Acknowledgement } from "../../shared/wire/messages.ts";
 import { type CutId, type Epoch, epoch, type GroupId, type ObjectId, type Seq, seq } from "../../shared/words.ts";
 import { type PlainError, PortPeer, plainError } from "./port-peer.ts";
+import { enterStage, traceCommits, traceDisk } from "./step-trace.ts";
 
 /** The thread that receives, commits and applies a group's cuts: the only writing connection to its catalog. */
 
@@ -111,7 +112,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
   {
     open(argument) {
       options = argument;
-      catalog = new Catalog(argument.catalogPath);
+      catalog = new Catalog(argument.catalogPath, traceCommits);
       return standing();
     },
     openCopy() {
@@ -183,6 +184,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
     },
     seal() {
       endSession();
+      enterStage("promote");
       seal(openContext());
       return standing();
     },
@@ -192,6 +194,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
     },
     takeOver() {
       assert(options !== undefined, "open");
+      enterStage("promote");
       return takeOver(openContext(), options.keepHistory);
     },
     standing,
@@ -240,7 +243,8 @@ function openCopy(): void {
   // A primary's files are its application's: nothing of the replica's recovery may touch them.
   const { role } = opened.standing;
   assert(role === "replica" || role === "promoting", `a copy is opened by a replica, not by a ${role} node`);
-  const disk = new RealDisk();
+  const disk = traceDisk(new RealDisk());
+  enterStage("recover");
   opened.transaction("stores", () => {
     for (const store of options!.placements) opened.storeNumber(store.name, store.kind);
   });
@@ -256,6 +260,7 @@ function openCopy(): void {
   recoverStaging(context);
   recoverApply(context);
   recoverThinning(context);
+  enterStage("wait");
   planApply(0);
 }
 
@@ -287,6 +292,7 @@ function unappliedBytes(): number {
 
 function takeFrame(header: Uint8Array, payload: Uint8Array): void {
   if (receiver === undefined || broken) return; // A frame of a session that has ended meanwhile.
+  enterStage("receive");
   try {
     const message = decodeMessage(header);
     switch (message.kind) {
@@ -316,6 +322,7 @@ function takeFrame(header: Uint8Array, payload: Uint8Array): void {
   } catch (error) {
     reject(error);
   }
+  enterStage("wait");
 }
 
 function decodePayload(encoding: "plain" | "zstd", decodedBytes: number, payload: Uint8Array): Uint8Array {
@@ -377,12 +384,15 @@ function planFlush(): void {
 
 function flush(): void {
   if (receiver === undefined || receiver.ended.length === 0) return;
+  enterStage("commit");
   commit(openContext(), receiver);
   if (isAdopting()) endAdoption(openContext());
   if (unappliedSince === 0) unappliedSince = performance.now();
   // At the bound acknowledgements wait for apply: that is what keeps a promotion short.
   if (unappliedBytes() > unappliedBytesMax) applyAll();
+  enterStage("acknowledge");
   acknowledge();
+  enterStage("wait");
   planApply(applyDelayMs);
 }
 
@@ -421,6 +431,7 @@ function applyAll(): void {
   if (context === undefined || options === undefined) return;
   closeTransaction();
   if (openCatalog().standing.suspect !== "" && openCatalog().standing.applying === undefined) return;
+  enterStage("apply");
   for (;;) {
     const begun = performance.now();
     const applied = applyNext(context, options.keepHistory);
@@ -434,6 +445,7 @@ function applyAll(): void {
   }
   unappliedSince = 0;
   if (receiver !== undefined) acknowledge();
+  enterStage("wait");
 }
 
 /**
