@@ -157,8 +157,15 @@ async function keepDialing(
       lastFailure = "";
       options.log.info("link.opened", { peer: peer.name, via: connection.via });
       const begun = performance.now();
-      await Promise.all(shared.map(async (group) => await keepConversing(options, group, connection, signal)));
-      connection.close();
+      // The sessions only end when their channels do.
+      const hangUp = (): void => connection.close();
+      signal.addEventListener("abort", hangUp, { once: true });
+      try {
+        await Promise.all(shared.map(async (group) => await keepConversing(options, group, connection, signal)));
+      } finally {
+        signal.removeEventListener("abort", hangUp);
+        connection.close();
+      }
       const error = await connection.closed;
       options.log.info("link.closed", { peer: peer.name, reason: error === undefined ? "" : explain(error) });
       attempt = performance.now() - begun > 5000 ? 0 : attempt + 1;
