@@ -169,6 +169,10 @@ function openStoreHome(
         `no private directory for store ${placement.name} beside ${placement.path}: is its filesystem mounted?`,
       );
     }
+    const openParts = (): Record<PrivatePart, Directory> =>
+      Object.fromEntries(
+        privateParts.map((part) => [part, ensureDirectory(disk, home, part, true) as Directory]),
+      ) as Record<PrivatePart, Directory>;
     if (begun) {
       if (disk.stat(home, marker) === undefined) {
         throw new CopyNotThere(
@@ -178,15 +182,13 @@ function openStoreHome(
     } else {
       if (!sameMount(disk, home, root)) continue;
       if (!adopt) refuseOccupied(disk, root, placement);
+      // All directories are there before the sync that the beginning rests on: one that is found later, made by a
+      // program that was killed, might never have been synced.
+      const parts = openParts();
       begin(disk, catalog, home, marker, placement, choice);
+      return new StoreHome(disk, number, placement, root, home, parts);
     }
-    const parts = Object.fromEntries(
-      privateParts.map((part) => [part, ensureDirectory(disk, home, part, true) as Directory]),
-    ) as Record<PrivatePart, Directory>;
-    if (!begun) {
-      disk.syncDirectory(home);
-    }
-    return new StoreHome(disk, number, placement, root, home, parts);
+    return new StoreHome(disk, number, placement, root, home, openParts());
   }
   throw new CopyNotThere(`no directory on the mount of ${placement.path} can hold the private files`);
 }
