@@ -24,6 +24,8 @@ export interface ReplicaLimits {
   readonly singleSyncsMax: number;
   /** Kept free on every mount. */
   readonly freeBytesMin: number;
+  /** Staged files shorter than this are sent again rather than kept for a resume. */
+  readonly resumeBytesMin: number;
   /** Staged bytes of one cut, on all mounts together. */
   readonly stagingBytesMax: number;
 }
@@ -33,6 +35,7 @@ export const defaultReplicaLimits: ReplicaLimits = {
   batchBytesMax: 64 * 1024 * 1024,
   singleSyncsMax: 64,
   freeBytesMin: 16 * 1024 * 1024,
+  resumeBytesMin: 1024 * 1024,
   stagingBytesMax: Number.MAX_SAFE_INTEGER,
 };
 

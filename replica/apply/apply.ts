@@ -1,6 +1,7 @@
 import { assert } from "../../shared/errors.ts";
 import type { Seq } from "../../shared/words.ts";
 import { segmentName } from "../receive/receive.ts";
+import { distrustStaging } from "../receive/resume.ts";
 import type { ReplicaContext } from "../replica-context.ts";
 import { SyncFailed } from "../sync.ts";
 import { holdsContent } from "./holds-content.ts";
@@ -41,13 +42,20 @@ export function applyNext(context: ReplicaContext, keepHistory: boolean): Applie
   let metadataPartial = 0;
   if (!redo) {
     checkForeignChanges(context, batch);
-    ({ imageBytes, metadataPartial } = prepare(context, batch, keepHistory));
+    try {
+      ({ imageBytes, metadataPartial } = prepare(context, batch, keepHistory));
+    } catch (error) {
+      if (error instanceof SyncFailed) distrustStaging(context);
+      throw error;
+    }
   }
   assert(catalog.standing.applying?.to === to, "the mark stands before the copy is touched");
   let written: ReturnType<typeof writeCopy>;
   try {
-    written = writeCopy(context, batch, keepHistory);
+    written = writeCopy(context, batch, keepHistory, redo);
   } catch (error) {
+    // A filesystem's sync that failed may have dropped what half a cut has staged there meanwhile.
+    if (error instanceof SyncFailed) distrustStaging(context);
     if (error instanceof SyncFailed || error instanceof ForeignChange) markSuspect(context, error.message);
     throw error;
   }

@@ -26,14 +26,15 @@ export interface Written {
  * Writes a batch into the copy. Every step looks at what is there, by inode, before it acts: run again from its start
  * after a crash anywhere in it, it ends the same.
  */
-export function writeCopy(context: ReplicaContext, batch: Batch, keepHistory: boolean): Written {
-  return new CopyWriter(context, batch, keepHistory).run();
+export function writeCopy(context: ReplicaContext, batch: Batch, keepHistory: boolean, redo: boolean): Written {
+  return new CopyWriter(context, batch, keepHistory, redo).run();
 }
 
 class CopyWriter {
   readonly #context: ReplicaContext;
   readonly #batch: Batch;
   readonly #keepHistory: boolean;
+  readonly #redo: boolean;
   /** Per store, what must be synced: directories by path in the tree, how many files, and whether symlinks. */
   readonly #directories = new Map<number, Set<StorePath>>();
   readonly #files = new Map<number, number>();
@@ -44,10 +45,11 @@ class CopyWriter {
   #metadataPartial = 0;
   #vacated = false;
 
-  constructor(context: ReplicaContext, batch: Batch, keepHistory: boolean) {
+  constructor(context: ReplicaContext, batch: Batch, keepHistory: boolean, redo: boolean) {
     this.#context = context;
     this.#batch = batch;
     this.#keepHistory = keepHistory;
+    this.#redo = redo;
     this.#objects = new Map(batch.objects.map((changed) => [changed.object, changed]));
   }
 
@@ -127,6 +129,8 @@ class CopyWriter {
   #writeExtents(changed: ChangedObject): void {
     const { disk } = this.#context;
     const { object, store } = changed;
+    // Nobody wants its last bytes, and before a crash it may have been removed already.
+    if (changed.after === undefined && !this.#keepHistory) return;
     // What was there at the birth is in the materialized file already.
     const birth =
       changed.before === undefined ? changed.steps.find((step) => step.version !== undefined)?.seq : undefined;
@@ -261,8 +265,13 @@ class CopyWriter {
       const directories = this.#directories.get(home.number) ?? new Set();
       const privates = this.#privateTouched.get(home.number) ?? new Set();
       const files = this.#files.get(home.number) ?? 0;
-      if (directories.size + privates.size + files === 0) continue;
+      if (directories.size + privates.size + files === 0 && !this.#redo) continue;
       failing(() => {
+        // What a killed program did is found done and was perhaps never synced: nothing but the whole will do.
+        if (this.#redo) {
+          disk.syncFilesystem(home.home);
+          return;
+        }
         // Files up to the bound were synced through the handle that set their meta.
         if (
           directories.size > limits.singleSyncsMax ||

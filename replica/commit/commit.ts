@@ -1,7 +1,8 @@
 import type { CutId } from "../../shared/words.ts";
 import type { Receiver } from "../receive/receive.ts";
+import { distrustStaging } from "../receive/resume.ts";
 import { homeOf, type ReplicaContext } from "../replica-context.ts";
-import { syncNames } from "../sync.ts";
+import { SyncFailed, syncNames } from "../sync.ts";
 
 /**
  * Makes the cuts that came whole durable, all that wait together: staged payloads and their directories first, then one
@@ -10,8 +11,13 @@ import { syncNames } from "../sync.ts";
 export function commit(context: ReplicaContext, receiver: Receiver): CutId {
   const { catalog, disk, limits } = context;
   if (receiver.ended.length > 0) {
-    for (const [store, names] of receiver.touched) {
-      if (names.size > 0) syncNames(disk, homeOf(context, store).staging, names, limits.singleSyncsMax);
+    try {
+      for (const [store, names] of receiver.touched) {
+        if (names.size > 0) syncNames(disk, homeOf(context, store).staging, names, limits.singleSyncsMax);
+      }
+    } catch (error) {
+      if (error instanceof SyncFailed) distrustStaging(context);
+      throw error;
     }
     catalog.commit("cut");
     receiver.settled();

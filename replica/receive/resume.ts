@@ -1,35 +1,29 @@
 import { blockHash, blocksPerRun, hashBytes, trimRun } from "../../shared/manifest/block-hash.ts";
 import { runTerm } from "../../shared/manifest/digest.ts";
-import { type ObjectId, seq } from "../../shared/words.ts";
+import type { ObjectId } from "../../shared/words.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 
-/** Staged files shorter than this are sent again rather than kept for a resume. */
-const resumeBytesMin = 1024 * 1024;
-
 /**
- * Forgets the cut that a broken session left, in one transaction. The hashes of larger staged files are kept beside
- * them, so that the next session sends only what differs.
+ * Forgets the cut that a broken session left, in one transaction. Larger staged files are kept with the hashes of what
+ * they really hold, so that the next session sends only what differs. They are read for it: the rows that the cut
+ * brought say less than the files hold (the last of them are rolled back) and, after an unclean stop, also more.
  */
 export function forgetOpenCut(context: ReplicaContext): void {
-  const { catalog, manifest, disk } = context;
+  const { catalog, manifest, disk, limits } = context;
   const open = catalog.cuts("receiving");
   const committed = catalog.standing.committed.seq;
   const unlinked: (() => void)[] = [];
   catalog.transaction("forget", () => {
-    for (const row of catalog.all("SELECT object, store, seq FROM staged WHERE seq > ?", committed)) {
+    for (const row of catalog.all("SELECT object, store, block_size FROM staged WHERE seq > ?", committed)) {
       const object = Number(row.object) as ObjectId;
       const staging = homeOf(context, Number(row.store)).staging;
       const stat = disk.stat(staging, objectFileName(object));
-      if (stat !== undefined && stat.type === "file" && stat.size >= resumeBytesMin) {
-        catalog.run(
-          "INSERT OR REPLACE INTO staged_runs (object, run, hashes) SELECT object, run, hashes FROM run_versions WHERE object=? AND birth=?",
-          object,
-          seq(Number(row.seq)),
-        );
+      catalog.run("DELETE FROM staged_runs WHERE object = ?", object);
+      if (stat !== undefined && stat.type === "file" && stat.size >= limits.resumeBytesMin) {
+        rehashStaged(context, object, Number(row.store), Number(row.block_size));
         continue;
       }
       catalog.run("DELETE FROM staged WHERE object = ?", object);
-      catalog.run("DELETE FROM staged_runs WHERE object = ?", object);
       if (stat !== undefined) unlinked.push(() => disk.unlink(staging, objectFileName(object)));
     }
     for (const cut of open) {
@@ -41,23 +35,10 @@ export function forgetOpenCut(context: ReplicaContext): void {
   for (const unlink of unlinked) unlink();
 }
 
-/**
- * After an unclean stop what the catalog says of uncommitted staged files may be more than the disk kept: reads them
- * and writes down what is there. Removes files that the catalog does not know.
- */
+/** After an unclean stop: forgets the open cut, and removes files that the catalog does not know. */
 export function recoverStaging(context: ReplicaContext): void {
   const { catalog, disk, homes } = context;
   forgetOpenCut(context);
-  const committed = catalog.standing.committed.seq;
-  catalog.transaction("staging", () => {
-    for (const row of catalog.all("SELECT object, store, block_size FROM staged WHERE seq > ?", committed)) {
-      const object = Number(row.object) as ObjectId;
-      catalog.run("DELETE FROM staged_runs WHERE object = ?", object);
-      if (!rehashStaged(context, object, Number(row.store), Number(row.block_size))) {
-        catalog.run("DELETE FROM staged WHERE object = ?", object);
-      }
-    }
-  });
   // With the mark, newborn objects that were made of inline payload wait here to be placed.
   const newborn = catalog.standing.applying === undefined ? "" : " UNION ALL SELECT 1 FROM seen WHERE object = ?1";
   for (const home of homes.values()) {
@@ -70,16 +51,28 @@ export function recoverStaging(context: ReplicaContext): void {
   }
 }
 
-/** Writes down the hashes of what a staged file really holds, within the open transaction. False when there is none. */
-export function rehashStaged(context: ReplicaContext, object: ObjectId, store: number, blockSize: number): boolean {
+/**
+ * After a sync that failed: what is staged and not committed reads as it was written, and may not be on the disk. No
+ * later sync would tell, so it must never be resumed. Files without their row are removed at the next start.
+ */
+export function distrustStaging({ catalog }: ReplicaContext): void {
+  catalog.rollback();
+  const { seq } = catalog.standing.committed;
+  catalog.transaction("distrust", () => {
+    catalog.run("DELETE FROM staged_runs WHERE object IN (SELECT object FROM staged WHERE seq > ?)", seq);
+    catalog.run("DELETE FROM staged WHERE seq > ?", seq);
+  });
+}
+
+/** Writes down the hashes of what a staged file really holds, within the open transaction. */
+export function rehashStaged(context: ReplicaContext, object: ObjectId, store: number, blockSize: number): void {
   const { catalog, disk } = context;
   const staging = homeOf(context, store).staging;
-  const stat = disk.stat(staging, objectFileName(object));
-  if (stat === undefined || stat.type !== "file") return false;
   const file = disk.openFile(staging, objectFileName(object), "read");
   try {
+    const { size } = disk.statFile(file);
     const bytes = new Uint8Array(blocksPerRun * blockSize);
-    for (let run = 0; run * bytes.length < stat.size; run++) {
+    for (let run = 0; run * bytes.length < size; run++) {
       const length = disk.read(file, bytes, 0, bytes.length, run * bytes.length);
       const hashes = new Uint8Array(Math.ceil(length / blockSize) * hashBytes);
       for (let at = 0; at < length; at += blockSize) {
@@ -89,7 +82,6 @@ export function rehashStaged(context: ReplicaContext, object: ObjectId, store: n
       if (trimmed.length > 0)
         catalog.run("INSERT INTO staged_runs (object, run, hashes) VALUES (?,?,?)", object, run, trimmed);
     }
-    return true;
   } finally {
     disk.closeFile(file);
   }
