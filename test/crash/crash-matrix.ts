@@ -2,8 +2,10 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { NoRoom } from "../../replica/receive/refusals.ts";
 import type { ReplicaLimits } from "../../replica/replica-context.ts";
 import type { Catalog, CommitObserver, Standing } from "../../shared/catalog/catalog.ts";
+import type { SystemErrorCode } from "../../shared/durable/system-error.ts";
 import { explain } from "../../shared/errors.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import type { Directory, Disk } from "../../shared/ports/disk.ts";
@@ -13,7 +15,13 @@ import { ReplicaNode } from "./replica-node.ts";
 import type { ReplicaProgram } from "./replica-program.ts";
 import { restoredPoint } from "./restored-point.ts";
 import { seededRandom } from "./seeded-random.ts";
-import { type OperationKind, type PowerLossMode, SimulatedDisk } from "./simulated-disk.ts";
+import {
+  type Operation,
+  type OperationKind,
+  type PowerLossMode,
+  powerLossModes,
+  SimulatedDisk,
+} from "./simulated-disk.ts";
 
 /** What the replica does, one after the other. Cuts count from 1, in the order of the changes. */
 export type Step =
@@ -67,6 +75,16 @@ export interface CrashPoint {
   readonly image: CatalogImage | undefined;
   /** Seq of the last acknowledged cut. */
   readonly acknowledged: bigint;
+  /** Index of the operation on the disk; undefined for others. */
+  readonly operation: number | undefined;
+}
+
+/** What a fault of the disk brought about. */
+export interface Fault {
+  /** What the program said; undefined when it went on to the end of the scenario. */
+  readonly error: unknown;
+  /** Where it stood when it stopped: as if it had been killed there. */
+  readonly at: CrashPoint;
 }
 
 /** One scenario with one setting: finds its crash points and judges what comes up after each. */
@@ -83,6 +101,7 @@ export class CrashMatrix {
   /** States that were brought up and judged; those that were met before are not counted. */
   states = 0;
   pointsInRecovery = 0;
+  restarts = 0;
   /** Power failures that were looked at, also those that led to a state that was met before. */
   failures = 0;
 
@@ -111,7 +130,7 @@ export class CrashMatrix {
   /** Runs the scenario once without a crash and gives every point where it could have stopped. */
   points(): CrashPoint[] {
     const points: CrashPoint[] = [];
-    const disk = new SimulatedDisk({ mounts: this.#stores.map((name) => ({ path: `/srv/${name}` })) });
+    const disk = this.#emptyDisk();
     const recorder = this.#recorder(disk, points, undefined, 0n);
     const { steps, crashFrom = 0 } = this.scenario;
     recorder.recording = crashFrom === 0;
@@ -148,6 +167,77 @@ export class CrashMatrix {
         throw new MatrixFailure(`${this.scenario.name}: /${to} is taken before its vacating is synced`);
       if (from !== undefined && to.includes("/limbo/")) unsynced.add(from);
     }
+  }
+
+  /**
+   * Runs the scenario on a disk of which some operations fail. The program stops at the first error that it does not
+   * live with, as its worker does, except that a refused cut is given up and sent again after `mend`.
+   */
+  runWithFault(
+    failure: (operation: Operation) => SystemErrorCode | undefined,
+    mend?: (disk: SimulatedDisk) => void,
+  ): Fault {
+    const points: CrashPoint[] = [];
+    const disk = this.#emptyDisk();
+    disk.failWhen(failure);
+    const recorder = this.#recorder(disk, points, undefined, 0n);
+    recorder.recording = false;
+    let node: ReplicaNode | undefined;
+    let error: unknown;
+    try {
+      node = this.#start(disk, undefined, recorder);
+      for (const step of this.scenario.steps) {
+        recorder.step = step.do;
+        try {
+          this.#take(node, step, recorder);
+        } catch (refused) {
+          if (mend === undefined || !(refused instanceof NoRoom)) throw refused;
+          error = refused;
+          node.endSession();
+          mend(disk);
+          for (const cut of this.#cuts) {
+            if (step.do === "receive" && cut.cut.seq <= step.cut && cut.cut.seq > node.catalog.standing.committed.seq)
+              node.receive(cut);
+          }
+        }
+      }
+    } catch (failed) {
+      error = failed;
+    }
+    recorder.recording = true;
+    recorder.now("end", "");
+    node?.close();
+    disk.stopFailing();
+    return { error, at: points.at(-1)! };
+  }
+
+  /** The program starts again on the very disk, without a power failure: what failed syncs dropped is still read. */
+  restart(point: CrashPoint): void {
+    const { disk: stopped, image, acknowledged } = point;
+    this.restarts++;
+    try {
+      const disk = stopped.clone();
+      const points: CrashPoint[] = [];
+      const recorder = this.#recorder(disk, points, image, acknowledged);
+      recorder.recording = false;
+      const node = this.#start(disk, image, recorder);
+      try {
+        this.#goOn(node, acknowledged);
+        recorder.acknowledged = node.catalog.standing.committed.seq;
+      } finally {
+        node.close();
+      }
+      recorder.recording = true;
+      recorder.now("end", "after a restart");
+      for (const mode of ["lose-all", "reordered"] as const) this.crash(points.at(-1)!, mode, 1);
+    } catch (error) {
+      const where = `${this.scenario.name}: killed at point ${point.index}, in ${point.step} before ${point.kind} ${point.detail}`;
+      throw new MatrixFailure(`${where}, and started again: ${explain(error)}`, { cause: error });
+    }
+  }
+
+  #emptyDisk(): SimulatedDisk {
+    return new SimulatedDisk({ mounts: this.#stores.map((name) => ({ path: `/srv/${name}` })) });
   }
 
   #take(node: ReplicaNode, step: Step, recorder: Recorder): void {
@@ -211,28 +301,27 @@ export class CrashMatrix {
     }
   }
 
-  /** The program itself dies at `point`, and the machine lives on: nothing that was written is lost. */
-  kill(point: CrashPoint): void {
-    this.crash(point, "keep-all", 0);
-  }
-
   /** Starts on this disk, finishes what is committed, judges it, and takes in the rest of the scenario. */
   recover(disk: SimulatedDisk, image: CatalogImage | undefined, acknowledged: bigint): void {
     const node = this.#start(disk, image, undefined);
     try {
-      this.#finish(node);
-      this.#judge(node, acknowledged, "after the recovery");
-      if (node.catalog.standing.role !== "replica") return;
-      for (const cut of this.#cuts) {
-        if (cut.cut.seq <= node.catalog.standing.committed.seq) continue;
-        node.receive(cut);
-        node.commit();
-      }
-      node.apply();
-      this.#judge(node, this.#cuts.at(-1)!.cut.seq, "after the rest of the session");
+      this.#goOn(node, acknowledged);
     } finally {
       node.close();
     }
+  }
+
+  #goOn(node: ReplicaNode, acknowledged: bigint): void {
+    this.#finish(node);
+    this.#judge(node, acknowledged, "after the recovery");
+    if (node.catalog.standing.role !== "replica") return;
+    for (const cut of this.#cuts) {
+      if (cut.cut.seq <= node.catalog.standing.committed.seq) continue;
+      node.receive(cut);
+      node.commit();
+    }
+    node.apply();
+    this.#judge(node, this.#cuts.at(-1)!.cut.seq, "after the rest of the session");
   }
 
   #finish(node: ReplicaNode): void {
@@ -400,8 +489,8 @@ class Recorder {
     this.#image = image;
     this.acknowledged = acknowledged;
     this.#nextImage = nextImage;
-    disk.onOperation = ({ kind, detail, when }) => {
-      if (when === "before") this.now(kind, detail);
+    disk.onOperation = ({ index, kind, detail, when }) => {
+      if (when === "before") this.now(kind, detail, index);
     };
   }
 
@@ -417,7 +506,7 @@ class Recorder {
     };
   };
 
-  now(kind: CrashKind, detail: string): void {
+  now(kind: CrashKind, detail: string, operation?: number): void {
     if (!this.recording) return;
     const { step, acknowledged } = this;
     this.#points.push({
@@ -428,6 +517,7 @@ class Recorder {
       disk: this.#disk.clone(),
       image: this.#image,
       acknowledged,
+      operation,
     });
   }
 }

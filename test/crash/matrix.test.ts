@@ -12,19 +12,7 @@ const againEvery = seedCount > 1 ? 3 : 12;
 const chosenByChance: ReadonlySet<PowerLossMode> = new Set(["torn", "reordered", "prefix"]);
 
 /** Every transaction of receive, commit, apply and promote by its purpose; another one has to be brought here first. */
-const commitPurposes = [
-  "form",
-  "stores",
-  "home",
-  "rows",
-  "cut",
-  "staging",
-  "forget",
-  "applying",
-  "applied",
-  "seal",
-  "epoch",
-];
+const commitPurposes = ["form", "stores", "home", "rows", "cut", "forget", "applying", "applied", "seal", "epoch"];
 
 const variants: readonly { readonly name: string; readonly change: Partial<Scenario> }[] = [
   { name: "syncing one by one", change: {} },
@@ -55,6 +43,8 @@ describe("the crash-point matrix", function () {
         const points = matrix.points();
         count(points);
         for (const point of points) {
+          // The program is killed and goes on at once; the power fails when it thinks that all is done.
+          matrix.restart(point);
           for (const mode of powerLossModes) {
             const seeds = chosenByChance.has(mode) ? seedCount : 1;
             for (let seed = 1; seed <= seeds; seed++) {

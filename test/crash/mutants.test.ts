@@ -131,9 +131,9 @@ const mutants: readonly Mutant[] = [
       },
       {
         file: "apply/apply.ts",
-        find: "written = writeCopy(context, batch, keepHistory);",
+        find: "written = writeCopy(context, batch, keepHistory, redo);",
         replace:
-          'written = writeCopy(context, batch, keepHistory); catalog.transaction("applying", () => catalog.stand({ applying: { from: batch.from, to: batch.to } }));',
+          'written = writeCopy(context, batch, keepHistory, redo); catalog.transaction("applying", () => catalog.stand({ applying: { from: batch.from, to: batch.to } }));',
       },
     ],
   },
