@@ -124,7 +124,7 @@ describe("link through the system's OpenSSH", function () {
   });
 
   it("holds the sender back while nobody pulls, through bridge and sshd, and loses nothing", async () => {
-    const { channel, accepted } = await pair({ deadlineMs: 400 });
+    const { channel, accepted } = await pair();
     const total = 60;
     let sent = 0;
     const sending = (async () => {
@@ -135,7 +135,7 @@ describe("link through the system's OpenSSH", function () {
     await until(() => {
       if (sent !== last) since = performance.now();
       last = sent;
-      return performance.now() - since > 1000;
+      return performance.now() - since > 500;
     }, "the sender stands still");
     expect(sent).to.be.below(50);
     expect((await collect(accepted, total)).length).to.equal(total);
@@ -237,7 +237,7 @@ describe("link through the system's OpenSSH", function () {
     const begun = performance.now();
     line!.freeze();
     const errors = await Promise.all([channel.closed, accepted.closed]);
-    expect(performance.now() - begun).to.be.below(3 * deadlineMs);
+    expect(performance.now() - begun).to.be.below(3000);
     for (const error of errors) expect(error).to.have.property("code", "PEER_SILENT");
     for (const log of [listenLog, dialLog]) expect(log.has("channel.failed", "PEER_SILENT")).to.equal(true);
   });
