@@ -15,13 +15,7 @@ import { ReplicaNode } from "./replica-node.ts";
 import type { ReplicaProgram } from "./replica-program.ts";
 import { restoredPoint } from "./restored-point.ts";
 import { seededRandom } from "./seeded-random.ts";
-import {
-  type Operation,
-  type OperationKind,
-  type PowerLossMode,
-  powerLossModes,
-  SimulatedDisk,
-} from "./simulated-disk.ts";
+import { type Operation, type OperationKind, type PowerLossMode, SimulatedDisk } from "./simulated-disk.ts";
 
 /** What the replica does, one after the other. Cuts count from 1, in the order of the changes. */
 export type Step =
@@ -176,18 +170,21 @@ export class CrashMatrix {
   runWithFault(
     failure: (operation: Operation) => SystemErrorCode | undefined,
     mend?: (disk: SimulatedDisk) => void,
+    mount: { readonly capacityBytes?: number } = {},
   ): Fault {
     const points: CrashPoint[] = [];
-    const disk = this.#emptyDisk();
+    const disk = this.#emptyDisk(mount);
     disk.failWhen(failure);
     const recorder = this.#recorder(disk, points, undefined, 0n);
     recorder.recording = false;
     let node: ReplicaNode | undefined;
     let error: unknown;
+    let sentAgain = 0;
     try {
       node = this.#start(disk, undefined, recorder);
       for (const step of this.scenario.steps) {
         recorder.step = step.do;
+        if (step.do === "receive" && step.cut <= sentAgain) continue;
         try {
           this.#take(node, step, recorder);
         } catch (refused) {
@@ -195,9 +192,9 @@ export class CrashMatrix {
           error = refused;
           node.endSession();
           mend(disk);
-          for (const cut of this.#cuts) {
-            if (step.do === "receive" && cut.cut.seq <= step.cut && cut.cut.seq > node.catalog.standing.committed.seq)
-              node.receive(cut);
+          sentAgain = step.do === "receive" ? step.cut : 0;
+          for (const cut of this.#cuts.slice(0, sentAgain)) {
+            if (cut.cut.seq > node.catalog.standing.committed.seq) node.receive(cut);
           }
         }
       }
@@ -236,8 +233,36 @@ export class CrashMatrix {
     }
   }
 
-  #emptyDisk(): SimulatedDisk {
-    return new SimulatedDisk({ mounts: this.#stores.map((name) => ({ path: `/srv/${name}` })) });
+  /**
+   * The program starts again on a filesystem that has become read-only, as a journal that cannot be written makes it:
+   * it must stop again and promise nothing.
+   */
+  restartReadOnly({ disk: stopped, image, acknowledged }: CrashPoint): void {
+    const disk = stopped.clone();
+    disk.failWhen(() => "EROFS");
+    const points: CrashPoint[] = [];
+    const recorder = this.#recorder(disk, points, image, acknowledged);
+    recorder.recording = false;
+    let node: ReplicaNode | undefined;
+    let stoppedAgain = false;
+    try {
+      node = this.#start(disk, image, recorder);
+      this.#goOn(node, acknowledged);
+    } catch {
+      // Whatever it says: what counts is what it has promised by then.
+      stoppedAgain = true;
+    } finally {
+      node?.close();
+    }
+    if (!stoppedAgain) throw new MatrixFailure(`${this.scenario.name}: went on with a filesystem that is read-only`);
+    disk.stopFailing();
+    recorder.recording = true;
+    recorder.now("end", "after a restart with a read-only filesystem");
+    for (const mode of ["lose-all", "keep-all", "reordered"] as const) this.crash(points.at(-1)!, mode, 1);
+  }
+
+  #emptyDisk(mount: { readonly capacityBytes?: number } = {}): SimulatedDisk {
+    return new SimulatedDisk({ mounts: this.#stores.map((name) => ({ path: `/srv/${name}`, ...mount })) });
   }
 
   #take(node: ReplicaNode, step: Step, recorder: Recorder): void {
@@ -306,6 +331,17 @@ export class CrashMatrix {
     const node = this.#start(disk, image, undefined);
     try {
       this.#goOn(node, acknowledged);
+    } finally {
+      node.close();
+    }
+  }
+
+  /** The same without the rest of the scenario. */
+  comeUp({ disk, image, acknowledged }: CrashPoint): void {
+    const node = this.#start(disk.afterPowerLoss("lose-all", seededRandom(0)), image, undefined);
+    try {
+      this.#finish(node);
+      this.#judge(node, acknowledged, "after the recovery");
     } finally {
       node.close();
     }
