@@ -111,3 +111,6 @@ for await (const line of createInterface({ input: process.stdin })) {
   tookMs = [];
   process.stdout.write(`${JSON.stringify(reply)}\n`);
 }
+// Whoever told it what to do is gone, perhaps in the middle of something.
+if (database?.isOpen) database.close();
+process.exit();
