@@ -44,8 +44,9 @@ export interface StoreView {
    */
   changes(): AsyncIterable<Found>;
   /**
-   * Bytes of a file as of this view, for a replica that lacks them although nothing changed since the last cut.
-   * Undefined when the file has moved on or cannot be read: the caller then leaves that replica to a later cut.
+   * Bytes of a file for a replica that lacks them although nothing changed since the last cut. The file may have moved
+   * on meanwhile: the caller compares with the hashes that it has, and leaves the replica to a later cut when they
+   * differ, or when this is undefined, since there is no such file or it cannot be read.
    * Blocks or shorter at the end of the file; `offset` and `length` as the caller likes.
    */
   read(path: StorePath, offset: number, length: number): Uint8Array | undefined;

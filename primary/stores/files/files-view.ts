@@ -1,4 +1,4 @@
-import { type BigIntStats, readlinkSync } from "node:fs";
+import { type BigIntStats, closeSync, readlinkSync } from "node:fs";
 import { setTimeout as delay, setImmediate as nextTurn } from "node:timers/promises";
 import { assert, isSystemError } from "../../../shared/errors.ts";
 import type {
@@ -20,7 +20,7 @@ import { FilesystemSync } from "./filesystem-sync.ts";
 import { RoundIndex } from "./round-index.ts";
 import { ancestorsOf, baseName, joinPath, nativePath, parentPath, rootPath } from "./source-path.ts";
 import { identityOf, identityOfPath, isForeign, listSource, microseconds, statSource, typeOf } from "./source-stat.ts";
-import { type Opened, SteadyFile } from "./steady-file.ts";
+import { type Opened, openFile, readFully, SteadyFile } from "./steady-file.ts";
 import { TreeProof } from "./tree-proof.ts";
 
 /** A file whose ctime is younger than this when it is read may change once more without a new one. */
@@ -111,7 +111,7 @@ export class FilesView implements StoreView {
   #again: DirtyPaths = new Map();
   readonly #againSeen = new Set<StorePath>();
   #open: SteadyFile | undefined;
-  #held: { path: StorePath; file: SteadyFile } | undefined;
+  #held: { path: StorePath; descriptor: number } | undefined;
   #turnAt = performance.now();
   #left = false;
 
@@ -174,13 +174,15 @@ export class FilesView implements StoreView {
 
   read(path: StorePath, offset: number, length: number): Uint8Array | undefined {
     assert(!this.#left, "a view that was left is not read");
-    const file = this.#hold(path);
-    if (file === undefined) return undefined;
+    const descriptor = this.#hold(path);
+    if (descriptor === undefined) return undefined;
     const buffer = new Uint8Array(length);
-    const filled = file.read(buffer, offset);
-    if (file.look()) return buffer.subarray(0, filled);
-    this.#letGo();
-    return undefined;
+    try {
+      return buffer.subarray(0, readFully(descriptor, buffer, offset));
+    } catch (error) {
+      if (!isSystemError(error, "EIO", "ESTALE")) throw error;
+      return undefined;
+    }
   }
 
   summary(): ViewSummary {
@@ -652,25 +654,22 @@ export class FilesView implements StoreView {
 
   // ---- Files for `read` ----
 
-  #hold(path: StorePath): SteadyFile | undefined {
-    if (this.#held?.path === path) return this.#held.file;
+  /**
+   * Whatever file has the path now. It may be younger than what was seen, and often is: a log that grows all the time
+   * would else never be read for a replica that lags. What is read is compared with the hashes of what was seen.
+   */
+  #hold(path: StorePath): number | undefined {
+    if (this.#held?.path === path) return this.#held.descriptor;
     this.#letGo();
-    const seen = this.#index.byPath(path);
-    const stat =
-      seen?.type === "file" && this.#notADirectory(parentPath(path)) === undefined
-        ? statSource(this.#native(path))
-        : undefined;
-    if (stat === undefined || !this.#isAsSeen(path, stat, seen?.seen)) return undefined;
-    const opened = SteadyFile.open(this.#native(path), stat, () => false);
-    if (opened.kind !== "opened") return undefined;
-    this.#held = { path, file: opened.file };
-    if (this.#isAsSeen(path, opened.file.stat, seen?.seen)) return opened.file;
-    this.#letGo();
-    return undefined;
+    if (this.#index.byPath(path)?.type !== "file" || this.#notADirectory(parentPath(path)) !== undefined)
+      return undefined;
+    const descriptor = openFile(this.#native(path));
+    if (descriptor !== undefined) this.#held = { path, descriptor };
+    return descriptor;
   }
 
   #letGo(): void {
-    this.#held?.file.settle();
+    if (this.#held !== undefined) closeSync(this.#held.descriptor);
     this.#held = undefined;
   }
 

@@ -81,14 +81,10 @@ export class SteadyFile implements Content {
   read(buffer: Uint8Array, offset: number): number {
     if (this.outcome !== undefined || this.#moved || this.failure !== undefined) return 0;
     if (this.#bytesSinceLook >= bytesBetweenLooks && !this.look()) return 0; // Spares the rest of a large file.
-    const wanted = Math.min(buffer.length, Number(this.stat.size) - offset);
+    const wanted = Math.max(0, Math.min(buffer.length, Number(this.stat.size) - offset));
     let filled = 0;
     try {
-      while (filled < wanted) {
-        const count = readSync(this.#fd, buffer, filled, wanted - filled, offset + filled);
-        if (count === 0) break;
-        filled += count;
-      }
+      filled = readFully(this.#fd, buffer.subarray(0, wanted), offset);
     } catch (error) {
       this.failure = error as Error;
       return 0;
@@ -113,6 +109,31 @@ export class SteadyFile implements Content {
     }
     return this.outcome;
   }
+}
+
+/** A file as it is, without any watch over it; undefined when nothing, or something else, has the path. */
+export function openFile(latin1: string): number | undefined {
+  let descriptor: number;
+  try {
+    descriptor = openSync(nativePath(latin1), openFlags);
+  } catch (error) {
+    if (isSystemError(error, "ENOENT", "ENOTDIR", "ELOOP", "ENXIO", "EACCES")) return undefined;
+    throw error;
+  }
+  if (fstatSync(descriptor).isFile()) return descriptor;
+  closeSync(descriptor);
+  return undefined;
+}
+
+/** Gives how many bytes were read: fewer than the buffer has only at the end of the file. */
+export function readFully(descriptor: number, buffer: Uint8Array, offset: number): number {
+  let filled = 0;
+  while (filled < buffer.length) {
+    const count = readSync(descriptor, buffer, filled, buffer.length - filled, offset + filled);
+    if (count === 0) break;
+    filled += count;
+  }
+  return filled;
 }
 
 function syncContent(fd: number): void {
