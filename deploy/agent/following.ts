@@ -60,12 +60,11 @@ export class Following {
       }
       if (this.#ended !== undefined) throw this.#ended;
       this.#outstanding += bytes;
-      const { payload } = frame;
-      const own = payload.byteLength > 0 && payload.byteLength === payload.buffer.byteLength;
+      const { header, payload } = frame;
       this.#worker.note(
         "frame",
-        { generation: this.generation, header: frame.header, payload },
-        own ? [payload.buffer as ArrayBuffer] : [],
+        { generation: this.generation, header, payload },
+        [header, payload].flatMap(ownBuffer),
       );
       while (this.#outstanding >= windowBytes) {
         this.#room = Promise.withResolvers();
@@ -157,4 +156,10 @@ export class Following {
   #cover(): void {
     if (this.#covered()) this.coveredAt = this.#sourceAt;
   }
+}
+
+/** What can be handed over rather than cloned: the decoder gives each header and payload memory of its own. */
+function ownBuffer(bytes: Uint8Array): ArrayBuffer[] {
+  const { buffer, byteLength } = bytes;
+  return buffer instanceof ArrayBuffer && byteLength > 0 && byteLength === buffer.byteLength ? [buffer] : [];
 }

@@ -257,12 +257,13 @@ function openSink(state: SinkState): ReplicaSink {
     async send(message, payload, sharing) {
       if (sink.gone) throw new Error(`the session with ${state.name} is over`);
       enterStage(message.kind === "cutEnd" ? "ship the end" : "ship");
-      const header = encodeMessage(message);
+      const header = ownMemory(encodeMessage(message));
       const bytes = header.length + payload.length;
-      // A whole buffer of its own is handed over; a part of one, or one that others read too, is copied.
-      const own = sharing === undefined && payload.byteLength === payload.buffer.byteLength && payload.byteLength > 0;
+      // Handed over, never cloned: a clone of a part takes all the memory that it is a part of along. What several
+      // sinks get is copied for each.
+      const own = sharing === undefined ? ownMemory(payload) : ownCopy(payload);
       outstanding += bytes;
-      main.note("frame", { sink: state.name, header, payload }, own ? [payload.buffer as ArrayBuffer] : []);
+      main.note("frame", { sink: state.name, header, payload: own }, [header.buffer, own.buffer]);
       while (outstanding >= windowBytes) {
         room ??= Promise.withResolvers();
         await room.promise;
@@ -274,6 +275,20 @@ function openSink(state: SinkState): ReplicaSink {
     },
   };
   return sink;
+}
+
+/** These bytes as the whole of a buffer that is nobody else's. */
+function ownMemory(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
+  const { buffer } = bytes;
+  return buffer instanceof ArrayBuffer && buffer.byteLength === bytes.byteLength
+    ? new Uint8Array(buffer)
+    : ownCopy(bytes);
+}
+
+function ownCopy(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
+  const copy = new Uint8Array(Buffer.allocUnsafeSlow(bytes.length).buffer);
+  copy.set(bytes);
+  return copy;
 }
 
 // Copying the catalog's log back is idle work, which no cut should pay for.

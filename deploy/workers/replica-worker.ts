@@ -287,7 +287,9 @@ function standing(): ReplicaStanding {
 function unappliedBytes(): number {
   const opened = openCatalog();
   if (opened.standing.committed.seq === opened.standing.applied) return 0;
-  return Number(opened.get("SELECT coalesce(sum(payload_bytes),0) AS n FROM cuts WHERE state = 'committed'")?.n ?? 0);
+  // By seq, since the cuts of all recovery points are there: looked through whole, they would cost more than a commit.
+  const sum = "SELECT coalesce(sum(payload_bytes),0) AS n FROM cuts WHERE seq > ? AND state = 'committed'";
+  return Number(opened.get(sum, opened.standing.applied)?.n ?? 0);
 }
 
 function takeFrame(header: Uint8Array, payload: Uint8Array): void {

@@ -37,7 +37,8 @@ export function pruneSuperseded({ catalog }: PrimaryContext, birth: Seq, forgott
   if (forgottenUpTo > BigInt(last)) {
     catalog.run("DELETE FROM path_versions WHERE birth > ? AND birth <= ? AND object IS NULL", last, forgottenUpTo);
     catalog.run("DELETE FROM object_versions WHERE birth > ? AND birth <= ? AND type = 0", last, forgottenUpTo);
-    catalog.run("DELETE FROM cuts WHERE seq < ? AND point = 0", forgottenUpTo);
+    // What lies further back was looked at before: after a promotion it is the points of a former replica.
+    catalog.run("DELETE FROM cuts WHERE seq >= ? AND seq < ? AND point = 0", last, forgottenUpTo);
     catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('forgotten', ?)", Number(forgottenUpTo));
   }
 }

@@ -7,6 +7,7 @@ export type Send = (message: BulkMessage, payload: Uint8Array, sharing?: "shared
 
 /** Payload of one frame; a read or an extent is never larger. */
 export const frameBytesMax = 1024 * 1024;
+const bufferBytesMin = 16 * 1024;
 const rowsMax = 512;
 const extentsMax = 1024;
 /** Below this a payload is not worth compressing. */
@@ -40,10 +41,7 @@ export class Outbox {
     if (this.#waiting.has(extent.object)) await this.flush();
     if (this.#used + length > frameBytesMax || this.#extents.length >= extentsMax) await this.#flushExtents();
     if (bytes !== undefined) {
-      if (this.#buffer.length === 0)
-        this.#buffer = Buffer.allocUnsafeSlow(
-          this.#extents.length === 0 && length >= frameBytesMax ? length : frameBytesMax,
-        );
+      if (this.#used + length > this.#buffer.length) this.#grow(this.#used + length);
       this.#buffer.set(bytes, this.#used);
       this.#used += length;
       this.payloadBytes += length;
@@ -74,6 +72,16 @@ export class Outbox {
     if (this.#objects.length + this.#paths.length > 0) await this.#flushRows();
   }
 
+  /** A commit of a hot database is a page or two: a frame's worth of memory for each would keep the collector busy. */
+  #grow(bytesMin: number): void {
+    let size = bufferBytesMin;
+    while (size < bytesMin) size *= 4;
+    // What goes full is handed over as it is, so it must not be larger than the frame.
+    const grown = Buffer.allocUnsafeSlow(Math.max(bytesMin, Math.min(size, frameBytesMax)));
+    grown.set(this.#buffer.subarray(0, this.#used));
+    this.#buffer = grown;
+  }
+
   #rowsFull(): boolean {
     return this.#objects.length + this.#paths.length >= rowsMax;
   }
@@ -90,10 +98,10 @@ export class Outbox {
   async #flushExtents(): Promise<void> {
     if (this.#extents.length === 0) return;
     const extents = this.#extents;
-    let payload: Uint8Array = this.#buffer.subarray(0, this.#used);
     const decodedBytes = this.#used;
+    const whole = decodedBytes === this.#buffer.length;
+    let payload: Uint8Array = this.#buffer.subarray(0, decodedBytes);
     this.#extents = [];
-    this.#buffer = Buffer.allocUnsafe(0);
     this.#used = 0;
     let encoding: "plain" | "zstd" = "plain";
     if (this.#compress && decodedBytes >= compressBytesMin) {
@@ -103,6 +111,15 @@ export class Outbox {
         encoding = "zstd";
       }
     }
+    // Whoever gets it may give its memory away: a part is copied, so that the rest stays for the next frame.
+    if (encoding === "plain" && !whole) payload = ownCopy(payload);
+    else if (whole) this.#buffer = Buffer.allocUnsafe(0);
     await this.#send({ kind: "extents", extents, encoding, decodedBytes }, payload);
   }
+}
+
+function ownCopy(bytes: Uint8Array): Uint8Array {
+  const copy = Buffer.allocUnsafeSlow(bytes.length);
+  copy.set(bytes);
+  return copy;
 }
