@@ -1,7 +1,8 @@
 import { basename, dirname } from "node:path";
 import { joinPath, type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts";
 import { UnderstudyError } from "../../shared/errors.ts";
-import { isZero } from "../../shared/manifest/block-hash.ts";
+import { equalBytes, isZero } from "../../shared/manifest/block-hash.ts";
+import { pathTerm, Sum256 } from "../../shared/manifest/digest.ts";
 import type { Directory, Disk, OpenFile } from "../../shared/ports/disk.ts";
 import type { ObjectId, Seq, StoreName, StorePath } from "../../shared/words.ts";
 import type { ReplicaContext } from "../replica-context.ts";
@@ -39,6 +40,16 @@ export class ContentDiffers extends UnderstudyError {
   }
 }
 
+/** The catalog's rows of a point are not what the point was committed with. */
+export class PointDamaged extends UnderstudyError {
+  readonly code = "POINT_DAMAGED";
+  readonly remedy = "stop";
+  readonly state =
+    `What was restored is in the directory; the file "${incompleteName}" in it says that it is not to be trusted.`;
+  readonly hint =
+    "Restore another recovery point; `understudy verify GROUP --quick` says whether the newest cut is whole.";
+}
+
 /** The target stopped taking what was written, or did not make it durable. */
 export class RestoreFailed extends UnderstudyError {
   readonly code = "RESTORE_FAILED";
@@ -66,7 +77,8 @@ export interface RestoreRequest {
 /**
  * Writes the group as of a recovery point to DIR/<store>/, or DIR/<store>/<file> for a store of a single file. Every
  * block is compared with the manifest on its way. Apply may go on meanwhile; the point must be kept from thinning.
- * @throws {NotReadable} @throws {RestoreRefused} @throws {ContentDiffers} @throws {FileGone} @throws {RestoreFailed}
+ * @throws {NotReadable} @throws {RestoreRefused} @throws {ContentDiffers} @throws {FileGone} @throws {PointDamaged}
+ * @throws {RestoreFailed}
  */
 export async function restore(
   context: ReplicaContext,
@@ -87,6 +99,10 @@ export async function restore(
     const writer = new RestoreWriter(view, progress, new Breath(undefined, signal));
     writing(() => disk.closeFile(disk.openFile(target, incompleteName, "create")));
     for (const home of homes.values()) await writer.store(home, target);
+    const digest = catalog.cut(at)?.digest;
+    if (digest === undefined || !equalBytes(digest, writer.digest.bytes())) {
+      throw new PointDamaged(`what the catalog has of cut ${at} does not add up to the digest of that cut`);
+    }
     writing(() => {
       disk.syncFilesystem(target);
       disk.unlink(target, incompleteName);
@@ -102,6 +118,8 @@ class RestoreWriter {
   files = 0;
   bytes = 0;
   metadataPartial = 0;
+  /** Of all that was written: with it a restore is proven from the bytes up to what the primary took. */
+  readonly digest = new Sum256();
   readonly #view: CopyView;
   readonly #progress: (so: { readonly files: number; readonly bytes: number }) => void;
   readonly #breath: Breath;
@@ -130,8 +148,9 @@ class RestoreWriter {
       } else {
         for (const { name: path, object } of manifest.children(home.number, "" as StorePath, at)) {
           const version = manifest.object(object, at);
-          if (version?.type === "file")
-            await this.#file(home, tree, path as StorePath, home.local(path as StorePath), version);
+          if (version?.type !== "file") continue;
+          this.#count(home, path as StorePath, version);
+          await this.#file(home, tree, path as StorePath, home.local(path as StorePath), version);
         }
       }
     } finally {
@@ -150,10 +169,12 @@ class RestoreWriter {
   ): Promise<void> {
     const { manifest, disk } = this.#view.context;
     const { at } = this.#view;
+    this.#count(home, directory, version);
     for (const { name, object } of manifest.children(home.number, directory, at)) {
       const path = joinPath(directory, name);
       const child = manifest.object(object, at);
       if (child === undefined) continue;
+      if (child.type !== "directory") this.#count(home, path, child);
       if (child.type === "directory") {
         writing(() => disk.makeDirectory(place(tree, path).directory, name, 0o700));
         await this.#directory(home, tree, path, child, linked);
@@ -171,6 +192,10 @@ class RestoreWriter {
     const opened = directory === "" ? tree.root : tree.directory(directory);
     if (opened === undefined) throw new RestoreFailed(`directory ${directory} was made and is gone again`);
     this.#meta((meta) => disk.setDirectoryMeta(opened, meta), version);
+  }
+
+  #count(home: StoreHome, path: StorePath, version: ObjectVersion): void {
+    this.digest.add(pathTerm(home.placement.name, path, version));
   }
 
   #link(tree: SafeTree, first: StorePath, path: StorePath): void {
@@ -210,6 +235,9 @@ class RestoreWriter {
           this.#progress({ files: this.files, bytes: this.bytes });
           await this.#breath.take();
         }
+      }
+      if (!source.hashesAddUp) {
+        throw new PointDamaged(`the hashes of ${home.placement.name}/${path} as of cut ${this.#view.at} do not add up`);
       }
       writing(() => disk.truncate(file, version.size));
       this.#meta((meta) => disk.setFileMeta(file, meta), version);

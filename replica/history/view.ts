@@ -1,6 +1,7 @@
 import type { ObjectVersion } from "../../shared/catalog/manifest.ts";
 import { assert, isSystemError, UnderstudyError } from "../../shared/errors.ts";
 import { blockHash, blocksPerRun, equalBytes, hashInRun } from "../../shared/manifest/block-hash.ts";
+import { runTerm, Sum256 } from "../../shared/manifest/digest.ts";
 import type { OpenFile } from "../../shared/ports/disk.ts";
 import { cutText, type ObjectId, type Seq, type StorePath } from "../../shared/words.ts";
 import { inodeOf, locate } from "../apply/locate.ts";
@@ -160,6 +161,7 @@ export class ViewedFile {
   readonly #view: CopyView;
   readonly #file: OpenFile;
   readonly #object: ObjectVersion;
+  readonly #content = new Sum256();
 
   constructor(view: CopyView, file: OpenFile, object: ObjectVersion) {
     this.#view = view;
@@ -198,6 +200,8 @@ export class ViewedFile {
       if (Math.floor(first / blocksPerRun) !== run) {
         run = Math.floor(first / blocksPerRun);
         hashes = manifest.run(object, run, this.#view.at);
+        const term = hashes === undefined ? undefined : runTerm(run, hashes);
+        if (term !== undefined) this.#content.add(term);
       }
       let badBlock: number | undefined;
       for (let at = 0; at < length && badBlock === undefined; at += blockSize) {
@@ -207,6 +211,11 @@ export class ViewedFile {
       }
       yield { offset, bytes: buffer.subarray(0, length), badBlock };
     }
+  }
+
+  /** After all of `checked`: the hashes that it compared with add up to the object's content digest. */
+  get hashesAddUp(): boolean {
+    return equalBytes(this.#content.bytes(), this.#object.content);
   }
 }
 

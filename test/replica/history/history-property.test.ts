@@ -78,7 +78,7 @@ function changeSource(source: ModelSource, random: () => number): void {
 
 describe("history under any mix of changes, batches and thinning", () => {
   it(`restores every remaining point exactly, after every step (seed ${seedOfRun})`, async function () {
-    this.timeout(120_000);
+    this.timeout(Math.max(120_000, rounds * 20_000));
     for (let round = 0; round < rounds; round++) {
       const seed = seedOfRun + round;
       try {

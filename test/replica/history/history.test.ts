@@ -15,7 +15,13 @@ import {
 import { join } from "node:path";
 import { expect } from "chai";
 import { applyNext } from "../../../replica/apply/apply.ts";
-import { ContentDiffers, incompleteName, RestoreRefused, restore } from "../../../replica/history/restore.ts";
+import {
+  ContentDiffers,
+  incompleteName,
+  PointDamaged,
+  RestoreRefused,
+  restore,
+} from "../../../replica/history/restore.ts";
 import { restamp, sweep } from "../../../replica/history/sweep.ts";
 import { dropPoints, historyBytes, thinningByRetention } from "../../../replica/history/thin.ts";
 import { type Verified, verify, verifyManifest } from "../../../replica/history/verify.ts";
@@ -206,6 +212,22 @@ describe("history", () => {
       using reader = group.reader();
       expect(await failure(restored(at, reader))).to.be.instanceOf(ContentDiffers);
       expect(await restored(next, reader)).to.deep.equal(group.described.get(next));
+    });
+
+    it("refuses what the catalog's rows make of a point, when they are not what was committed", async () => {
+      group.source.write("file", bytes(9000, 1));
+      group.source.write("other", bytes(9000, 1));
+      const at = await group.cutAndApply();
+      const { catalog } = group.replica;
+      const spoil = async (sql: string): Promise<unknown> => {
+        catalog.transaction("spoil", () => catalog.run(sql));
+        using reader = group.reader();
+        return await failure(restored(at, reader));
+      };
+      // No block hash tells of these.
+      expect(await spoil("UPDATE object_versions SET mode = 420 + 1 WHERE type = 1")).to.be.instanceOf(PointDamaged);
+      expect(await spoil("UPDATE object_versions SET mode = 420 WHERE type = 1")).to.equal(undefined);
+      expect(await spoil("DELETE FROM path_versions WHERE name = 'other'")).to.be.instanceOf(PointDamaged);
     });
 
     it("says which file is gone from the copy", async () => {
