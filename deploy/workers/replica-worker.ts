@@ -265,6 +265,9 @@ function openCopy(): void {
 }
 
 function standing(): ReplicaStanding {
+  // A cut that came whole stands in the open transaction already, and nobody may hear of it before it is durable.
+  flushOrFail();
+  assert(!broken, "who cannot go on says nothing any more");
   const opened = openCatalog();
   const { standing: now } = opened;
   return {
@@ -376,12 +379,16 @@ function planFlush(): void {
   flushPlanned = true;
   setImmediate(() => {
     flushPlanned = false;
-    try {
-      flush();
-    } catch (error) {
-      fatal(error);
-    }
+    flushOrFail();
   });
+}
+
+function flushOrFail(): void {
+  try {
+    flush();
+  } catch (error) {
+    fatal(error);
+  }
 }
 
 function flush(): void {
