@@ -21,7 +21,7 @@ export interface CompareScope {
   readonly shipment: Shipment;
   /** More rounds follow before the cut ends: a file that moved is taken as it is, the next round mends it. */
   readonly preCopy: boolean;
-  /** Paths of this store that an earlier round took while they moved, and that no later one has read whole. */
+  /** Paths of this store that moved while they were read, and that were not read whole since. */
   readonly torn: Set<StorePath>;
 }
 
@@ -39,6 +39,7 @@ export async function compareEntry(
   if (entry.type === "file" && content !== undefined) {
     return await compareFile(scope, path, entry, content, chosen, atPath);
   }
+  scope.torn.delete(path);
   const before = chosen === undefined ? undefined : manifest.object(chosen, birth);
   assert(entry.type !== "file" || before !== undefined, `a file without content is known: ${path}`);
   const object = chosen ?? newObject(scope.context);
@@ -58,6 +59,7 @@ export async function compareEntry(
 export async function removeSubtree(scope: CompareScope, path: StorePath): Promise<boolean> {
   const { manifest } = scope.context;
   const { store, birth, shipment, storeIndex } = scope;
+  for (const torn of scope.torn) if (torn === path || torn.startsWith(`${path}/`)) scope.torn.delete(torn);
   const object = manifest.objectAtPath(store.number, path, birth);
   if (object === undefined) return false;
   if (manifest.object(object, birth)?.type === "directory") {
@@ -167,6 +169,7 @@ async function compareFile(
     catalog.run("ROLLBACK TO entry");
     catalog.run("RELEASE entry");
     if (shipped) await shipment.drop(object);
+    scope.torn.add(path);
     return false;
   }
   catalog.run("RELEASE entry");

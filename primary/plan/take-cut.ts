@@ -110,8 +110,11 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
     for (const { index, view } of views) {
       if (await compareView(scopes[index]!, view)) changed = true;
     }
-    for (const { store, torn } of scopes) {
-      const [path] = torn;
+    for (const { index, view } of views) {
+      const { store, torn } = scopes[index]!;
+      // What a view lists as `behind` it keeps in mind itself, and the manifest has its previous version.
+      const behind = new Set(request.freeze === undefined ? view.summary().behind : []);
+      const path = [...torn].find((item) => !behind.has(item));
       if (path !== undefined) throw new LeftTorn(`${store.name}/${path}`);
     }
     if (frozen && request.freeze !== undefined) {
@@ -144,6 +147,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
       catalog.stand({ committed: cut, applied: cut.seq, digest, lastTakenAtUs: takenAtUs });
       pruneSuperseded(context, birth, request.forgottenUpTo);
     }
+    if (changed) await shipment.flush();
     catalog.begin();
     catalog.commit("cut");
     outcome = "taken";
@@ -182,14 +186,14 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
   }
 }
 
-/** A file that moved while the application ran could not be read whole in the freeze either. */
+/** A file moved whenever it was read, and no earlier state of it can stand in the cut. */
 class LeftTorn extends UnderstudyError {
   readonly code = "LEFT_TORN";
   readonly remedy = "retry";
   readonly state = "The cut was dropped; the replicas keep the one before.";
-  readonly hint = "Does the freeze hook really stop everybody who writes there? Can the file be read?";
+  readonly hint = "It is tried again. With freeze hooks: do they really stop everybody who writes there?";
   constructor(path: string) {
-    super(`${path} could not be read whole in the freeze`);
+    super(`${path} could not be read whole`);
   }
 }
 
