@@ -1,4 +1,13 @@
-import { type BigIntStats, closeSync, constants, fstatSync, openSync, readSync, statSync } from "node:fs";
+import {
+  type BigIntStats,
+  closeSync,
+  constants,
+  fdatasyncSync,
+  fstatSync,
+  openSync,
+  readSync,
+  statSync,
+} from "node:fs";
 import { isSystemError } from "../../../shared/errors.ts";
 import type { Range } from "../../../shared/ports/store-adapter.ts";
 import { databaseHeaderBytes, parseDatabaseHeader } from "./database-header.ts";
@@ -203,8 +212,12 @@ export class FollowedLog {
     return true;
   }
 
-  /** Takes over what changed since the last call. */
+  /**
+   * Takes over what changed since the last call, once it is durable here: with synchronous=NORMAL a commit is in the log
+   * before it is on the disk, and a replica must not have what its primary loses with its power.
+   */
   collect(): Changed {
+    fdatasyncSync(this.#log);
     const collected = this.#changed;
     this.#changed = { pages: new PageSet(), databasePagesMin: this.#databasePages };
     return collected;
