@@ -73,6 +73,11 @@ export class Shipment {
     if (this.sinks.length > 0) await this.#outbox.drop(object);
   }
 
+  /** What is packed so far leaves now: it is on its way while the primary makes its own manifest durable. */
+  async flush(): Promise<void> {
+    if (this.sinks.length > 0) await this.#outbox.flush();
+  }
+
   /** Sends what is left and the cut's end; afterwards it is each sink's new base. */
   async end(end: Omit<CutEnd, "objects" | "paths" | "payloadBytes">, lastObject: number): Promise<void> {
     if (this.sinks.length === 0) return;
