@@ -36,8 +36,11 @@ interface Run {
   readonly forgotten: Seq;
 }
 
+/** Points that somebody reads. A set or map of the caller's own, so that what is pinned between two steps counts. */
+export type Pins = Pick<ReadonlySet<Seq>, "has" | "keys">;
+
 /** Everything of `thinning` at once. */
-export function dropPoints(context: ReplicaContext, seqs: Iterable<Seq>, pinned: ReadonlySet<Seq>): Thinned {
+export function dropPoints(context: ReplicaContext, seqs: Iterable<Seq>, pinned: Pins): Thinned {
   const steps = thinning(context, seqs, pinned);
   for (;;) {
     const step = steps.next();
@@ -58,11 +61,7 @@ export function recoverThinning(context: ReplicaContext): Thinned {
  * Rows go first, durably, then files: a file without a row is removed at the next start, a row without its file would
  * be a lost point.
  */
-export function* thinning(
-  context: ReplicaContext,
-  seqs: Iterable<Seq>,
-  pinned: ReadonlySet<Seq>,
-): Generator<void, Thinned> {
+export function* thinning(context: ReplicaContext, seqs: Iterable<Seq>, pinned: Pins): Generator<void, Thinned> {
   const result: Thinned = { points: 0, images: 0, imageBytes: 0, keptFiles: 0, historyFiles: 0, rewrittenBytes: 0 };
   const touched = new HistoryTouched();
   const left = markedRun(context);
@@ -71,15 +70,16 @@ export function* thinning(
     touched.addAll(context);
     yield* clear(context, left, touched, result);
   }
-  for (const points of runsOf(context, seqs, pinned)) {
+  let wanted = droppable(context, seqs);
+  for (let points = nextRun(context, wanted, pinned); points.length > 0; points = nextRun(context, wanted, pinned)) {
+    const last = points.at(-1)!;
+    wanted = wanted.filter((at) => at > last);
     const run = begin(context, points, pinned);
     result.points += points.length;
     yield* clear(context, run, touched, result);
   }
   yield* settleHistoryFiles(context, touched.files(), result);
-  if (left !== undefined || result.points > 0) {
-    context.catalog.transaction("thin", () => context.catalog.run("DELETE FROM standing WHERE key = 'thinning'"));
-  }
+  if (left !== undefined || result.points > 0) unmark(context);
   return result;
 }
 
@@ -87,16 +87,49 @@ export function* thinning(
 export function* thinningByRetention(
   context: ReplicaContext,
   retention: RetentionConfig,
-  pinned: ReadonlySet<Seq>,
+  pinned: Pins,
 ): Generator<void, Thinned> {
   const points: KeptPoint[] = context.catalog
     .all("SELECT seq, taken_at_us FROM cuts WHERE point = 1 AND state = 'applied' ORDER BY seq")
     .map((row) => ({ seq: seq(Number(row.seq)), takenAtUs: Number(row.taken_at_us) }));
+  if (!keepsHistory(retention)) return yield* thinningWithoutHistory(context, points, pinned);
   const usedBytes = historyBytes(context);
   const sizes = usedBytes > retention.bytesMax ? pointBytes(context, points) : new Map<Seq, number>();
   const budget = { usedBytes, bytesMax: retention.bytesMax, bytesOf: (point: Seq) => sizes.get(point) ?? 0 };
   const dropped = pointsToDrop(points, retention.keep, context.nowUs(), budget);
   return yield* thinning(context, dropped, pinned);
+}
+
+/** Whether old images are saved at all: what `applyNext` is told. */
+export function keepsHistory({ keep }: RetentionConfig): boolean {
+  return Object.values(keep).some((ms: number | undefined) => ms !== undefined && ms > 0);
+}
+
+/** No images are saved any more, so no point is one; and of everything only what holds now is wanted. */
+function* thinningWithoutHistory(
+  context: ReplicaContext,
+  points: readonly KeptPoint[],
+  pinned: Pins,
+): Generator<void, Thinned> {
+  const { catalog } = context;
+  const result = yield* thinning(
+    context,
+    points.map((point) => point.seq),
+    pinned,
+  );
+  if (catalog.get("SELECT 1 AS found FROM cuts WHERE point = 1 LIMIT 1") !== undefined) return result;
+  const forgotten = forgottenUpTo(context);
+  const until = [...pinned.keys()].reduce((least, pin) => (pin < least ? pin : least), catalog.standing.applied);
+  if (until <= forgotten) return result;
+  const run: Run = { after: seq(0), first: forgotten, until, forgotten };
+  catalog.transaction("thin", () => mark(context, run));
+  yield* clear(context, run, new HistoryTouched(), result);
+  unmark(context);
+  return result;
+}
+
+function forgottenUpTo({ catalog }: ReplicaContext): Seq {
+  return seq(Number(catalog.get("SELECT value FROM standing WHERE key = 'forgotten'")?.value ?? 0));
 }
 
 /** Bytes of everything that is kept only for recovery points, as it lies on the disks. */
@@ -125,43 +158,43 @@ function pointBytes({ catalog }: ReplicaContext, points: readonly KeptPoint[]): 
   return result;
 }
 
-/** The wanted points that may go, neighbours together. */
-function* runsOf(context: ReplicaContext, seqs: Iterable<Seq>, pinned: ReadonlySet<Seq>): Generator<Seq[]> {
-  const { catalog } = context;
+function droppable({ catalog }: ReplicaContext, seqs: Iterable<Seq>): Seq[] {
   const { applied } = catalog.standing;
-  const wanted = [...new Set(seqs)]
-    .filter((at) => at < applied && !pinned.has(at))
+  return [...new Set(seqs)]
+    .filter((at) => at < applied)
     .filter((at) => catalog.get("SELECT 1 AS found FROM cuts WHERE seq = ? AND point = 1", at) !== undefined)
     .sort((a, b) => (a < b ? -1 : 1));
-  let run: Seq[] = [];
-  for (const at of wanted) {
-    const last = run.at(-1);
-    if (last !== undefined && (keptAfter(context, last, pinned) !== at || run.length >= pointsPerRunMax)) {
-      yield run;
-      run = [];
-    }
-    run.push(at);
-  }
-  if (run.length > 0) yield run;
 }
 
-function keptAfter({ catalog }: ReplicaContext, at: Seq, pinned: ReadonlySet<Seq>): Seq {
+/** The first of the wanted points that nobody reads, with those that follow it without a kept one between. */
+function nextRun(context: ReplicaContext, wanted: readonly Seq[], pinned: Pins): Seq[] {
+  const run: Seq[] = [];
+  for (const at of wanted) {
+    if (pinned.has(at)) continue;
+    const last = run.at(-1);
+    if (last !== undefined && (run.length >= pointsPerRunMax || keptAfter(context, last, pinned) !== at)) break;
+    run.push(at);
+  }
+  return run;
+}
+
+function keptAfter({ catalog }: ReplicaContext, at: Seq, pinned: Pins): Seq {
   const { applied } = catalog.standing;
   const row = catalog.get("SELECT min(seq) AS seq FROM cuts WHERE seq > ? AND seq < ? AND point = 1", at, applied);
   let found = row?.seq == null ? applied : seq(Number(row.seq));
-  for (const pin of pinned) if (pin > at && pin < found) found = pin;
+  for (const pin of pinned.keys()) if (pin > at && pin < found) found = pin;
   return found;
 }
 
-function keptBefore({ catalog }: ReplicaContext, at: Seq, pinned: ReadonlySet<Seq>): Seq {
+function keptBefore({ catalog }: ReplicaContext, at: Seq, pinned: Pins): Seq {
   const row = catalog.get("SELECT max(seq) AS seq FROM cuts WHERE seq < ? AND point = 1", at);
   let found = seq(Number(row?.seq ?? 0));
-  for (const pin of pinned) if (pin < at && pin > found) found = pin;
+  for (const pin of pinned.keys()) if (pin < at && pin > found) found = pin;
   return found;
 }
 
 /** From here on nobody takes these for points. */
-function begin(context: ReplicaContext, points: readonly Seq[], pinned: ReadonlySet<Seq>): Run {
+function begin(context: ReplicaContext, points: readonly Seq[], pinned: Pins): Run {
   const { catalog } = context;
   const first = points[0]!;
   const last = points.at(-1)!;
@@ -169,14 +202,22 @@ function begin(context: ReplicaContext, points: readonly Seq[], pinned: Readonly
     after: keptBefore(context, first, pinned),
     first,
     until: keptAfter(context, last, pinned),
-    forgotten: seq(Number(catalog.get("SELECT value FROM standing WHERE key = 'forgotten'")?.value ?? 0)),
+    forgotten: forgottenUpTo(context),
   };
   catalog.transaction("thin", () => {
     catalog.run("UPDATE cuts SET point = 0 WHERE seq >= ? AND seq <= ?", first, last);
-    const value = [run.after, run.first, run.until, run.forgotten].join(" ");
-    catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('thinning', ?)", value);
+    mark(context, run);
   });
   return run;
+}
+
+function mark({ catalog }: ReplicaContext, run: Run): void {
+  const value = [run.after, run.first, run.until, run.forgotten].join(" ");
+  catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('thinning', ?)", value);
+}
+
+function unmark({ catalog }: ReplicaContext): void {
+  catalog.transaction("thin", () => catalog.run("DELETE FROM standing WHERE key = 'thinning'"));
 }
 
 function markedRun({ catalog }: ReplicaContext): Run | undefined {

@@ -52,6 +52,8 @@ export interface Verified {
 }
 
 export interface VerifyOptions {
+  /** The cut that the caller has pinned; the applied one where it is not given. */
+  readonly at?: Seq;
   /** For a scrub beside other work. */
   readonly bytesPerSecond?: number;
   /** Names that the configuration leaves out of the store, and that may lie in the copy still. */
@@ -62,32 +64,34 @@ const differencesMax = 1000;
 const hashesDoNotAddUp = "the block hashes in the catalog do not add up to its content digest";
 
 /**
- * Adds the digest of the last committed cut up anew from the catalog's rows, down to the block hashes, and compares it.
- * Reads no file of the copy. The cut must be kept from thinning.
+ * Adds the digest of a cut up anew from the catalog's rows, down to the block hashes, and compares it: of the last
+ * committed one unless `at` says which. Reads no file of the copy. The cut must be kept from thinning.
  */
-export async function verifyManifest(context: ReplicaContext, signal: AbortSignal): Promise<Verified> {
-  const { committed, digest } = context.catalog.standing;
+export async function verifyManifest(context: ReplicaContext, signal: AbortSignal, at?: Seq): Promise<Verified> {
+  const { committed, digest: newest } = context.catalog.standing;
+  const seq = at ?? committed.seq;
+  const digest = seq === committed.seq ? newest : context.catalog.cut(seq)?.digest;
   const sum = new Sum256();
   const breath = new Breath(undefined, signal);
   const found = new Differences();
   let files = 0;
   for (const home of context.homes.values()) {
-    for (const { path, object } of context.manifest.entries(home.number, committed.seq)) {
+    for (const { path, object } of context.manifest.entries(home.number, seq)) {
       if (object.type === "file") {
         files++;
-        checkContentRow(context, home, path, object, committed.seq, found);
+        checkContentRow(context, home, path, object, seq, found);
       }
       sum.add(pathTerm(home.placement.name, path, object));
       if (breath.due(0)) await breath.take();
     }
   }
   return {
-    at: committed.seq,
+    at: seq,
     files,
     bytes: 0,
     ...found.result(),
     digest: hex(sum.bytes()),
-    digestEqual: equalBytes(sum.bytes(), digest),
+    digestEqual: digest !== undefined && equalBytes(sum.bytes(), digest),
     metadataPartial: 0,
   };
 }
@@ -103,8 +107,8 @@ export async function verify(
   signal: AbortSignal,
 ): Promise<Verified> {
   signal.throwIfAborted();
-  const at = context.catalog.standing.applied;
-  if (at === 0n) return await verifyManifest(context, signal);
+  const at = options.at ?? context.catalog.standing.applied;
+  if (at === 0n) return await verifyManifest(context, signal, at);
   const checker = new CopyChecker(context, at, options, progress, signal);
   return await checker.run();
 }

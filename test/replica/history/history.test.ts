@@ -23,7 +23,7 @@ import {
   restore,
 } from "../../../replica/history/restore.ts";
 import { restamp, sweep } from "../../../replica/history/sweep.ts";
-import { dropPoints, historyBytes, thinningByRetention } from "../../../replica/history/thin.ts";
+import { dropPoints, historyBytes, thinning, thinningByRetention } from "../../../replica/history/thin.ts";
 import { type Verified, verify, verifyManifest } from "../../../replica/history/verify.ts";
 import { FileGone, NotReadable } from "../../../replica/history/view.ts";
 import type { ReplicaContext } from "../../../replica/replica-context.ts";
@@ -584,6 +584,52 @@ describe("history", () => {
       expect(group.points()).to.have.length(4);
       expect(historyBytes(group.replica)).to.equal(150_000);
       await expectPoints();
+    });
+
+    it("spares a point that is pinned while other points go", async () => {
+      for (let value = 1; value < 6; value++) {
+        group.source.write("file", bytes(9000, value));
+        await group.cutAndApply();
+      }
+      const points = group.points();
+      const pinned = new Map<Seq, number>([[points[1]!, 1]]);
+      const steps = thinning(group.replica, points, pinned);
+      steps.next();
+      pinned.set(points[3]!, 1);
+      while (!steps.next().done);
+      expect(group.points()).to.deep.equal([points[1], points[3], points[4]]);
+      await expectPoints();
+    });
+
+    it("keeps one version of everything where no history is kept, and no point from when it was", async () => {
+      const keep = { allMs: 0, perMinuteMs: undefined, perHourMs: undefined, perDayMs: undefined };
+      const thin = (): void => {
+        const steps = thinningByRetention(group.replica, { keep, bytesMax: 1_000_000_000 }, new Set());
+        while (!steps.next().done);
+      };
+      group.source.write("file", bytes(9000, 1));
+      await group.cutAndApply();
+      for (let value = 2; value < 6; value++) {
+        group.source.write("file", bytes(9000, value));
+        group.source.replace("other", bytes(5000, value));
+        group.source.write(`dies${value}`, "x");
+        group.source.remove(`dies${value - 1}`);
+        await group.cut();
+        group.commit();
+        while (applyNext(group.replica, false) !== undefined);
+        thin();
+      }
+      expect(group.points()).to.deep.equal([]);
+      const { catalog } = group.replica;
+      for (const table of ["path_versions", "object_versions"]) {
+        expect(Number(catalog.get(`SELECT count(*) AS n FROM ${table}`)?.n), table).to.equal(4);
+      }
+      expect(Number(catalog.get("SELECT count(*) AS n FROM run_versions")?.n)).to.equal(3);
+      expect(historyBytes(group.replica)).to.equal(0);
+      using reader = group.reader();
+      const found = await verify(reader, {}, () => {}, never);
+      expect(found).to.deep.include({ differences: [], digestEqual: true });
+      expect((await verifyManifest(reader, never)).digestEqual).to.equal(true);
     });
 
     it("never lets an object's number come again", async () => {
