@@ -1,8 +1,8 @@
 import { assert } from "../../shared/errors.ts";
-import type { Seq } from "../../shared/words.ts";
+import type { ObjectId, Seq } from "../../shared/words.ts";
 import { segmentName } from "../receive/receive.ts";
 import { distrustStaging } from "../receive/resume.ts";
-import type { ReplicaContext } from "../replica-context.ts";
+import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { SyncFailed } from "../sync.ts";
 import { holdsContent } from "./holds-content.ts";
 import { ForeignChange, locate } from "./locate.ts";
@@ -59,6 +59,7 @@ export function applyNext(context: ReplicaContext, keepHistory: boolean): Applie
     if (error instanceof SyncFailed || error instanceof ForeignChange) markSuspect(context, error.message);
     throw error;
   }
+  const orphans: { readonly object: number; readonly store: number }[] = [];
   catalog.transaction("applied", () => {
     for (const { object, store, stat } of written.seen) putSeen(context, object, store, stat);
     const objects = new Map(batch.objects.map((changed) => [changed.object, changed]));
@@ -78,6 +79,16 @@ export function applyNext(context: ReplicaContext, keepHistory: boolean): Applie
         catalog.run("DELETE FROM seen WHERE object = ? AND object NOT IN (SELECT object FROM kept)", changed.object);
     }
     catalog.run("DELETE FROM extents WHERE seq > ? AND seq <= ?", batch.from, batch.to);
+    for (const row of catalog.all(
+      "SELECT object, store FROM staged WHERE seq > ? AND seq <= ?",
+      batch.from,
+      batch.to,
+    )) {
+      const object = Number(row.object) as ObjectId;
+      if (objects.has(object)) continue;
+      orphans.push({ object, store: Number(row.store) });
+      catalog.run("DELETE FROM staged_runs WHERE object = ?", object);
+    }
     catalog.run("DELETE FROM staged WHERE seq > ? AND seq <= ?", batch.from, batch.to);
     catalog.run(
       "UPDATE cuts SET state = 'applied', applied_at_us = ?, point = ? WHERE seq > ? AND seq <= ? AND state = 'committed'",
@@ -90,6 +101,12 @@ export function applyNext(context: ReplicaContext, keepHistory: boolean): Applie
     catalog.stand({ applied: batch.to, applying: undefined, suspect: "" });
   });
   removeSegments(context, batch.seqs);
+  // Kept of a broken session for a resume that never came: the object was gone when the primary planned again.
+  for (const { object, store } of orphans) {
+    const { staging } = homeOf(context, store);
+    if (context.disk.stat(staging, objectFileName(object)) !== undefined)
+      context.disk.unlink(staging, objectFileName(object));
+  }
   return {
     from: batch.from,
     to: batch.to,

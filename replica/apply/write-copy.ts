@@ -265,7 +265,8 @@ class CopyWriter {
       const directories = this.#directories.get(home.number) ?? new Set();
       const privates = this.#privateTouched.get(home.number) ?? new Set();
       const files = this.#files.get(home.number) ?? 0;
-      if (directories.size + privates.size + files === 0 && !this.#redo) continue;
+      const symlinks = this.#symlinks.has(home.number);
+      if (directories.size + privates.size + files === 0 && !symlinks && !this.#redo) continue;
       failing(() => {
         // What a killed program did is found done and was perhaps never synced: nothing but the whole will do.
         if (this.#redo) {
@@ -273,11 +274,7 @@ class CopyWriter {
           return;
         }
         // Files up to the bound were synced through the handle that set their meta.
-        if (
-          directories.size > limits.singleSyncsMax ||
-          files > limits.singleSyncsMax ||
-          this.#symlinks.has(home.number)
-        ) {
+        if (directories.size > limits.singleSyncsMax || files > limits.singleSyncsMax || symlinks) {
           disk.syncFilesystem(home.home);
           return;
         }
