@@ -1,3 +1,4 @@
+import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { ContentChange } from "../../shared/catalog/content-change.ts";
 import { joinPath } from "../../shared/catalog/manifest.ts";
 import { assert, isSystemError } from "../../shared/errors.ts";
@@ -50,6 +51,9 @@ interface Segment {
   size: number;
 }
 
+/** The one receiver of each group on this node. */
+const receivers = new WeakMap<Catalog, Receiver>();
+
 /**
  * Takes the frames of cuts from the one session that may send them. Rows and payloads are stored as they come under
  * their uncommitted cut, where nobody sees them; nothing here touches the copy. Cuts that came whole wait in `ended`
@@ -65,10 +69,24 @@ export class Receiver {
   #staged: { object: ObjectId; file: OpenFile } | undefined;
   readonly #touched = new Map<number, Set<string>>();
   #ended: CutId[] = [];
+  #superseded = false;
 
+  /** Whoever received before, in a session that may be half-open still, can neither stage nor commit from here on. */
   constructor(context: ReplicaContext, incarnation: string) {
     this.#context = context;
     this.#incarnation = incarnation;
+    const before = receivers.get(context.catalog);
+    if (before !== undefined) before.#supersede();
+    receivers.set(context.catalog, this);
+  }
+
+  #supersede(): void {
+    this.abort();
+    this.#superseded = true;
+  }
+
+  #insistOnLatest(): void {
+    if (this.#superseded) throw new SenderRefused("a newer session has taken the place of this one");
   }
 
   /** Cuts that are whole and wait for `commit`. */
@@ -86,6 +104,7 @@ export class Receiver {
   }
 
   begin(begin: CutBegin): void {
+    this.#insistOnLatest();
     if (this.#open !== undefined)
       throw new CutMalformed(`cut ${cutText(begin.cut)} begins within ${cutText(this.#open.begin.cut)}`);
     const { catalog, manifest } = this.#context;
@@ -577,6 +596,7 @@ export class Receiver {
 
   /** Ends the session's work: what is not committed is forgotten, but staged files stay for a resume. */
   abort(): void {
+    if (this.#superseded) return; // Nothing is left of it, and what is open is another's.
     this.#context.catalog.rollback();
     this.#closeStaged();
     for (const segment of this.#segments.values()) this.#context.disk.closeFile(segment.file);
@@ -587,7 +607,18 @@ export class Receiver {
     forgetOpenCut(this.#context);
   }
 
+  /**
+   * Closes the transaction in which half a cut may lie, so that apply can have its own in between. Whole cuts have to be
+   * committed before: closed here they would become visible without their staged bytes being durable.
+   */
+  makeWay(): void {
+    assert(this.#ended.length === 0, "whole cuts become visible only by a commit");
+    if (this.#superseded || !this.#context.catalog.inTransaction) return;
+    this.#context.catalog.commit("rows");
+  }
+
   #opened(what: string): OpenCut {
+    this.#insistOnLatest();
     if (this.#open === undefined) throw new CutMalformed(`${what} outside a cut`);
     this.#context.catalog.begin();
     return this.#open;
