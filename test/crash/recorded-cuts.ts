@@ -99,7 +99,7 @@ function modelTree(nodes: ReadonlyMap<string, ModelNode>): Tree {
     const node = nodes.get(path)!;
     const meta = {
       mode: node.type === "symlink" ? 0o777 : node.mode,
-      uid: 0,
+      uid: node.uid,
       gid: 0,
       mtimeUs: node.type === "file" ? node.mtimeUs : 0,
     };

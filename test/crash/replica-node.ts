@@ -102,7 +102,7 @@ export class ReplicaNode {
 
   /** As the worker does it: half a cut may lie in the open transaction. */
   apply(): void {
-    if (this.catalog.inTransaction) this.catalog.commit("rows");
+    this.#receiver?.makeWay();
     while (this.#setting.program.applyNext(this.context, this.#setting.keepHistory) !== undefined);
   }
 

@@ -141,8 +141,24 @@ const types: Scenario = {
       tree!.remove("large too");
       tree!.remove("large");
     },
+    ({ tree }) => tree!.chown("link", 7),
+    ({ tree }) => {
+      tree!.chown("hard", 8);
+      tree!.chown("nothing", 9);
+    },
   ],
-  steps: [...whole(1), ...whole(2), ...whole(3), receive(4), commit, receive(5), commit, apply],
+  steps: [
+    ...whole(1),
+    ...whole(2),
+    ...whole(3),
+    receive(4),
+    commit,
+    receive(5),
+    commit,
+    apply,
+    ...whole(6),
+    ...whole(7),
+  ],
   crashFrom: 3,
 };
 

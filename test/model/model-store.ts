@@ -12,6 +12,7 @@ export interface ModelNode {
   readonly inode: number;
   readonly type: "file" | "directory" | "symlink";
   mode: number;
+  uid: number;
   mtimeUs: number;
   bytes: Uint8Array;
   target: string;
@@ -35,6 +36,7 @@ export class ModelSource {
       inode: this.#inode++,
       type,
       mode: type === "directory" ? 0o755 : 0o644,
+      uid: 0,
       mtimeUs: 1_000_000 * this.#inode,
       bytes: new Uint8Array(0),
       target: "",
@@ -99,6 +101,10 @@ export class ModelSource {
 
   chmod(path: string, mode: number): void {
     this.nodes.get(path)!.mode = mode;
+  }
+
+  chown(path: string, uid: number): void {
+    this.nodes.get(path)!.uid = uid;
   }
 
   #touch(node: ModelNode): void {
@@ -181,7 +187,7 @@ function* findings(source: ModelSource, seen: SeenIndex): Generator<Found> {
       entry: {
         type: node.type,
         mode: node.mode,
-        uid: 0,
+        uid: node.uid,
         gid: 0,
         mtimeUs: node.type === "file" ? node.mtimeUs : 0,
         size: node.type === "file" ? node.bytes.length : 0,
