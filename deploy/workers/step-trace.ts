@@ -26,13 +26,15 @@ function note(step: string): void {
   if (descriptor !== undefined) writeSync(descriptor, step.padEnd(stepBytes), 0);
 }
 
-/** For the catalog: which of its commits is under way. */
+/** For the catalog: which of its commits is under way. With the mark `applying` the copy begins to be written. */
 export const traceCommits: { observer: CommitObserver } | Record<never, never> =
   descriptor === undefined
     ? {}
     : {
-        observer: (when: "before" | "after", purpose: string) =>
-          note(when === "before" ? `${stage}: catalog ${purpose}` : `${stage}: after catalog ${purpose}`),
+        observer: (when: "before" | "after", purpose: string) => {
+          if (when === "after" && purpose === "applying") stage = "write copy";
+          note(`${stage}: ${when === "before" ? "" : "after "}catalog ${purpose}`);
+        },
       };
 
 const diskSteps: Partial<Record<keyof Disk, string>> = {
