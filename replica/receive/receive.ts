@@ -597,7 +597,11 @@ export class Receiver {
   /** Ends the session's work: what is not committed is forgotten, but staged files stay for a resume. */
   abort(): void {
     if (this.#superseded) return; // Nothing is left of it, and what is open is another's.
-    this.#context.catalog.rollback();
+    const { catalog } = this.#context;
+    // The rows of half a cut are seen by nobody and go at once; but with them goes what is staged, unless they are kept
+    // up to here.
+    if (this.#ended.length === 0 && catalog.db.isTransaction) catalog.commit("rows");
+    else catalog.rollback();
     this.#closeStaged();
     for (const segment of this.#segments.values()) this.#context.disk.closeFile(segment.file);
     this.#segments.clear();
