@@ -104,7 +104,7 @@ export class StoreHome {
 }
 
 function localName(placement: StorePlacement): StorePath {
-  return Buffer.from(basename(placement.path), "utf8").toString("latin1") as StorePath;
+  return inBytes(basename(placement.path)) as StorePath;
 }
 
 /**
@@ -159,7 +159,7 @@ function openStoreHome(
       ? ["beside", "inside"]
       : ["inside"];
   for (const choice of choices) {
-    const at = choice === "beside" ? disk.openRoot(parentPath) : root;
+    const at = choice === "beside" ? disk.openRoot(inBytes(parentPath)) : root;
     const holder = ensureDirectory(disk, at, privateName, !begun);
     const home = holder === undefined ? undefined : ensureDirectory(disk, holder, homeName, !begun);
     if (holder !== undefined) disk.closeDirectory(holder);
@@ -222,7 +222,7 @@ function begin(
 
 function openExisting(disk: Disk, path: string): Directory | undefined {
   try {
-    return disk.openRoot(path);
+    return disk.openRoot(inBytes(path));
   } catch (error) {
     if (isSystemError(error, "ENOENT")) return undefined;
     throw error;
@@ -234,7 +234,7 @@ function makeRoot(disk: Disk, path: string): Directory {
   let at = path;
   let found = openExisting(disk, at);
   while (found === undefined) {
-    missing.unshift(Buffer.from(basename(at), "utf8").toString("latin1"));
+    missing.unshift(inBytes(basename(at)));
     at = dirname(at);
     found = openExisting(disk, at);
   }
@@ -288,4 +288,9 @@ function refuseOccupied(disk: Disk, root: Directory, placement: StorePlacement):
       `${placement.path} is not empty (${names.length} entries) and was not written by this group`,
     );
   }
+}
+
+/** As StorePath: one character for each byte. */
+function inBytes(text: string): string {
+  return Buffer.from(text, "utf8").toString("latin1");
 }

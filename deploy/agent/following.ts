@@ -27,7 +27,7 @@ export class Following {
   #ended: Error | undefined;
   acknowledged: Acknowledgement | undefined;
   source: SourceState | undefined;
-  /** When the primary last said that nothing newer than what is durable here exists. Monotonic, ms. */
+  /** Everything that the primary had until then is durable here, as far as it has said. Monotonic, ms. */
   coveredAt: number;
   #sourceAt = 0;
 
@@ -148,13 +148,20 @@ export class Following {
     }
   }
 
+  /** Nothing that the primary spoke of last is missing here. */
   #covered(): boolean {
-    if (this.source === undefined || this.acknowledged === undefined) return false;
-    return compareCuts(this.acknowledged.durable, this.source.taken) >= 0 && this.source.waitingMs === 0;
+    return this.#hasWhatWasTaken() && this.source?.waitingMs === 0;
   }
 
+  #hasWhatWasTaken(): boolean {
+    if (this.source === undefined || this.acknowledged === undefined) return false;
+    return compareCuts(this.acknowledged.durable, this.source.taken) >= 0;
+  }
+
+  /** A source that changes all the time always has something waiting: what is older than that is here all the same. */
   #cover(): void {
-    if (this.#covered()) this.coveredAt = this.#sourceAt;
+    if (!this.#hasWhatWasTaken()) return;
+    this.coveredAt = Math.max(this.coveredAt, this.#sourceAt - (this.source?.waitingMs ?? 0));
   }
 }
 

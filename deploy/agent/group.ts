@@ -250,6 +250,10 @@ export class GroupAgent {
       retention: this.config.retention,
     });
     this.#replicaStanding = standing;
+    // What the primary wrote while this agent did not run is not known here, and no promise was kept in that time: all
+    // since the last cut counts as missing until the primary says otherwise.
+    const unknownMs = Math.max(0, Date.now() - standing.lastTakenAtUs / 1000);
+    if (standing.committed.seq > 0n) this.#coveredAt = performance.now() - unknownMs;
     return standing;
   }
 
@@ -392,7 +396,10 @@ export class GroupAgent {
         this.#primary === undefined
           ? undefined
           : await this.#primary.worker.call("digestAt", { seq: theirs.committed.seq });
-      const decision = decide(ours, theirs, { digestAt: () => digest });
+      const decision = decide(ours, theirs, {
+        digestAt: () => digest,
+        forgottenUpTo: this.#primary?.reign.standing.forgotten ?? 0n,
+      });
       this.#peers.set(peer, { state: "idle", reason: "", unformed: theirs.groupId === "" });
       this.log.info("session.opened", { peer, decision: decision.kind, role: this.role, theirRole: theirs.role });
       await this.#act(session, decision);
@@ -622,7 +629,8 @@ export class GroupAgent {
     const source = following?.source;
     const durable = this.#replicaStanding?.committed;
     if (following !== undefined && source !== undefined && durable !== undefined && this.primaryAlive()) {
-      const cuts = Number(source.taken.seq - durable.seq);
+      // What the source last said may be older than what came since.
+      const cuts = Math.max(0, Number(source.taken.seq - durable.seq));
       return {
         empty: seconds === 0,
         text: `${cuts} cuts and ${source.backlogBytes} bytes known, ${seconds.toFixed(1)} s`,
@@ -688,6 +696,7 @@ export class GroupAgent {
     this.log.info("replica.promoted", { epoch, seq: cut.seq });
     await this.#becomePrimary();
     this.#closeSessions();
+    this.#discardHistory();
     for (const [name, hook] of [
       ["after_promote", this.config.hooks.afterPromote],
       ["start_service", this.config.hooks.startService],
@@ -770,7 +779,7 @@ export class GroupAgent {
     await this.refresh();
     const applied = this.#replicaStanding?.applied ?? 0n;
     return await this.#readHistory(applied, signal, async (worker) => {
-      const verified = await worker.call("verify", { quick: options.quick });
+      const verified = await worker.call("verify", { at: applied, quick: options.quick });
       const cut = this.#replicaStanding?.committed;
       return {
         ok: verified.differenceCount === 0 && verified.digestEqual,
@@ -800,6 +809,22 @@ export class GroupAgent {
     if (replica === undefined || this.role === "unformed" || this.role === "fenced")
       throw new WrongRole("a replica has points and a copy to verify", this.role);
     await replica.call("pin", { seq: at });
+    try {
+      return await this.#withHistory(use, signal);
+    } finally {
+      if (this.#replica === replica) await replica.call("unpin", { seq: at });
+    }
+  }
+
+  /** The service writes over what recovery points were read from: their files go, beside everything else. */
+  #discardHistory(): void {
+    this.#withHistory(async (worker) => await worker.call("discard", undefined)).then(
+      (files) => this.log.info("history.discarded", { files }),
+      (error: unknown) => this.log.warn("history.left", { error }),
+    );
+  }
+
+  async #withHistory<T>(use: (worker: HistoryWorker) => Promise<T>, signal?: AbortSignal): Promise<T> {
     const worker: HistoryWorker = new WorkerThread<HistoryMainCalls, HistoryWorkerCalls>(
       "history-worker",
       {},
@@ -817,7 +842,6 @@ export class GroupAgent {
     } finally {
       signal?.removeEventListener("abort", cancel);
       await worker.close();
-      if (this.#replica === replica) await replica.call("unpin", { seq: at });
     }
   }
 

@@ -17,6 +17,12 @@ import type { WorkerThread } from "./worker-thread.ts";
 const inFlightMax = 4;
 const sourceStateMs = 1000;
 const retryMs = 3000;
+/**
+ * Where the stores' writers do not pause, they get so many times the length of a cut for themselves after it: each cut
+ * makes the disk busy, and what is written meanwhile shares the next one.
+ */
+const restShare = 3;
+const restMsMax = 30;
 const scanEveryMs = 3600_000;
 const preCopyRounds = 2;
 
@@ -75,6 +81,8 @@ export class Reign {
   #wake: (() => void) | undefined;
   #awake = false;
   #cutting = false;
+  /** What the cut that is being taken has to bring came up then; undefined when there is no such cut. */
+  #cuttingSince: number | undefined;
   #stopped = false;
   #ended: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -287,16 +295,22 @@ export class Reign {
       durable: follower.durable,
       applied: follower.applied,
       lagSeconds: behind,
-      lagCuts: Number(taken.seq - follower.durable.seq) + (this.#dirty ? 1 : 0),
+      lagCuts: Number(taken.seq - follower.durable.seq) + (this.#waitingSince() === undefined ? 0 : 1),
     };
   }
 
   #lagSeconds(durable: CutId, coveredAt: number): number {
     const current = compareCuts(durable, this.#standing.committed) >= 0;
-    if (current && !this.#dirty) return 0;
+    const waitingSince = this.#waitingSince();
+    if (current && waitingSince === undefined) return 0;
     // What was written since the last cut that is durable there was begun; if nothing older is known, since the start.
-    const since = current ? Math.max(coveredAt, this.#dirtySince) : coveredAt;
+    const since = current ? Math.max(coveredAt, waitingSince ?? 0) : coveredAt;
     return (performance.now() - since) / 1000;
+  }
+
+  /** Since when there is something that no finished cut has; a cut that is being taken may take long to ship. */
+  #waitingSince(): number | undefined {
+    return this.#cuttingSince ?? (this.#dirty ? this.#dirtySince : undefined);
   }
 
   #remember(peer: string, follower: Follower): void {
@@ -393,14 +407,20 @@ export class Reign {
 
   async #loop(): Promise<void> {
     let retryAt = 0;
+    let restUntil = 0;
     while (!this.#stopped) {
       const now = performance.now();
       const { sinks, waitMs } = this.#candidates(now);
       const lagging = sinks.some((follower) => !sameCut(follower.base, this.#standing.committed));
       const due = !this.#reverted && (this.#requested.length > 0 || (sinks.length > 0 && (this.#dirty || lagging)));
-      if (!due || now < retryAt) {
+      // Somebody who asks wants to hear at once what is wrong.
+      if (!due || (now < retryAt && this.#requested.length === 0)) {
         const until = now < retryAt && due ? retryAt - now : waitMs;
         await this.#sleep(until);
+        continue;
+      }
+      if (now < restUntil && this.#requested.length === 0) {
+        await this.#sleep(restUntil - now);
         continue;
       }
       retryAt = 0;
@@ -409,20 +429,26 @@ export class Reign {
       const wasDirtySince = this.#dirtySince;
       const wasDirty = this.#dirty;
       this.#dirty = false;
+      this.#cuttingSince = wasDirty ? wasDirtySince : undefined;
       try {
         const taken = await this.#cut(sinks, now);
+        const ended = performance.now();
+        restUntil = this.#dirty ? ended + Math.min(restShare * (ended - now), restMsMax) : 0;
         for (const request of requests) request.resolve(taken);
         if (this.halted !== "" && !this.#reverted) {
           this.halted = "";
           this.#options.log.info("group.resumed", {});
         }
       } catch (error) {
+        this.#cuttingSince = undefined;
         if (this.#stopped) return;
         for (const request of requests) request.reject(error);
+        this.#dirtySince = wasDirty ? wasDirtySince : this.#dirty ? this.#dirtySince : now;
         this.#dirty = true;
-        this.#dirtySince = wasDirty ? wasDirtySince : this.#dirtySince;
         this.#depth = "scan";
-        retryAt = performance.now() + retryMs;
+        // The application was paused for nothing: not again before it would have been anyway.
+        const paused = this.#frozenAt >= now ? (this.#options.config.freezeEveryMs ?? 0) : 0;
+        retryAt = performance.now() + Math.max(retryMs, paused);
         const reason = explain(error);
         if (reason !== this.halted) this.#options.log.error("cut.failed", { error });
         this.halted = reason;
@@ -569,12 +595,13 @@ export class Reign {
 
   async #sendSourceState(follower: Follower): Promise<void> {
     if (follower.gone) return;
+    const waitingSince = this.#waitingSince();
     try {
       await follower.session.send({
         kind: "sourceState",
         taken: this.#standing.committed,
         backlogBytes: this.#backlogBytes,
-        waitingMs: this.#dirty ? Math.round(performance.now() - this.#dirtySince) : 0,
+        waitingMs: waitingSince === undefined ? 0 : Math.max(1, Math.round(performance.now() - waitingSince)),
         paused: false,
         halted: this.halted,
       });

@@ -15,7 +15,9 @@ import { PortPeer } from "./port-peer.ts";
 export type HistoryWorkerCalls = {
   open(argument: { groupName: string; catalogPath: string; placements: readonly StorePlacement[] }): void;
   restore(argument: { at: bigint; to: string }): Promise<Restored>;
-  verify(argument: { quick: boolean }): Promise<Verified>;
+  verify(argument: { at: bigint; quick: boolean }): Promise<Verified>;
+  /** After a promotion: the files of recovery points that are none any more. */
+  discard(argument: undefined): number;
   cancel(argument: undefined): void;
   close(argument: undefined): void;
 };
@@ -44,10 +46,23 @@ new PortPeer<HistoryWorkerCalls, HistoryMainCalls>(
     async restore({ at, to }) {
       return await restore(opened(), { at: seq(at), to }, () => {}, cancelled.signal);
     },
-    async verify({ quick }) {
+    async verify({ at, quick }) {
       return quick
-        ? await verifyManifest(opened(), cancelled.signal)
-        : await verify(opened(), {}, () => {}, cancelled.signal);
+        ? await verifyManifest(opened(), cancelled.signal, seq(at))
+        : await verify(opened(), { at: seq(at) }, () => {}, cancelled.signal);
+    },
+    discard() {
+      const { disk, homes } = opened();
+      let files = 0;
+      for (const home of homes.values()) {
+        for (const directory of [home.history, home.kept]) {
+          for (const name of disk.list(directory)) {
+            disk.unlink(directory, name);
+            files++;
+          }
+        }
+      }
+      return files;
     },
     cancel() {
       cancelled.abort(new Error("the request was ended by its caller"));

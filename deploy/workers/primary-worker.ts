@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { parentPort } from "node:worker_threads";
-import { dropTaking } from "../../primary/plan/prune.ts";
+import { dropTaking, forgottenUpTo } from "../../primary/plan/prune.ts";
 import { type TakenCut, takeCut } from "../../primary/plan/take-cut.ts";
 import type { PrimaryContext } from "../../primary/primary-context.ts";
 import type { ReplicaSink, StagedQuestion } from "../../primary/ship/shipment.ts";
@@ -80,6 +80,8 @@ export interface PrimaryStanding extends Standing {
   readonly stores: readonly CutStore[];
   readonly incarnation: string;
   readonly coherency: string;
+  /** Of removals up to here nothing is known any more: a replica further back cannot be told of them. */
+  readonly forgotten: bigint;
 }
 
 /** Frames that may be on their way to the main thread and from there into the links. */
@@ -247,7 +249,13 @@ function opened(): PrimaryContext {
 }
 
 function standing(): PrimaryStanding {
-  return { ...opened().catalog.standing, stores, incarnation: opened().incarnation, coherency };
+  return {
+    ...opened().catalog.standing,
+    stores,
+    incarnation: opened().incarnation,
+    coherency,
+    forgotten: forgottenUpTo(opened()),
+  };
 }
 
 function openSink(state: SinkState): ReplicaSink {

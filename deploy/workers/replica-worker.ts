@@ -2,8 +2,9 @@ import { parentPort } from "node:worker_threads";
 import { zstdDecompressSync } from "node:zlib";
 import { applyNext, markSuspect, recoverApply } from "../../replica/apply/apply.ts";
 import { commit } from "../../replica/commit/commit.ts";
-import { sweep } from "../../replica/history/sweep.ts";
-import { recoverThinning, thinningByRetention } from "../../replica/history/thin.ts";
+import { PinnedPoints } from "../../replica/history/pinned-points.ts";
+import { restamp, sweep } from "../../replica/history/sweep.ts";
+import { historyBytes, recoverThinning, thinningByRetention } from "../../replica/history/thin.ts";
 import { seal, takeOver, unseal } from "../../replica/promote/promote.ts";
 import { adopting, beginAdoption, endAdoption, stageFromCopy } from "../../replica/receive/adopt.ts";
 import { Receiver } from "../../replica/receive/receive.ts";
@@ -95,7 +96,9 @@ let catalog: Catalog | undefined;
 let context: ReplicaContext | undefined;
 let receiver: Receiver | undefined;
 let generation = 0;
-const pinned = new Map<Seq, number>();
+const pinned = new PinnedPoints();
+/** As of the last thinning: adding it up costs what the history holds. */
+let historyBytesKnown = 0;
 let flushPlanned = false;
 let applyTimer: NodeJS.Timeout | undefined;
 let unappliedSince = 0;
@@ -178,12 +181,10 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       return standing();
     },
     pin({ seq: at }) {
-      pinned.set(seq(at), (pinned.get(seq(at)) ?? 0) + 1);
+      pinned.pin(seq(at));
     },
     unpin({ seq: at }) {
-      const left = (pinned.get(seq(at)) ?? 1) - 1;
-      if (left === 0) pinned.delete(seq(at));
-      else pinned.set(seq(at), left);
+      pinned.unpin(seq(at));
     },
     seal() {
       endSession();
@@ -283,10 +284,7 @@ function standing(): ReplicaStanding {
     adopting: isAdopting(),
     pointCount: Number(opened.get("SELECT count(*) AS n FROM cuts WHERE point = 1")?.n ?? 0),
     oldestPointUs: Number(opened.get("SELECT min(taken_at_us) AS at FROM cuts WHERE point = 1")?.at ?? 0),
-    historyBytes: Number(
-      opened.get("SELECT (SELECT coalesce(sum(length),0) FROM images) + (SELECT coalesce(sum(bytes),0) FROM kept) AS n")
-        ?.n ?? 0,
-    ),
+    historyBytes: historyBytesKnown,
   };
 }
 
@@ -525,6 +523,12 @@ function housekeeping(everyMs: number, begin: () => Iterator<unknown> | undefine
   later(everyMs, start);
 }
 
+function* thinMeasured(of: ReplicaContext, retention: RetentionConfig): Generator<void> {
+  // The live map: a point that somebody begins to read between two steps stays.
+  yield* thinningByRetention(of, retention, pinned);
+  historyBytesKnown = historyBytes(of);
+}
+
 function* sweepAll(): Generator<void> {
   for (let after: ObjectId | 0 | undefined = 0; after !== undefined && context !== undefined; ) {
     const slice: ReturnType<typeof sweep> = sweep(context, after, sweepObjectsMax);
@@ -533,15 +537,14 @@ function* sweepAll(): Generator<void> {
       markSuspect(context, `somebody changed ${first.store}/${first.path} in the copy: ${first.what}`);
       acknowledge();
     }
+    restamp(context, slice.restamps);
     after = slice.next;
     yield;
   }
 }
 
 housekeeping(thinEveryMs, () =>
-  context === undefined || options === undefined
-    ? undefined
-    : thinningByRetention(context, options.retention, new Set(pinned.keys())),
+  context === undefined || options === undefined ? undefined : thinMeasured(context, options.retention),
 );
 housekeeping(sweepEveryMs, () => (openCatalog().standing.applying === undefined ? sweepAll() : undefined));
 

@@ -33,7 +33,7 @@ export function pruneSuperseded({ catalog }: PrimaryContext, birth: Seq, forgott
       );
     }
   }
-  const last = Number(catalog.get("SELECT value FROM standing WHERE key = 'forgotten'")?.value ?? 0);
+  const last = Number(forgottenUpToIn(catalog));
   if (forgottenUpTo > BigInt(last)) {
     catalog.run("DELETE FROM path_versions WHERE birth > ? AND birth <= ? AND object IS NULL", last, forgottenUpTo);
     catalog.run("DELETE FROM object_versions WHERE birth > ? AND birth <= ? AND type = 0", last, forgottenUpTo);
@@ -41,6 +41,15 @@ export function pruneSuperseded({ catalog }: PrimaryContext, birth: Seq, forgott
     catalog.run("DELETE FROM cuts WHERE seq >= ? AND seq < ? AND point = 0", last, forgottenUpTo);
     catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('forgotten', ?)", Number(forgottenUpTo));
   }
+}
+
+/** Marks of what is gone are known for cuts after this one only. */
+export function forgottenUpTo({ catalog }: PrimaryContext): bigint {
+  return forgottenUpToIn(catalog);
+}
+
+function forgottenUpToIn(catalog: PrimaryContext["catalog"]): bigint {
+  return BigInt(Number(catalog.get("SELECT value FROM standing WHERE key = 'forgotten'")?.value ?? 0));
 }
 
 /**

@@ -166,6 +166,11 @@ export function takeOver(context: ReplicaContext, keepHistory: boolean): { epoch
   const next = epoch((standing.epoch > standing.epochSeen ? standing.epoch : standing.epochSeen) + 1n);
   const last = Number(catalog.get("SELECT max(object) AS last FROM object_versions")?.last ?? 0);
   catalog.transaction("epoch", () => {
+    // The service writes from here on, and nobody saves what it overwrites: no point before this one can be read any more.
+    catalog.run("DELETE FROM seen WHERE object IN (SELECT object FROM kept)");
+    catalog.run("DELETE FROM kept");
+    catalog.run("DELETE FROM images");
+    catalog.run("UPDATE cuts SET point = 0 WHERE point = 1");
     catalog.event("promotion.done", { epoch: String(next), cut: cutText(standing.committed) }, context.nowUs());
     catalog.stand({
       role: "primary",

@@ -8,7 +8,7 @@
  * Failures are Node system errors with their `code` (ENOENT, EEXIST, ENOSPC, EIO, EXDEV, ELOOP, ENOTDIR ...).
  */
 export interface Disk {
-  /** Opens a directory by an absolute path from the configuration; symlinks in it are followed. */
+  /** Opens a directory by an absolute path from the configuration, in latin1 as names are; symlinks in it are followed. */
   openRoot(path: string): Directory;
   /** O_DIRECTORY|O_NOFOLLOW: ENOTDIR or ELOOP for anything else. */
   openDirectory(parent: Directory, name: string): Directory;

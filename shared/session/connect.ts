@@ -28,12 +28,15 @@ export type RefusalCode =
   | "CONFIGURATION"
   | "DIVERGED"
   | "TWO_PRIMARIES"
+  | "TOO_FAR_BACK"
   | "NOT_A_MEMBER";
 
 /** What this node knows of its own cuts, to judge where another stands. */
 export interface OwnHistory {
   /** Digest after the cut with this seq, undefined where it is no longer known. */
   digestAt(at: bigint): Uint8Array | undefined;
+  /** Removals up to this cut are forgotten: a replica further back cannot be told of them. */
+  readonly forgottenUpTo?: bigint;
 }
 
 /**
@@ -117,6 +120,13 @@ function asPrimary(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
       "DIVERGED",
       `cut ${base.epoch}.${base.seq} has another digest on ${theirs.node}`,
       "One of the catalogs was restored or damaged: let the replica begin anew.",
+    );
+  }
+  if (base.seq < (history.forgottenUpTo ?? 0n)) {
+    return refuse(
+      "TOO_FAR_BACK",
+      `${theirs.node} stands at cut ${base.epoch}.${base.seq}, and what was removed up to cut ${history.forgottenUpTo} is no longer known here`,
+      `On ${theirs.node}: understudy adopt ${theirs.group}; its copy is compared and only the difference is shipped.`,
     );
   }
   return { kind: "ship", base };
