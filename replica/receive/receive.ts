@@ -8,6 +8,7 @@ import {
   equalBytes,
   hashBytes,
   hashInRun,
+  isZero,
   zeroHash,
 } from "../../shared/manifest/block-hash.ts";
 import { hex } from "../../shared/manifest/digest.ts";
@@ -15,27 +16,29 @@ import type { OpenFile } from "../../shared/ports/disk.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
 import type { CutBegin, CutEnd, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
 import { type CutId, compareCuts, cutText, type ObjectId, type Seq, sameCut } from "../../shared/words.ts";
+import { writeZeros } from "../apply/write-zeros.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
 import { singleFileName } from "../store-home.ts";
 import { failing, SyncFailed } from "../sync.ts";
+import { checkBlocks, fileBytesMax, PendingContent, pendingContentsMax } from "./pending-content.ts";
 import { BaseMismatch, CutDamaged, CutMalformed, NoRoom, Sealed, SenderRefused } from "./refusals.ts";
 import { distrustStaging, forgetOpenCut } from "./resume.ts";
 
 /** A transaction is closed at these bounds, so that the worker never stands still for long. */
 const rowsPerTransactionMax = 4000;
 const bytesPerTransactionMax = 8 * 1024 * 1024;
-/** An extent's length and its blocks: more is a hostile frame. */
-const extentBlocksMax = 1 << 16;
 
 interface OpenCut {
   readonly begin: CutBegin;
   readonly seq: Seq;
   /** Number in this catalog of each store of the message. */
   readonly stores: readonly number[];
-  readonly contents: Map<ObjectId, ContentChange>;
+  readonly contents: Map<ObjectId, PendingContent>;
   /** Where fresh objects are put, decided at their first extent and kept for the whole cut. */
   readonly fresh: Map<ObjectId, "inline" | "staged">;
+  /** Of fresh objects that an earlier session has staged: the bytes that lay there at the first extent. */
+  readonly resumed: Map<ObjectId, number>;
   ordinal: number;
   inlineBytes: number;
   payloadBytes: number;
@@ -140,6 +143,8 @@ export class Receiver {
         );
       return number;
     });
+    if (stores.length !== known.size || new Set(stores).size !== known.size)
+      throw new CutMalformed(`cut ${cutText(begin.cut)} has the stores ${begin.stores.join(", ")}: not each once`);
     catalog.begin();
     if (catalog.get("SELECT 1 AS found FROM cuts WHERE seq = ? AND state = 'receiving'", begin.cut.seq) !== undefined) {
       manifest.dropBirth(begin.cut.seq);
@@ -166,6 +171,7 @@ export class Receiver {
       stores,
       contents: new Map(),
       fresh: new Map(),
+      resumed: new Map(),
       ordinal: 0,
       inlineBytes: 0,
       payloadBytes: 0,
@@ -180,6 +186,7 @@ export class Receiver {
   /** `payload` holds the bytes of the extents one after the other, decoded. */
   extents(extents: readonly Extent[], payload: Uint8Array): void {
     const open = this.#opened("extents");
+    checkBlocks(extents);
     let at = 0;
     for (const extent of extents) {
       const carried = extent.zero || extent.held ? 0 : extent.length;
@@ -196,11 +203,6 @@ export class Receiver {
     const { manifest } = this.#context;
     const { object, blockSize, offset, length } = extent;
     const store = this.#store(open, extent.store);
-    if (!Number.isInteger(Math.log2(blockSize)) || blockSize < 512 || blockSize > 1 << 30)
-      throw new CutMalformed(`block size ${blockSize}`);
-    if (length <= 0 || offset % blockSize !== 0 || length > extentBlocksMax * blockSize) {
-      throw new CutMalformed(`extent at ${offset} of ${length} bytes with blocks of ${blockSize}`);
-    }
     const existing = manifest.object(object, open.seq);
     if (existing !== undefined && (existing.type !== "file" || existing.blockSize !== blockSize)) {
       throw new CutMalformed(
@@ -210,13 +212,19 @@ export class Receiver {
     const old = manifest.object(object, open.begin.base.seq) !== undefined;
     if (extent.fresh === old)
       throw new CutMalformed(`extent of object ${object} says ${extent.fresh ? "new" : "known"}: it is not`);
-    let content = open.contents.get(object);
-    if (content === undefined) {
-      content = new ContentChange(manifest, object, open.seq, existing?.content ?? new Uint8Array(0), {
-        births: false,
-      });
-      open.contents.set(object, content);
+    if (extent.held && old) throw new CutMalformed(`extent of object ${object} is held: the copy has that object`);
+    let pending = open.contents.get(object);
+    if (pending === undefined) {
+      if (open.contents.size >= pendingContentsMax)
+        throw new CutMalformed(`more than ${pendingContentsMax} objects with extents and no row`);
+      this.#checkStoreOf(object, store);
+      const content = existing?.content ?? new Uint8Array(0);
+      const change = new ContentChange(manifest, object, open.seq, content, { births: false });
+      pending = new PendingContent(change, blockSize, store);
+      open.contents.set(object, pending);
     }
+    pending.take(extent, store);
+    const content = pending.change;
     const first = offset / blockSize;
     const blocks = Math.ceil(length / blockSize);
     if (extent.hashes.length !== (extent.zero ? 0 : blocks * hashBytes))
@@ -229,7 +237,7 @@ export class Receiver {
           throw new CutDamaged(`block ${first + i} of object ${object} does not have its hash`);
         }
       }
-      if (extent.held) this.#checkHeld(object, first + i, hash);
+      if (extent.held) this.#checkHeld(extent, store, first + i, hash);
       content.set(first + i, hash);
     }
     open.payloadBytes += bytes.length;
@@ -237,11 +245,22 @@ export class Receiver {
     this.#store_(open, extent, store, bytes);
   }
 
-  #checkHeld(object: ObjectId, block: number, hash: Uint8Array): void {
+  /** An object lies in the store of its paths, and so do the bytes that wait for it. */
+  #checkStoreOf(object: ObjectId, store: number): void {
+    if (this.#context.homes.size === 1) return;
+    const known = this.#context.catalog.get("SELECT store FROM path_versions WHERE object = ? LIMIT 1", object);
+    if (known !== undefined && Number(known.store) !== store)
+      throw new CutMalformed(`object ${object} is in store ${known.store}, and what came now in store ${store}`);
+  }
+
+  #checkHeld({ object, blockSize }: Extent, store: number, block: number, hash: Uint8Array): void {
     const row = this.#context.catalog.get(
-      "SELECT hashes FROM staged_runs WHERE object=? AND run=?",
+      `SELECT hashes FROM staged_runs r JOIN staged s ON s.object = r.object
+         WHERE r.object=? AND run=? AND block_size=? AND store=?`,
       object,
       Math.floor(block / blocksPerRun),
+      blockSize,
+      store,
     );
     const held = hashInRun(row?.hashes as Uint8Array | undefined, block % blocksPerRun);
     if (!equalBytes(held, hash))
@@ -255,18 +274,23 @@ export class Receiver {
     if (extent.fresh) {
       let place = open.fresh.get(object);
       if (place === undefined) {
-        const resumed = catalog.get("SELECT 1 AS found FROM staged WHERE object = ?", object) !== undefined;
-        place = resumed || extent.held || open.inlineBytes + length > limits.inlineBytesMax ? "staged" : "inline";
+        place =
+          this.#resumes(open, extent, store) || extent.held || open.inlineBytes + length > limits.inlineBytesMax
+            ? "staged"
+            : "inline";
         open.fresh.set(object, place);
       }
       // What was inline at first stays so, or an older inline piece would be laid over a newer staged one.
       if (place === "staged") {
         if (extent.held) return;
+        const { disk } = this.#context;
         const file = this.#stagedFile(open, object, store, extent.blockSize);
+        // Beyond its end the file reads as zeros: an extent of many costs nothing, neither here nor on the disk.
+        const written = extent.zero ? Math.max(0, Math.min(length, disk.statFile(file).size - offset)) : length;
         this.#writeStaged(
           open,
-          () => this.#context.disk.write(file, extent.zero ? new Uint8Array(length) : bytes, offset),
-          length,
+          () => (extent.zero ? writeZeros(disk, file, offset, written) : disk.write(file, bytes, offset)),
+          written,
         );
         return;
       }
@@ -299,6 +323,33 @@ export class Receiver {
       payload,
     );
     open.rowsSinceCommit++;
+  }
+
+  /** An earlier session staged this object, as the same primary would do it again: else what lies there is another's. */
+  #resumes(open: OpenCut, { object, blockSize }: Extent, store: number): boolean {
+    const { catalog, disk } = this.#context;
+    const staged = catalog.get("SELECT store, block_size FROM staged WHERE object = ?", object);
+    if (staged === undefined) return false;
+    if (Number(staged.store) !== store || Number(staged.block_size) !== blockSize) {
+      this.#discardStaged(object);
+      return false;
+    }
+    const stat = disk.stat(homeOf(this.#context, store).staging, objectFileName(object));
+    open.resumed.set(object, stat?.size ?? 0);
+    return true;
+  }
+
+  #discardStaged(object: ObjectId): void {
+    const { catalog, disk } = this.#context;
+    const staged = catalog.get("SELECT store FROM staged WHERE object = ?", object);
+    if (staged === undefined) return;
+    this.#closeStaged();
+    const { staging } = homeOf(this.#context, Number(staged.store));
+    const name = objectFileName(object);
+    if (disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
+    this.#touched.get(Number(staged.store))?.delete(name);
+    catalog.run("DELETE FROM staged WHERE object = ?", object);
+    catalog.run("DELETE FROM staged_runs WHERE object = ?", object);
   }
 
   #writeStaged(open: OpenCut, write: () => void, length: number): void {
@@ -383,10 +434,15 @@ export class Receiver {
     if (row.type === "symlink" && (row.target === "" || row.target.includes("\0") || row.target.length > 4095)) {
       throw new CutMalformed(`object ${row.object} is a symlink with a target of ${row.target.length} bytes`);
     }
-    if (row.mode > 0o7777 || row.size < 0 || row.object <= 0)
+    if (row.mode > 0o7777 || row.size < 0 || row.size > fileBytesMax || row.object <= 0)
       throw new CutMalformed(`object ${row.object} with mode ${row.mode} and size ${row.size}`);
+    if (before === undefined) this.#checkNeverDied(open, row.object);
+    // Without extents in this cut nothing of the object is staged: what lies there was another's under the same number.
+    if (before === undefined && !open.fresh.has(row.object)) this.#discardStaged(row.object);
     if (row.type === "file") {
-      let content = open.contents.get(row.object);
+      const pending = open.contents.get(row.object);
+      pending?.settle(row, store);
+      let content = pending?.change;
       if (before !== undefined && before.blockSize !== row.blockSize) {
         throw new CutMalformed(
           `object ${row.object} changes its block size from ${before.blockSize} to ${row.blockSize}`,
@@ -409,21 +465,19 @@ export class Receiver {
     open.objects++;
   }
 
-  /** What an earlier session staged and this one does not have must not shine through. */
+  /** Numbers are given once: under the second object's the first one's file would be lost, and points with it. */
+  #checkNeverDied(open: OpenCut, object: ObjectId): void {
+    const { seq } = open.begin.base;
+    if (seq === 0n) return;
+    const sql = "SELECT 1 AS found FROM object_versions WHERE object=? AND birth<=? LIMIT 1";
+    if (this.#context.catalog.get(sql, object, seq) !== undefined)
+      throw new CutMalformed(`object ${object} has died and comes again`);
+  }
+
   #finishStaged(open: OpenCut, row: ObjectRow, store: number): void {
-    const { catalog, manifest, disk } = this.#context;
+    const { catalog, disk } = this.#context;
     const file = this.#stagedFile(open, row.object, store, row.blockSize);
-    for (const staged of catalog.all("SELECT run, hashes FROM staged_runs WHERE object = ?", row.object)) {
-      const run = Number(staged.run);
-      const now = manifest.run(row.object, run, open.seq);
-      const hashes = staged.hashes as Uint8Array;
-      for (let i = 0; i * hashBytes < hashes.length; i++) {
-        const at = (run * blocksPerRun + i) * row.blockSize;
-        if (at >= row.size || equalBytes(hashInRun(hashes, i), zeroHash) || !equalBytes(hashInRun(now, i), zeroHash))
-          continue;
-        withinRoom(open, () => disk.write(file, new Uint8Array(Math.min(row.blockSize, row.size - at)), at));
-      }
-    }
+    this.#clearResumed(open, row, file);
     catalog.run("DELETE FROM staged_runs WHERE object = ?", row.object);
     disk.truncate(file, row.size);
     // Here, while the file is open, rather than by name when it is placed: a sync covers the meta only through the
@@ -437,6 +491,24 @@ export class Receiver {
       if (error instanceof SyncFailed) distrustStaging(this.#context);
       throw error;
     }
+  }
+
+  /**
+   * What an earlier session staged and this one does not have must not shine through. The bytes themselves are asked: the
+   * last that were written before that session broke had no hash in the catalog yet.
+   */
+  #clearResumed(open: OpenCut, row: ObjectRow, file: OpenFile): void {
+    const { manifest, disk } = this.#context;
+    const end = Math.min(open.resumed.get(row.object) ?? 0, row.size);
+    const block = new Uint8Array(row.blockSize);
+    let now: Uint8Array | undefined;
+    for (let at = 0, index = 0; at < end; at += row.blockSize, index++) {
+      if (index % blocksPerRun === 0) now = manifest.run(row.object, index / blocksPerRun, open.seq);
+      if (!equalBytes(hashInRun(now, index % blocksPerRun), zeroHash)) continue;
+      const length = disk.read(file, block, 0, Math.min(row.blockSize, row.size - at), at);
+      if (!isZero(block.subarray(0, length))) withinRoom(open, () => disk.write(file, new Uint8Array(length), at));
+    }
+    open.resumed.delete(row.object);
   }
 
   #pathRow(open: OpenCut, row: PathRow): void {
@@ -453,6 +525,9 @@ export class Receiver {
         throw new CutMalformed(`path ${JSON.stringify(path)} leads to object ${row.object}, which is unknown`);
       if (path === "" && object.type !== "directory")
         throw new CutMalformed(`the root of store ${home.placement.name} is a ${object.type}`);
+      if (home.placement.shape === "file" && object.type !== "file")
+        throw new CutMalformed(`store ${home.placement.name} is a single file, received a ${object.type}`);
+      this.#checkStoreOf(row.object, store);
     }
     manifest.putPath(store, path, row.object, open.seq);
     open.paths++;
@@ -462,21 +537,14 @@ export class Receiver {
   dropObject(object: ObjectId): void {
     const { catalog, manifest } = this.#context;
     const open = this.#opened("objectDropped");
+    if (manifest.object(object, open.seq)?.birth === Number(open.seq))
+      throw new CutDamaged(`object ${object} is dropped after its row, which would be left without its blocks`);
     this.#closeStaged();
     open.contents.delete(object);
     catalog.run("DELETE FROM run_versions WHERE object = ? AND birth = ?", object, open.seq);
     catalog.run("DELETE FROM extents WHERE object = ? AND seq = ?", object, open.seq);
-    if (open.fresh.delete(object)) {
-      const staged = catalog.get("SELECT store FROM staged WHERE object = ?", object);
-      if (staged !== undefined && manifest.object(object, open.seq) === undefined) {
-        const staging = homeOf(this.#context, Number(staged.store)).staging;
-        const name = objectFileName(object);
-        if (this.#context.disk.stat(staging, name) !== undefined) this.#context.disk.unlink(staging, name);
-        this.#touched.get(Number(staged.store))?.delete(name);
-        catalog.run("DELETE FROM staged WHERE object = ?", object);
-        catalog.run("DELETE FROM staged_runs WHERE object = ?", object);
-      }
-    }
+    open.resumed.delete(object);
+    if (open.fresh.delete(object)) this.#discardStaged(object);
   }
 
   /** The cut is whole: checks it against its own numbers and digest. It becomes visible with the next commit. */
@@ -491,11 +559,21 @@ export class Receiver {
         `cut ${text} has ${open.objects} objects, ${open.paths} paths and ${open.payloadBytes} bytes; its end says ${end.objects}, ${end.paths} and ${end.payloadBytes}`,
       );
     }
+    const stores = new Set(end.stores.map(({ name }) => name));
+    if (
+      stores.size !== end.stores.length ||
+      stores.size !== open.stores.length ||
+      !open.begin.stores.every((name) => stores.has(name))
+    )
+      throw new CutMalformed(
+        `cut ${text} of ${open.begin.stores.join(", ")} ends with other stores: ${[...stores].join(", ")}`,
+      );
     const unfinished = open.contents.keys().next();
     if (unfinished.done !== true)
       throw new CutMalformed(`cut ${text} has extents of object ${unfinished.value} and no row of it`);
     this.#closeStaged();
     this.#checkShape(open);
+    this.#checkPlaces(open);
     manifest.settleDeaths(open.seq, open.begin.base.seq);
     const digest = manifest.digestAfter(open.begin.base.seq, catalog.standing.digest, open.seq);
     if (!equalBytes(digest, end.digest)) {
@@ -556,6 +634,23 @@ export class Receiver {
         );
       }
     }
+  }
+
+  /** What was staged lies where the object's paths are; what has no path at all is nothing that apply could ever find. */
+  #checkPlaces(open: OpenCut): void {
+    const { catalog, manifest } = this.#context;
+    const astray = catalog.get(
+      "SELECT s.object FROM staged s JOIN path_versions p ON p.object = s.object WHERE s.seq = ? AND p.store <> s.store LIMIT 1",
+      open.seq,
+    );
+    if (astray !== undefined)
+      throw new CutMalformed(`object ${astray.object} was sent for another store than its path's`);
+    for (const { object } of catalog.all(
+      `SELECT object FROM object_versions o WHERE birth = ? AND type <> 0
+         AND NOT EXISTS (SELECT 1 FROM path_versions p WHERE p.object = o.object)`,
+      open.seq,
+    ))
+      manifest.putDeath(Number(object) as ObjectId, open.seq);
   }
 
   /** Room for what apply will write: old images, growth and a margin, on every mount, before anything is promised. */
