@@ -20,7 +20,7 @@ import { type Operation, type OperationKind, type PowerLossMode, SimulatedDisk }
 /** What the replica does, one after the other. Cuts count from 1, in the order of the changes. */
 export type Step =
   | { readonly do: "receive"; readonly cut: number; readonly from: number; readonly to: number }
-  | { readonly do: "commit" | "apply" | "promote" };
+  | { readonly do: "commit" | "apply" | "promote" | "abort" };
 
 /** Takes in a cut, or the part of its messages between two fractions. */
 export function receive(cut: number, from = 0, to = 1): Step {
@@ -29,6 +29,8 @@ export function receive(cut: number, from = 0, to = 1): Step {
 export const commit: Step = { do: "commit" };
 export const apply: Step = { do: "apply" };
 export const promote: Step = { do: "promote" };
+/** The session ends. */
+export const abort: Step = { do: "abort" };
 /** A cut of its own from the first frame to the copy. */
 export function whole(cut: number): Step[] {
   return [receive(cut), commit, apply];
@@ -179,12 +181,14 @@ export class CrashMatrix {
     recorder.recording = false;
     let node: ReplicaNode | undefined;
     let error: unknown;
-    let sentAgain = 0;
+    let mended = false;
     try {
       node = this.#start(disk, undefined, recorder);
       for (const step of this.scenario.steps) {
         recorder.step = step.do;
-        if (step.do === "receive" && step.cut <= sentAgain) continue;
+        // A refused cut was sent again whole: what the scenario has left of it is there.
+        if (mended && step.do === "receive" && this.#cut(step.cut).cut.seq <= node.catalog.standing.committed.seq)
+          continue;
         try {
           this.#take(node, step, recorder);
         } catch (refused) {
@@ -192,8 +196,8 @@ export class CrashMatrix {
           error = refused;
           node.endSession();
           mend(disk);
-          sentAgain = step.do === "receive" ? step.cut : 0;
-          for (const cut of this.#cuts.slice(0, sentAgain)) {
+          mended = true;
+          for (const cut of this.#cuts.slice(0, step.do === "receive" ? step.cut : 0)) {
             if (cut.cut.seq > node.catalog.standing.committed.seq) node.receive(cut);
           }
         }
@@ -280,6 +284,9 @@ export class CrashMatrix {
         break;
       case "promote":
         node.promote();
+        break;
+      case "abort":
+        node.endSession();
     }
   }
 
@@ -479,7 +486,9 @@ export class CrashMatrix {
     }
     if (catalog.standing.applied === catalog.standing.committed.seq && catalog.cuts("receiving").length === 0) {
       const left = list(home.staging);
-      if (left !== "") fail(`staging holds "${left}" after everything is applied`);
+      const resumable = known("SELECT object AS name FROM staged WHERE store = ?", "o");
+      if (left !== resumable)
+        fail(`staging holds "${left}" after everything is applied, the catalog knows "${resumable}"`);
       if (catalog.get("SELECT 1 AS found FROM extents LIMIT 1") !== undefined)
         fail("redo is left after everything is applied");
     }

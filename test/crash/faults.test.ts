@@ -35,7 +35,7 @@ describe("faults of the disk", function () {
     for (const singleSyncsMax of [64, 0]) {
       const how = singleSyncsMax === 0 ? "whole filesystems" : "one by one";
       it(`${scenario.name}, ${how}: trusts no sync that failed, neither at once nor after a restart`, async () => {
-        using matrix = await open({ ...scenario, limits: { singleSyncsMax } });
+        using matrix = await open({ ...scenario, limits: { ...scenario.limits, singleSyncsMax } });
         for (const point of matrix.points()) {
           if (!syncs.has(point.kind)) continue;
           counts.syncs++;

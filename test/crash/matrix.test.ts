@@ -37,7 +37,12 @@ describe("the crash-point matrix", function () {
     for (const variant of number === 0 ? variants.slice(0, 2) : variants) {
       it(`${scenario.name}, ${variant.name}: whatever the power leaves comes up as a committed cut`, async () => {
         using matrix = await CrashMatrix.open(
-          { ...scenario, ...variant.change, name: `${scenario.name}, ${variant.name}` },
+          {
+            ...scenario,
+            ...variant.change,
+            limits: { ...scenario.limits, ...variant.change.limits },
+            name: `${scenario.name}, ${variant.name}`,
+          },
           realProgram,
         );
         const points = matrix.points();

@@ -366,7 +366,7 @@ describe("mutants of the order", function () {
   }
 
   async function judge(program: ReplicaProgram, mutant: Mutant, scenario: Scenario): Promise<string | undefined> {
-    const limits = mutant.wholeFilesystems ? { limits: { singleSyncsMax: 0 } } : {};
+    const limits = { limits: { ...scenario.limits, ...(mutant.wholeFilesystems ? { singleSyncsMax: 0 } : {}) } };
     using matrix = await CrashMatrix.open({ ...scenario, ...limits }, program);
     try {
       for (const point of matrix.points()) {

@@ -1,4 +1,4 @@
-import { apply, commit, promote, receive, type Scenario, whole } from "./crash-matrix.ts";
+import { abort, apply, commit, promote, receive, type Scenario, whole } from "./crash-matrix.ts";
 import type { Change } from "./recorded-cuts.ts";
 
 /** A tree with everything in it: files of all sizes, sparse, empty, linked, and directories in directories. */
@@ -210,4 +210,25 @@ const pipelined: Scenario = {
   crashFrom: 3,
 };
 
-export const scenarios: readonly Scenario[] = [first, contents, names, types, promotion, pipelined];
+const broken: Scenario = {
+  name: "a link that breaks after each message",
+  changes: [
+    threeFiles,
+    ({ tree }, text) => {
+      tree!.write("new", text(5 * 4096));
+      tree!.write("a", text(3 * 4096));
+      tree!.write("small", text(10));
+      tree!.remove("c");
+    },
+  ],
+  steps: [
+    ...[1, 2, 3].flatMap((part) => [receive(1, 0, part / 4), abort]),
+    ...whole(1),
+    ...[1, 2, 3, 4].flatMap((part) => [receive(2, 0, part / 4), abort]),
+    ...whole(2),
+  ],
+  // What is staged is kept for a resume however short it is.
+  limits: { resumeBytesMin: 4096 },
+};
+
+export const scenarios: readonly Scenario[] = [first, contents, names, types, promotion, pipelined, broken];
