@@ -3,7 +3,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { type ExitCode, exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 import { parseDurationMs, UnitInvalid } from "../../shared/units.ts";
-import { type AgentStatus, acceptances, type ControlHandler, type GroupStatus, GroupUnknown } from "../control/api.ts";
+import { type AgentStatus, acceptances, type ControlHandler, cutRefText, type GroupStatus, GroupUnknown } from "../control/api.ts";
 import { connectControl } from "../control/client.ts";
 import { bridgeSocketPath, controlSocketPath, identityDirectory } from "../control/state-layout.ts";
 import { parseRestorePoint } from "./restore-point.ts";
@@ -345,16 +345,19 @@ class CommandLine {
       return;
     }
     const state = groupIn(status, group);
+    let { acceptLoss } = options;
     if (state.role !== "primary") {
       this.#terminal.err.write(promotionText(group, status.node, state));
       if (!options.yes) {
         if (!this.#terminal.interactive) throw new NotConfirmed("nobody is here to confirm the promotion");
         if (!(await confirmed(this.#terminal, "Promote it?")))
           throw new NotConfirmed("the promotion was not confirmed");
+        // Who has read what is lost by going on from this cut, and says yes, has accepted just that; --yes has read nothing.
+        if (state.cut) acceptLoss ??= cutRefText(state.cut);
       }
     }
     const accept = acceptedIn(options, "promote");
-    const loss = options.acceptLoss === undefined ? {} : { acceptLoss: options.acceptLoss };
+    const loss = acceptLoss === undefined ? {} : { acceptLoss };
     this.#answer(options, await agent.promote(group, { accept, ...loss }), (answer) => promotedText(group, answer));
   }
 

@@ -236,7 +236,7 @@ describe("command line", () => {
         const nobody = await run(words);
         expect(nobody.code).to.equal(exitCodes.refused);
         expect(nobody.err).to.include("--yes");
-        expect(agent.calls).to.have.length(1);
+        expect(agent.calls).to.deep.equal([["promote", "app", { accept: [], acceptLoss: "1.42" }]]);
       });
 
       it("hands on exactly the flags that were given", async () => {
