@@ -12,6 +12,8 @@ import type { WorkerThread } from "./worker-thread.ts";
 
 /** Frames that may be on their way to the catalog worker: more would be memory without bound. */
 const windowBytes = 8 * 1024 * 1024;
+/** Of texts for the peer: what they name may be as long as what the peer sent, and a message has its bounds. */
+const textLengthMax = 4096;
 
 /** The replica's side of one session with the primary. */
 export class Following {
@@ -93,7 +95,7 @@ export class Following {
     this.acknowledged = message;
     this.#cover();
     this.session
-      .send({ kind: "acknowledgement", ...message })
+      .send({ kind: "acknowledgement", ...message, suspect: bounded(message.suspect) })
       .catch((error: unknown) => this.#log.debug("acknowledgement.unsent", { error }));
   }
 
@@ -113,7 +115,7 @@ export class Following {
         kind: "cutRejected",
         cut,
         code: error.code,
-        message: error.message,
+        message: bounded(error.message),
         remedy: error.remedy,
         committed,
       });
@@ -169,4 +171,8 @@ export class Following {
 function ownBuffer(bytes: Uint8Array): ArrayBuffer[] {
   const { buffer, byteLength } = bytes;
   return buffer instanceof ArrayBuffer && byteLength > 0 && byteLength === buffer.byteLength ? [buffer] : [];
+}
+
+function bounded(text: string): string {
+  return text.slice(0, textLengthMax).toWellFormed();
 }
