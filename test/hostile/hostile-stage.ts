@@ -1,0 +1,159 @@
+import { randomBytes } from "node:crypto";
+import { mkdtempSync, rmSync } from "node:fs";
+import { mkdir, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { identityDirectory } from "../../deploy/control/state-layout.ts";
+import { configurationDigest } from "../../shared/config/digest.ts";
+import { loadConfig } from "../../shared/config/load.ts";
+import { ensureIdentity } from "../../shared/link/identity.ts";
+import { AgentProcess, freePort, until } from "./agent-process.ts";
+import { catalogDump, treeDigest } from "./footprint.ts";
+import { ScriptedPrimary } from "./scripted-primary.ts";
+
+const nodes = ["alpha", "bravo", "charlie", "delta"] as const;
+type Node = (typeof nodes)[number];
+
+/**
+ * A real replica agent (bravo) in a process of its own, and what surrounds it: alpha, the scripted primary of its group,
+ * charlie, another replica, and delta, who has a key but no part in the group. Beside the copies lies a directory that
+ * nobody may ever touch.
+ */
+export class HostileStage implements AsyncDisposable {
+  readonly directory: string;
+  readonly outside: string;
+  readonly uploads: string;
+  readonly database: string;
+  readonly catalog: string;
+  readonly configPath: string;
+  readonly #cleanup = new AsyncDisposableStack();
+  readonly #nodes = new Map<Node, ScriptedPrimary>();
+  agent!: AgentProcess;
+
+  private constructor() {
+    this.directory = mkdtempSync(join(tmpdir(), "understudy-hostile-"));
+    this.#cleanup.defer(() => rmSync(this.directory, { recursive: true, force: true }));
+    this.outside = join(this.directory, "outside");
+    this.uploads = join(this.directory, "copies", "uploads");
+    this.database = join(this.directory, "copies", "db", "app.db");
+    this.catalog = join(this.directory, "bravo", "groups", "app", "catalog.db");
+    this.configPath = join(this.directory, "understudy.yaml");
+  }
+
+  static async open(): Promise<HostileStage> {
+    const stage = new HostileStage();
+    try {
+      await stage.#build();
+      return stage;
+    } catch (error) {
+      await stage[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  async #build(): Promise<void> {
+    await mkdir(join(this.outside, "sub"), { recursive: true });
+    await mkdir(join(this.directory, "copies", "db"), { recursive: true });
+    await writeFile(join(this.outside, "precious"), "precious");
+    await writeFile(join(this.outside, "sub", "a.txt"), "precious too");
+    const port = await freePort();
+    const keys = await Promise.all(nodes.map((node) => ensureIdentity(identityDirectory(join(this.directory, node)))));
+    const [alpha, bravo, charlie, delta] = keys;
+    await writeFile(
+      this.configPath,
+      `nodes:
+  alpha:   { address: "127.0.0.1:1", key: "${alpha!.publicKey}" }
+  bravo:   { address: "127.0.0.1:${port}", key: "${bravo!.publicKey}" }
+  charlie: { key: "${charlie!.publicKey}" }
+  delta:   { key: "${delta!.publicKey}" }
+groups:
+  app:
+    primary: alpha
+    replicas: [bravo, charlie]
+    stores:
+      uploads: { kind: files, path: ${this.uploads} }
+      db:      { kind: sqlite, path: ${this.database} }
+`,
+    );
+    const config = await loadConfig(this.configPath);
+    const group = [...config.groups.values()][0]!;
+    const groupId = randomBytes(16).toString("hex");
+    for (const [index, node] of nodes.entries()) {
+      this.#nodes.set(
+        node,
+        new ScriptedPrimary({
+          node,
+          groupId,
+          incarnation: randomBytes(8).toString("hex"),
+          stores: [...group.stores.values()].map((store) => ({
+            name: store.name,
+            kind: store.kind,
+            digest: configurationDigest(store),
+          })),
+          identity: keys[index]!,
+          port,
+          hostKey: bravo!.publicKey,
+        }),
+      );
+    }
+    await this.startAgent();
+    this.#cleanup.defer(() => {
+      for (const node of this.#nodes.values()) node.close();
+    });
+  }
+
+  async startAgent(): Promise<void> {
+    this.agent = this.#cleanup.use(await AgentProcess.start(this.configPath, "bravo", join(this.directory, "bravo")));
+  }
+
+  node(name: Node): ScriptedPrimary {
+    return this.#nodes.get(name)!;
+  }
+
+  get alpha(): ScriptedPrimary {
+    return this.node("alpha");
+  }
+
+  /** The group's first cut, with one of everything. */
+  async seed(): Promise<void> {
+    const first = this.alpha
+      .draft()
+      .directory("uploads", "")
+      .directory("uploads", "docs")
+      .file("uploads", "docs/a.txt", "alpha ".repeat(2000))
+      .file("uploads", "docs/b.txt", "beta")
+      .directory("uploads", "docs/sub")
+      .file("uploads", "docs/sub/c.txt", "gamma")
+      .symlink("uploads", "out", this.outside)
+      .file("uploads", "big", randomBytes(700_000))
+      .file("uploads", "gone", "soon gone")
+      .file("db", "database", randomBytes(8192));
+    const conversation = await this.alpha.follow();
+    await this.alpha.ship(conversation, first);
+    await this.alpha.ship(conversation, this.alpha.draft().remove("uploads", "gone"));
+    conversation.channel.close();
+    await conversation.end();
+  }
+
+  /** Everything that an attack must leave as it was. */
+  footprint(): { readonly tree: string; readonly outside: string; readonly catalog: string } {
+    return {
+      tree: treeDigest(join(this.directory, "copies")),
+      outside: treeDigest(this.outside),
+      catalog: catalogDump(this.catalog),
+    };
+  }
+
+  /** The session has ended in the agent too, and with it what it had open. */
+  async quiet(): Promise<void> {
+    await until(() => {
+      const opened = this.agent.lines.filter(({ event }) => event === "session.opened").length;
+      const closed = this.agent.lines.filter(({ event }) => event === "session.closed").length;
+      return opened === closed;
+    }, "the agent's sessions end");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#cleanup.disposeAsync();
+  }
+}
