@@ -259,8 +259,13 @@ export class Manifest {
     return sum.bytes();
   }
 
-  /** Marks as dead, at `birth`, the objects that lost their last path in that cut. */
+  /** Marks as dead, at `birth`, the objects that no path leads to any more in that cut, or never did. */
   settleDeaths(birth: Seq, base: Seq): void {
+    // Born and superseded in the same cut: a path that moved while the cut was taken was found twice.
+    const unnamed = `SELECT object FROM object_versions o WHERE birth = ? AND type <> 0
+      AND NOT EXISTS (SELECT 1 FROM path_versions p WHERE p.object = o.object AND p.birth = o.birth)
+      AND NOT EXISTS (SELECT 1 FROM object_versions e WHERE e.object = o.object AND e.birth < o.birth)`;
+    for (const row of this.#catalog.all(unnamed, birth)) this.putDeath(Number(row.object) as ObjectId, birth);
     if (base === 0n) return; // Nothing was there that could die.
     for (const row of this.#catalog.all("SELECT store, dir, name, object FROM path_versions WHERE birth = ?", birth)) {
       const before = this.objectAtPath(Number(row.store), joinPath(String(row.dir), String(row.name)), base);
