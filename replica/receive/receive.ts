@@ -280,7 +280,10 @@ export class Receiver {
             : "inline";
         open.fresh.set(object, place);
       }
-      // What was inline at first stays so, or an older inline piece would be laid over a newer staged one.
+      if (place === "inline" && !extent.zero && open.inlineBytes + length > limits.inlineBytesMax) {
+        this.#moveToStaging(open, extent, store);
+        place = "staged";
+      }
       if (place === "staged") {
         if (extent.held) return;
         const { disk } = this.#context;
@@ -350,6 +353,31 @@ export class Receiver {
     this.#touched.get(Number(staged.store))?.delete(name);
     catalog.run("DELETE FROM staged WHERE object = ?", object);
     catalog.run("DELETE FROM staged_runs WHERE object = ?", object);
+  }
+
+  /**
+   * A new object that turns out to be larger than what the catalog takes: all of it goes to a file of its own, or an
+   * older inline piece would be laid over a newer staged one.
+   */
+  #moveToStaging(open: OpenCut, { object, blockSize }: Extent, store: number): void {
+    const { catalog, disk } = this.#context;
+    const file = this.#stagedFile(open, object, store, blockSize);
+    for (const row of catalog.all(
+      "SELECT offset, length, payload FROM extents WHERE seq=? AND object=? ORDER BY ordinal",
+      open.seq,
+      object,
+    )) {
+      const [offset, length] = [Number(row.offset), Number(row.length)];
+      if (row.payload === null) {
+        const written = Math.max(0, Math.min(length, disk.statFile(file).size - offset));
+        this.#writeStaged(open, () => writeZeros(disk, file, offset, written), written);
+      } else {
+        this.#writeStaged(open, () => disk.write(file, row.payload as Uint8Array, offset), length);
+        open.inlineBytes -= length;
+      }
+    }
+    catalog.run("DELETE FROM extents WHERE seq=? AND object=?", open.seq, object);
+    open.fresh.set(object, "staged");
   }
 
   #writeStaged(open: OpenCut, write: () => void, length: number): void {
