@@ -90,7 +90,7 @@ export function newestTag(bytes: Buffer): number {
   return newest;
 }
 
-function modelTree(nodes: ReadonlyMap<string, ModelNode>): Tree {
+export function modelTree(nodes: ReadonlyMap<string, ModelNode>): Tree {
   const links = new Map<ModelNode, number>();
   for (const node of nodes.values()) links.set(node, (links.get(node) ?? 0) + 1);
   const directories = new Map<string, Record<string, Tree>>();

@@ -12,6 +12,9 @@ const firstTree: Change = ({ tree }, text) => {
   tree!.write("docs/deep/deeper/c", text(64));
   tree!.write("nothing", "");
   tree!.write("sparse", text(600), 5 * 4096);
+  // Its first piece is small enough for the catalog, the second is not.
+  tree!.write("sparse and large", text(4096));
+  tree!.write("sparse and large", text(3 * 4096), 5 * 4096);
   tree!.symlink("link", "docs/a");
   tree!.link("docs/a", "hard");
   tree!.write("large", text(5 * 4096 + 300));
