@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import { CrashMatrix, type CrashPoint, type Scenario } from "./crash-matrix.ts";
+import { randomScenario } from "./random-scenario.ts";
 import { realProgram } from "./replica-program.ts";
 import { scenarios } from "./scenarios.ts";
 import { operationKinds, type PowerLossMode, powerLossModes } from "./simulated-disk.ts";
@@ -8,6 +9,11 @@ import { operationKinds, type PowerLossMode, powerLossModes } from "./simulated-
 const seedCount = Number(process.env.UNDERSTUDY_CRASH_SEEDS ?? 1);
 /** How many crash points share one whose recovery is crashed, too, and its operations one that is. */
 const againEvery = seedCount > 1 ? 3 : 12;
+
+/** Scenarios that chance makes: always the same few, and others, with every point crashed, in a soak. */
+const firstSeed = Number(process.env.UNDERSTUDY_SEED ?? 1);
+const randomSeeds = Array.from({ length: seedCount > 1 ? seedCount * 10 : 4 }, (_, index) => firstSeed + index);
+const randomStride = seedCount > 1 ? 1 : 4;
 
 const chosenByChance: ReadonlySet<PowerLossMode> = new Set(["torn", "reordered", "prefix"]);
 
@@ -24,13 +30,21 @@ describe("the crash-point matrix", function () {
   this.timeout(seedCount * 600_000);
   const counts = new Map<string, number>();
   const purposes = new Set<string>();
-  const totals = { points: 0, pointsInRecovery: 0, failures: 0, states: 0 };
+  const totals = { points: 0, pointsInRecovery: 0, restarts: 0, failures: 0, states: 0 };
 
   function count(points: readonly CrashPoint[]): void {
     for (const { kind, step, detail } of points) {
       counts.set(`${step}: ${kind}`, (counts.get(`${step}: ${kind}`) ?? 0) + 1);
       if (kind === "catalog commit") purposes.add(detail);
     }
+  }
+
+  function add(matrix: CrashMatrix, points: readonly CrashPoint[]): void {
+    totals.points += points.length;
+    totals.pointsInRecovery += matrix.pointsInRecovery;
+    totals.restarts += matrix.restarts;
+    totals.failures += matrix.failures;
+    totals.states += matrix.states;
   }
 
   for (const [number, scenario] of scenarios.entries()) {
@@ -58,12 +72,25 @@ describe("the crash-point matrix", function () {
             }
           }
         }
-        totals.points += points.length;
-        totals.pointsInRecovery += matrix.pointsInRecovery;
-        totals.failures += matrix.failures;
-        totals.states += matrix.states;
+        add(matrix, points);
       });
     }
+  }
+
+  for (const seed of randomSeeds) {
+    it(`random scenario ${seed}: whatever the power leaves comes up as a committed cut`, async () => {
+      using matrix = await CrashMatrix.open(randomScenario(seed), realProgram);
+      const points = matrix.points();
+      count(points);
+      for (const point of points) {
+        if (point.index % randomStride !== seed % randomStride) continue;
+        const again = point.index % 5 === 0 ? { again: 9 } : {};
+        matrix.restart(point);
+        for (const mode of ["lose-all", "keep-all", "reordered"] as const)
+          matrix.crash(point, mode, seed + point.index, again);
+      }
+      add(matrix, points);
+    });
   }
 
   it("crashes at every kind of operation, and knows every transaction", () => {
@@ -78,7 +105,7 @@ describe("the crash-point matrix", function () {
       .map(([key, found]) => `      ${String(found).padStart(5)}  ${key}`);
     console.log(
       [
-        `      ${totals.points} crash points and ${totals.pointsInRecovery} within recoveries, ${totals.failures} power failures, ${totals.states} different states recovered and judged`,
+        `      ${totals.points} crash points and ${totals.pointsInRecovery} within recoveries, ${totals.restarts} kills and ${totals.failures} power failures, ${totals.states} different states recovered and judged`,
         ...lines,
       ].join("\n"),
     );
