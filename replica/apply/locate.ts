@@ -51,7 +51,8 @@ export function locate(
       const place = home.tree.place(home.local(entry.path));
       if (place === undefined) continue;
       const stat = disk.stat(place.directory, place.name);
-      if (stat?.inode === inode) return { ...place, where: "tree", stat };
+      // A directory that a redo made may have the number of a file that is gone for good.
+      if (stat?.inode === inode && stat.type !== "directory") return { ...place, where: "tree", stat };
     }
   }
   return undefined;

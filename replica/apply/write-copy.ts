@@ -82,7 +82,8 @@ class CopyWriter {
     const place = home.tree.place(path);
     if (place === undefined) return;
     const stat = disk.stat(place.directory, place.name);
-    if (stat === undefined) return;
+    // A directory here is what came after the file, and may have its number if the file is gone for good.
+    if (stat === undefined || stat.type === "directory") return;
     if (after !== undefined && stat.inode === inodeOf(this.#context, after.object)) return;
     if (stat.inode !== inodeOf(this.#context, before.object)) return; // Vacated before the crash, or a stranger: see place.
     const name = objectFileName(before.object);
