@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { CopyView } from "../../replica/history/view.ts";
 import { NoRoom } from "../../replica/receive/refusals.ts";
 import type { ReplicaLimits } from "../../replica/replica-context.ts";
 import type { Catalog, CommitObserver, Standing } from "../../shared/catalog/catalog.ts";
@@ -9,6 +10,7 @@ import type { SystemErrorCode } from "../../shared/durable/system-error.ts";
 import { explain } from "../../shared/errors.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import type { Directory, Disk } from "../../shared/ports/disk.ts";
+import type { Seq } from "../../shared/words.ts";
 import { type Tree, treeDifference } from "./disk-tree.ts";
 import { type Change, newestTag, type RecordedCut, recordCuts } from "./recorded-cuts.ts";
 import { ReplicaNode } from "./replica-node.ts";
@@ -454,12 +456,25 @@ export class CrashMatrix {
         const restored = restoredPoint(context, number, point.cut.seq);
         const wrong = treeDifference(restored, this.#treeAt(name, point.cut.seq));
         if (wrong !== undefined) fail(`recovery point ${point.cut.seq} of ${name} is wrong: ${wrong}`);
+        this.#judgeView(node, number, point.cut.seq, fail);
       }
     }
     if (this.scenario.keepHistory !== false) {
       const points = catalog.cuts("point").length;
       if (BigInt(points) !== standing.applied)
         fail(`there are ${points} recovery points of ${standing.applied} applied cuts`);
+    }
+  }
+
+  /** The program's own view of a point finds every block with its hash. */
+  #judgeView({ context }: ReplicaNode, store: number, at: Seq, fail: (text: string) => void): void {
+    using view = new CopyView(context, at);
+    for (const { path, object } of context.manifest.entries(store, at)) {
+      if (object.type !== "file" || object.size === 0) continue;
+      using file = view.open(object, store);
+      for (const { badBlock } of file.checked()) {
+        if (badBlock !== undefined) fail(`the view of point ${at} has a wrong block ${badBlock} in ${path}`);
+      }
     }
   }
 

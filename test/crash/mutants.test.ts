@@ -17,6 +17,8 @@ interface Mutant {
   readonly dies: string;
   /** Syncs whole filesystems instead of files one by one. */
   readonly wholeFilesystems?: true;
+  /** Removes at once what has no path any more. */
+  readonly withoutHistory?: true;
   readonly edits: readonly { readonly file: string; readonly find: string; readonly replace: string }[];
 }
 
@@ -294,8 +296,27 @@ const mutants: readonly Mutant[] = [
     edits: [
       {
         file: "apply/locate.ts",
-        find: 'if (stat?.inode === inode) return { ...place, where: "tree", stat };',
+        find: 'if (stat?.inode === inode && stat.type !== "directory") return { ...place, where: "tree", stat };',
         replace: 'if (stat !== undefined) return { ...place, where: "tree", stat };',
+      },
+    ],
+  },
+  {
+    name: "takes a directory for a file that had its inode number",
+    dies: "changing types, links and meta",
+    withoutHistory: true,
+    wholeFilesystems: true,
+    invariant: "an inode number alone is no proof",
+    edits: [
+      {
+        file: "apply/locate.ts",
+        find: '&& stat.type !== "directory") return { ...place',
+        replace: ") return { ...place",
+      },
+      {
+        file: "apply/write-copy.ts",
+        find: 'if (stat === undefined || stat.type === "directory") return; if (after',
+        replace: "if (stat === undefined) return; if (after",
       },
     ],
   },
@@ -366,8 +387,11 @@ describe("mutants of the order", function () {
   }
 
   async function judge(program: ReplicaProgram, mutant: Mutant, scenario: Scenario): Promise<string | undefined> {
-    const limits = { limits: { ...scenario.limits, ...(mutant.wholeFilesystems ? { singleSyncsMax: 0 } : {}) } };
-    using matrix = await CrashMatrix.open({ ...scenario, ...limits }, program);
+    const variant = {
+      limits: { ...scenario.limits, ...(mutant.wholeFilesystems ? { singleSyncsMax: 0 } : {}) },
+      keepHistory: mutant.withoutHistory !== true,
+    };
+    using matrix = await CrashMatrix.open({ ...scenario, ...variant }, program);
     try {
       for (const point of matrix.points()) {
         for (const mode of powerLossModes) matrix.crash(point, mode, 1000 + point.index);
