@@ -599,7 +599,7 @@ export class GroupAgent {
       role: standing.role,
       committed: standing.committed,
       suspect: standing.suspect,
-      halted: standing.halted,
+      halted: standing.halted || this.copyProblem,
       stores: (standing.record?.stores ?? []).map((store) => ({
         name: store.name,
         consistency: store.consistency,
@@ -655,6 +655,8 @@ export class GroupAgent {
       const begun = performance.now();
       const worker = this.#replica;
       if (worker === undefined) throw new PromotionRefused(this.refusals(options), false);
+      // What kept the copy from being opened may be mended by now, with no primary left to ask for it again.
+      if (this.copyProblem !== "") await this.#openCopy();
       this.#replicaStanding = await worker.call("standing", undefined);
       const refusals = this.refusals(options);
       if (refusals.length > 0) throw new PromotionRefused(await this.#withBetterPoint(refusals), false);
