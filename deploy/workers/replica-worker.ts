@@ -169,15 +169,12 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
     adopt() {
       const opened = openCatalog();
       endSession();
-      if (opened.standing.groupId === "") {
-        // Nothing is known yet: what is found is reused when the node joins.
-        opened.transaction("adopt", () =>
-          opened.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('adopting', 1)"),
-        );
-        return standing();
+      // Nothing is known yet: what is found is reused when the node joins.
+      if (opened.standing.groupId === "") setAdopting(true);
+      else {
+        if (context === undefined) openToAdopt();
+        beginAdoption(openContext());
       }
-      if (context === undefined) openCopy();
-      beginAdoption(openContext());
       return standing();
     },
     pin({ seq: at }) {
@@ -221,6 +218,25 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
   },
   fatal,
 );
+
+/** What lies in the copy's place keeps it from being opened, unless it is to be adopted. */
+function openToAdopt(): void {
+  setAdopting(true);
+  try {
+    openCopy();
+  } catch (error) {
+    setAdopting(false);
+    throw error;
+  }
+}
+
+function setAdopting(wanted: boolean): void {
+  const opened = openCatalog();
+  const sql = wanted
+    ? "INSERT OR REPLACE INTO standing (key, value) VALUES ('adopting', 1)"
+    : "DELETE FROM standing WHERE key = 'adopting'";
+  opened.transaction("adopt", () => opened.run(sql));
+}
 
 function isAdopting(): boolean {
   return adopting(openCatalog());
