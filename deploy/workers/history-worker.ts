@@ -1,4 +1,5 @@
 import { parentPort } from "node:worker_threads";
+import { discardHistory } from "../../replica/history/discard.ts";
 import { type Restored, restore } from "../../replica/history/restore.ts";
 import { type Verified, verify, verifyManifest } from "../../replica/history/verify.ts";
 import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
@@ -52,17 +53,7 @@ new PortPeer<HistoryWorkerCalls, HistoryMainCalls>(
         : await verify(opened(), { at: seq(at) }, () => {}, cancelled.signal);
     },
     discard() {
-      const { disk, homes } = opened();
-      let files = 0;
-      for (const home of homes.values()) {
-        for (const directory of [home.history, home.kept]) {
-          for (const name of disk.list(directory)) {
-            disk.unlink(directory, name);
-            files++;
-          }
-        }
-      }
-      return files;
+      return discardHistory(opened());
     },
     cancel() {
       cancelled.abort(new Error("the request was ended by its caller"));

@@ -25,6 +25,24 @@ export function inodeOf(context: ReplicaContext, object: ObjectId): number | und
   return row === undefined ? undefined : Number(row.inode);
 }
 
+/** The file of an object in one of the private directories, where its name says whose it is. */
+export function locatePrivate(
+  context: ReplicaContext,
+  object: ObjectId,
+  store: number,
+  inode: number | undefined = inodeOf(context, object),
+): Located | undefined {
+  const { disk } = context;
+  const home = homeOf(context, store);
+  const name = objectFileName(object);
+  for (const where of ["staging", "limbo", "kept"] as const) {
+    const directory = home[where];
+    const stat = disk.stat(directory, name);
+    if (stat !== undefined && stat.inode === inode) return { directory, name, where, stat };
+  }
+  return undefined;
+}
+
 /**
  * Finds the file of an object wherever a crash may have left it, known by its inode, never by a name's presence alone:
  * the private directories first, then its paths after and before the batch.
@@ -38,14 +56,10 @@ export function locate(
 ): Located | undefined {
   const inode = inodeOf(context, object);
   if (inode === undefined) return undefined;
+  const found = locatePrivate(context, object, store, inode);
+  if (found !== undefined) return found;
   const { disk, manifest } = context;
   const home = homeOf(context, store);
-  const name = objectFileName(object);
-  for (const where of ["staging", "limbo", "kept"] as const) {
-    const directory = home[where];
-    const stat = disk.stat(directory, name);
-    if (stat?.inode === inode) return { directory, name, where, stat };
-  }
   for (const at of [to, from]) {
     for (const entry of manifest.pathsOf(object, at)) {
       const place = home.tree.place(home.local(entry.path));

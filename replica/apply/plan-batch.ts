@@ -1,4 +1,4 @@
-import { joinPath, type ObjectVersion } from "../../shared/catalog/manifest.ts";
+import { joinPath, type ObjectVersion, objectVersion } from "../../shared/catalog/manifest.ts";
 import { type ObjectId, type Seq, type StorePath, seq } from "../../shared/words.ts";
 import { homeOf, type ReplicaContext } from "../replica-context.ts";
 
@@ -49,8 +49,17 @@ export function nextBatchEnd(context: ReplicaContext): Seq | undefined {
   return end;
 }
 
+/** It came to be in the batch and nothing happened to it since: what materialize or receive made of it is all. */
+export function onlyBorn(changed: ChangedObject): boolean {
+  return changed.before === undefined && changed.steps.length === 1 && changed.after !== undefined;
+}
+
 export function planBatch(context: ReplicaContext, from: Seq, to: Seq): Batch {
   const { catalog, manifest } = context;
+  const seqs = catalog
+    .all("SELECT seq FROM cuts WHERE seq>? AND seq<=? AND state<>'receiving' ORDER BY seq", from, to)
+    .map((row) => seq(Number(row.seq)));
+  if (from === 0n && seqs.length === 1) return planFirstCopy(context, to);
   const paths: ChangedPath[] = [];
   const storeOf = new Map<ObjectId, number>();
   for (const row of catalog.all(
@@ -91,10 +100,28 @@ export function planBatch(context: ReplicaContext, from: Seq, to: Seq): Batch {
     if (store === undefined) continue; // Named and dropped again before it had a path.
     objects.push({ object, store, type, before, after, steps });
   }
-  const seqs = catalog
-    .all("SELECT seq FROM cuts WHERE seq>? AND seq<=? AND state<>'receiving' ORDER BY seq", from, to)
-    .map((row) => seq(Number(row.seq)));
   return { from, to, seqs, objects, paths };
+}
+
+/** A first copy has nothing before it: one walk over its rows, where a change needs several look-ups for each. */
+function planFirstCopy(context: ReplicaContext, to: Seq): Batch {
+  const paths: ChangedPath[] = [];
+  const objects = new Map<ObjectId, ChangedObject>();
+  for (const row of context.catalog
+    .statement(
+      `SELECT p.store AS store, p.dir AS dir, p.name AS name, o.* FROM path_versions p
+         JOIN object_versions o ON o.object = p.object AND o.birth = p.birth WHERE p.birth = ?`,
+    )
+    .iterate(to) as IterableIterator<Record<string, unknown>>) {
+    const store = Number(row.store);
+    const version = objectVersion(row);
+    const { object, type } = version;
+    const path = homeOf(context, store).local(joinPath(String(row.dir), String(row.name)));
+    paths.push({ store, path, before: undefined, after: { object, type } });
+    if (objects.has(object)) continue;
+    objects.set(object, { object, store, type, before: undefined, after: version, steps: [{ seq: to, version }] });
+  }
+  return { from: 0n as Seq, to, seqs: [to], objects: [...objects.values()], paths };
 }
 
 function storeOfObject(context: ReplicaContext, object: ObjectId, from: Seq, to: Seq): number | undefined {

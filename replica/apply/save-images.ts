@@ -5,7 +5,7 @@ import { homeOf, type ReplicaContext } from "../replica-context.ts";
 import { failing } from "../sync.ts";
 import { locateOrFail } from "./locate.ts";
 import { PayloadReader } from "./payload-reader.ts";
-import { type Batch, type ChangedObject, type PendingExtent, pendingExtents } from "./plan-batch.ts";
+import { type Batch, type ChangedObject, onlyBorn, type PendingExtent, pendingExtents } from "./plan-batch.ts";
 
 /** Bytes of an object as they were until cut `died`, at `position` of the store's history file. */
 export interface SavedImage {
@@ -37,7 +37,7 @@ export function saveImages(context: ReplicaContext, batch: Batch): SavedImage[] 
   const files = new Map<number, HistoryFile>();
   try {
     for (const changed of batch.objects) {
-      if (changed.type !== "file") continue;
+      if (changed.type !== "file" || onlyBorn(changed)) continue;
       const writer = (): HistoryFile => {
         let file = files.get(changed.store);
         if (file === undefined) {

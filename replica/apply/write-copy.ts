@@ -6,9 +6,9 @@ import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.
 import { setMetaAsPermitted } from "../set-meta.ts";
 import type { StoreHome } from "../store-home.ts";
 import { failing } from "../sync.ts";
-import { inodeOf, locate, locateOrFail } from "./locate.ts";
+import { inodeOf, locateOrFail, locatePrivate } from "./locate.ts";
 import { PayloadReader } from "./payload-reader.ts";
-import { type Batch, type ChangedObject, type ChangedPath, pendingExtents } from "./plan-batch.ts";
+import { type Batch, type ChangedObject, type ChangedPath, onlyBorn, pendingExtents } from "./plan-batch.ts";
 import { writeZeros } from "./write-zeros.ts";
 
 /** What the writing found and left. */
@@ -132,6 +132,7 @@ class CopyWriter {
     const { object, store } = changed;
     // Nobody wants its last bytes, and before a crash it may have been removed already.
     if (changed.after === undefined && !this.#keepHistory) return;
+    if (onlyBorn(changed)) return;
     // What was there at the birth is in the materialized file already.
     const birth =
       changed.before === undefined ? changed.steps.find((step) => step.version !== undefined)?.seq : undefined;
@@ -174,7 +175,11 @@ class CopyWriter {
     const stat = disk.stat(place.directory, place.name);
     if (stat !== undefined && stat.inode === inode) return;
     if (stat !== undefined) this.#putAside(home, path, place);
-    const found = locateOrFail(this.#context, after.object, store, this.#batch.from, this.#batch.to);
+    const name = objectFileName(after.object);
+    const found =
+      disk.stat(home.staging, name)?.inode === inode
+        ? { directory: home.staging, name, where: "staging" as const }
+        : locateOrFail(this.#context, after.object, store, this.#batch.from, this.#batch.to);
     if (found.where === "tree") {
       disk.link(found.directory, found.name, place.directory, place.name);
     } else {
@@ -202,9 +207,10 @@ class CopyWriter {
     if (changed.after !== undefined || changed.type === "directory") return [];
     const { disk } = this.#context;
     const { object, store } = changed;
-    const found = locate(this.#context, object, store, this.#batch.from, this.#batch.to);
-    if (found === undefined) return [];
-    assert(found.where !== "tree", `object ${object} has no path and lies in the copy`);
+    // Its names are vacated. A file in the tree with its inode would be another's, which got the number of one that a
+    // run before the crash removed.
+    const found = locatePrivate(this.#context, object, store);
+    if (found === undefined || found.where === "tree") return [];
     const home = homeOf(this.#context, store);
     this.#touchPrivate(store, found.where);
     if (!this.#keepHistory) {
@@ -227,7 +233,7 @@ class CopyWriter {
       return;
     }
     // A file that was only born has had its meta since it was staged.
-    if (changed.before === undefined && changed.steps.length === 1) return;
+    if (onlyBorn(changed)) return;
     const place = locateOrFail(this.#context, object, store, this.#batch.from, this.#batch.to);
     const { owners } = homeOf(this.#context, store).placement;
     if (changed.type === "symlink") {
@@ -296,19 +302,22 @@ class CopyWriter {
   #look(): { object: ObjectId; store: number; stat: Stat }[] {
     const seen: { object: ObjectId; store: number; stat: Stat }[] = [];
     const done = new Set<ObjectId>();
-    const look = (object: ObjectId, store: number): void => {
-      if (done.has(object)) return;
+    const lookAt = (object: ObjectId, store: number, path: StorePath): void => {
       done.add(object);
-      const entry = this.#context.manifest.pathsOf(object, this.#batch.to)[0];
-      if (entry === undefined) return;
-      const stat = homeOf(this.#context, store).tree.stat(homeOf(this.#context, store).local(entry.path));
+      const stat = homeOf(this.#context, store).tree.stat(path);
       if (stat !== undefined) seen.push({ object, store, stat });
     };
-    for (const changed of this.#batch.objects) look(changed.object, changed.store);
+    const look = (object: ObjectId, store: number): void => {
+      if (done.has(object)) return;
+      const entry = this.#context.manifest.pathsOf(object, this.#batch.to)[0];
+      if (entry !== undefined) lookAt(object, store, homeOf(this.#context, store).local(entry.path));
+    };
     // A hard link that came or went changes the ctime of an object whose row did not change.
-    for (const path of this.#batch.paths) {
-      for (const end of [path.before, path.after]) if (end !== undefined) look(end.object, path.store);
+    for (const { after, store, path } of this.#batch.paths) {
+      if (after !== undefined && !done.has(after.object)) lookAt(after.object, store, path);
     }
+    for (const { before, store } of this.#batch.paths) if (before !== undefined) look(before.object, store);
+    for (const changed of this.#batch.objects) look(changed.object, changed.store);
     return seen;
   }
 

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { discardHistory } from "../../replica/history/discard.ts";
 import { CopyView } from "../../replica/history/view.ts";
 import { NoRoom } from "../../replica/receive/refusals.ts";
 import type { ReplicaLimits } from "../../replica/replica-context.ts";
@@ -481,6 +482,8 @@ export class CrashMatrix {
   /** The catalog knows everything that lies beside the copy, and nothing more; and each file of the copy as it stands. */
   #judgePrivate(node: ReplicaNode, store: number, fail: (text: string) => never): void {
     const { catalog, context } = node;
+    // A promoted node removes these files beside its service, whenever it gets to it.
+    if (catalog.standing.role === "primary") discardHistory(context);
     const home = context.homes.get(store)!;
     const list = (directory: Directory): string => context.disk.list(directory).sort().join(" ");
     const known = (sql: string, letter: string): string =>
