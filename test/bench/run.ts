@@ -1,14 +1,20 @@
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { type Benchmark, type Finding, tableOf } from "./benchmark.ts";
+import { fewChanges } from "./few-changes.ts";
 import { largeFile } from "./large-file.ts";
+import { promotion } from "./promotion.ts";
+import { randomPages } from "./random-pages.ts";
 import { smallFiles } from "./small-files.ts";
 import { sqliteCommits } from "./sqlite-commits.ts";
 
 const benchmarks: Readonly<Record<string, Benchmark>> = {
   "small-files": smallFiles,
   "large-file": largeFile,
+  "few-changes": fewChanges,
+  "random-pages": randomPages,
   "sqlite-commits": sqliteCommits,
+  promotion,
 };
 
 const usage = `npm run bench -- [options]
