@@ -12,12 +12,13 @@ import {
   storeOnNode,
 } from "../../shared/config/config.ts";
 import { configurationDigest } from "../../shared/config/digest.ts";
-import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
+import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
 import { HookFailed, runHook } from "../../shared/hooks.ts";
 import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import { type Decision, decide, wireMajor, wireMinor } from "../../shared/session/connect.ts";
 import { readablePath } from "../../shared/store-path.ts";
+import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Hello } from "../../shared/wire/messages.ts";
 import { type Consistency, type CutId, cutText, meets, type NodeName, type Role } from "../../shared/words.ts";
 import {
@@ -38,8 +39,11 @@ import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../w
 import { kindTraits, placementOf } from "../workers/store-adapters.ts";
 import { Following } from "./following.ts";
 import { Reign } from "./reign.ts";
-import type { Session } from "./session.ts";
+import { RefusedByPeer, type Session } from "./session.ts";
 import { WorkerThread } from "./worker-thread.ts";
+
+/** How long whoever asks for the status waits for the catalog's worker. */
+const refreshMsMax = 500;
 
 type HistoryWorker = WorkerThread<HistoryMainCalls, HistoryWorkerCalls>;
 type PrimaryWorker = WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>;
@@ -392,13 +396,15 @@ export class GroupAgent {
       else await session.welcome(ours);
       const { theirs } = session;
       if (theirs.node !== peer) throw new WrongPeer(peer, theirs.node);
+      // Cut off to what a catalog can be asked for: a number beyond it is no cut's, and refused by the table.
       const digest =
         this.#primary === undefined
           ? undefined
-          : await this.#primary.worker.call("digestAt", { seq: theirs.committed.seq });
+          : await this.#primary.worker.call("digestAt", { seq: BigInt.asUintN(53, theirs.committed.seq) });
       const decision = decide(ours, theirs, {
         digestAt: () => digest,
         forgottenUpTo: this.#primary?.reign.standing.forgotten ?? 0n,
+        followed: this.#followedMember(),
       });
       this.#peers.set(peer, { state: "idle", reason: "", unformed: theirs.groupId === "" });
       this.log.info("session.opened", { peer, decision: decision.kind, role: this.role, theirRole: theirs.role });
@@ -413,6 +419,12 @@ export class GroupAgent {
     }
   }
 
+  /** One that the configuration has no more was renamed, or will not come back: it keeps nobody away. */
+  #followedMember(): string | undefined {
+    const followed = this.#replicaStanding?.followed;
+    return this.members().find((member) => member === followed);
+  }
+
   async #act(session: Session, decision: Decision): Promise<void> {
     const { peer } = session;
     switch (decision.kind) {
@@ -424,6 +436,7 @@ export class GroupAgent {
         return;
       case "idle":
         this.#peers.set(peer, { state: "idle", reason: decision.why, unformed: session.theirs.groupId === "" });
+        if (session.theirs.role === "primary") this.log.warn("primary.ignored", { peer, reason: decision.why });
         if (this.#mayForm()) {
           await this.#exclusively(async () => {
             if (this.#mayForm()) await this.#form();
@@ -458,9 +471,16 @@ export class GroupAgent {
     }
   }
 
-  /** Nothing to do for each other: the channel stays open, so that the end of the other side is noticed. */
+  /**
+   * Nothing to do for each other: the channel stays open, so that the end of the other side is noticed.
+   * @throws {RefusedByPeer | ProtocolViolation} when the other sees that otherwise
+   */
   async #drain(session: Session): Promise<void> {
-    while ((await session.next()) !== undefined);
+    const frame = await session.next();
+    if (frame === undefined) return;
+    const message = decodeMessage(frame.header);
+    if (message.kind === "refusal") throw new RefusedByPeer(session.peer, message.code, message.message, message.hint);
+    throw new ProtocolViolation(`a ${message.kind} came from ${session.peer}, with whom there is nothing to do`);
   }
 
   async #follow(session: Session, decision: Extract<Decision, { kind: "follow" }>): Promise<void> {
@@ -468,8 +488,8 @@ export class GroupAgent {
     const worker = this.#replica;
     if (worker === undefined) return;
     // A half-open older session can neither stage nor commit from here on.
-    this.#following?.stop(new Error("a newer session replaced this one"));
-    this.#following = undefined;
+    this.#replaceFollowing();
+    let generation = 0;
     try {
       if (decision.join) {
         await worker.call("join", { groupId: theirs.groupId, epoch: theirs.epoch, epochs: theirs.epochs });
@@ -477,20 +497,26 @@ export class GroupAgent {
         await worker.call("adoptEpoch", { epoch: theirs.epoch, epochs: theirs.epochs });
       }
       await worker.call("openCopy", undefined);
+      generation = ++this.#followed;
       this.#replicaStanding = await worker.call("startSession", {
         incarnation: theirs.incarnation,
-        generation: ++this.#followed,
+        generation,
+        primary: peer,
+        epoch: theirs.epoch,
       });
       this.copyProblem = "";
     } catch (error) {
       this.copyProblem = explain(error);
       throw error;
     }
+    // Several may have begun while the worker was asked: the last that it heard of is the one.
+    if (generation !== this.#followed) throw new ProtocolViolation("a newer session replaced this one");
+    this.#replaceFollowing();
     const following = new Following(
       session,
       worker,
       this.config.name,
-      this.#followed,
+      generation,
       this.#coveredAt,
       this.log,
       this.options.metrics,
@@ -515,6 +541,11 @@ export class GroupAgent {
           this.#replicaStanding = await worker.call("endSession", undefined);
       }
     }
+  }
+
+  #replaceFollowing(): void {
+    this.#following?.stop(new ProtocolViolation("a newer session replaced this one"));
+    this.#following = undefined;
   }
 
   #closeSessions(): void {
@@ -719,9 +750,18 @@ export class GroupAgent {
   async refresh(): Promise<void> {
     const replica = this.#replica;
     if (replica === undefined) return;
-    const standing = await replica.call("standing", undefined);
-    // It may have made room for another role meanwhile.
-    if (this.#replica === replica) this.#replicaStanding = standing;
+    const refreshed = replica.call("standing", undefined).then((standing) => {
+      // It may have made room for another role meanwhile.
+      if (this.#replica === replica) this.#replicaStanding = standing;
+    });
+    // A worker that is busy with what a peer sends answers late: then what was known last must do.
+    const late = Promise.withResolvers<void>();
+    const timer = setTimeout(late.resolve, refreshMsMax);
+    try {
+      await Promise.race([refreshed, late.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   get oldestPointAt(): string | undefined {

@@ -106,7 +106,7 @@ function limiterFor(
   return limiter;
 }
 
-async function acceptChannel({ groups, config }: LinksOptions, channel: Channel): Promise<void> {
+async function acceptChannel({ groups, config, log }: LinksOptions, channel: Channel): Promise<void> {
   const session = new Session(channel, false);
   const hello = await session.awaitHello();
   const group = groups.get(hello.group);
@@ -119,6 +119,7 @@ async function acceptChannel({ groups, config }: LinksOptions, channel: Channel)
       hello.node === channel.peer
         ? `group "${hello.group}" is not shared with ${channel.peer} here`
         : `the key belongs to ${channel.peer}, the hello comes from ${hello.node}`;
+    log.error("session.refused", { peer: channel.peer, code: "NOT_A_MEMBER", reason: message });
     await session.send({
       kind: "refusal",
       code: "NOT_A_MEMBER",

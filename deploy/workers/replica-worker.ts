@@ -7,8 +7,9 @@ import { restamp, sweep } from "../../replica/history/sweep.ts";
 import { historyBytes, recoverThinning, thinningByRetention } from "../../replica/history/thin.ts";
 import { seal, takeOver, unseal } from "../../replica/promote/promote.ts";
 import { adopting, beginAdoption, endAdoption, stageFromCopy } from "../../replica/receive/adopt.ts";
+import { checkBlockSize } from "../../replica/receive/pending-content.ts";
 import { Receiver } from "../../replica/receive/receive.ts";
-import { CutDamaged } from "../../replica/receive/refusals.ts";
+import { CutDamaged, SenderRefused } from "../../replica/receive/refusals.ts";
 import { recoverStaging, stagedRunDigests } from "../../replica/receive/resume.ts";
 import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
 import { openStoreHomes, type StorePlacement } from "../../replica/store-home.ts";
@@ -17,6 +18,7 @@ import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { RetentionConfig } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert, ProtocolViolation } from "../../shared/errors.ts";
+import { checkStorePath } from "../../shared/store-path.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import { payloadBytesMax } from "../../shared/wire/frame.ts";
 import type { Acknowledgement } from "../../shared/wire/messages.ts";
@@ -45,7 +47,7 @@ export type ReplicaWorkerCalls = {
   /** A newer reign of the same group is followed from here on. */
   adoptEpoch(argument: { epoch: bigint; epochs: Standing["epochs"] }): ReplicaStanding;
   /** Frames of any other generation are of a session that is over, and are dropped. */
-  startSession(argument: { incarnation: string; generation: number }): ReplicaStanding;
+  startSession(argument: { incarnation: string; generation: number; primary: string; epoch: bigint }): ReplicaStanding;
   frame(argument: { generation: number; header: Uint8Array; payload: Uint8Array }): void;
   endSession(argument: undefined): ReplicaStanding;
   stagedRuns(argument: StagedAsked): { blockSize: number; digests: Uint8Array };
@@ -89,6 +91,8 @@ export interface ReplicaStanding extends Standing {
   /** When the oldest recovery point was taken; 0 when there is none. */
   readonly oldestPointUs: number;
   readonly adopting: boolean;
+  /** Whose reign the current epoch is, once this node has followed it. */
+  readonly followed: string | undefined;
 }
 
 let options: Parameters<ReplicaWorkerCalls["open"]>[0] | undefined;
@@ -148,8 +152,9 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       });
       return standing();
     },
-    startSession({ incarnation, generation: now }) {
+    startSession({ incarnation, generation: now, primary, epoch: at }) {
       endSession();
+      rememberPrimary(primary, at);
       generation = now;
       receiver = new Receiver(openContext(), incarnation);
       return standing();
@@ -163,6 +168,8 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       return standing();
     },
     stagedRuns(asked) {
+      checkStorePath(asked.path);
+      checkBlockSize(asked.blockSize);
       stageFromCopy(openContext(), asked);
       return stagedRunDigests(openContext(), asked.object);
     },
@@ -284,6 +291,28 @@ function openCopy(): void {
   planApply(0);
 }
 
+/** Durably, before anything of its cuts: an epoch has one primary, and nobody else is followed in it. */
+function rememberPrimary(primary: string, at: bigint): void {
+  const opened = openCatalog();
+  if (at !== opened.standing.epoch)
+    throw new SenderRefused(
+      `${primary} is primary of epoch ${at}, this replica follows epoch ${opened.standing.epoch}`,
+    );
+  const value = JSON.stringify({ epoch: String(opened.standing.epoch), node: primary });
+  if (opened.get("SELECT 1 AS found FROM standing WHERE key = 'followed' AND value = ?", value) !== undefined) return;
+  opened.transaction("followed", () =>
+    opened.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('followed', ?)", value),
+  );
+}
+
+function followedNode(): string | undefined {
+  const opened = openCatalog();
+  const row = opened.get("SELECT value FROM standing WHERE key = 'followed'");
+  if (row === undefined) return undefined;
+  const followed = JSON.parse(String(row.value)) as { readonly epoch: string; readonly node: string };
+  return followed.epoch === String(opened.standing.epoch) ? followed.node : undefined;
+}
+
 function standing(): ReplicaStanding {
   // A cut that came whole stands in the open transaction already, and nobody may hear of it before it is durable.
   flushOrFail();
@@ -298,6 +327,7 @@ function standing(): ReplicaStanding {
     record: opened.cut(now.committed.seq),
     unappliedBytes: unappliedBytes(),
     adopting: isAdopting(),
+    followed: followedNode(),
     pointCount: Number(opened.get("SELECT count(*) AS n FROM cuts WHERE point = 1")?.n ?? 0),
     oldestPointUs: Number(opened.get("SELECT min(taken_at_us) AS at FROM cuts WHERE point = 1")?.at ?? 0),
     historyBytes: historyBytesKnown,

@@ -17,8 +17,7 @@ export const pendingContentsMax = 8192;
 export function checkBlocks(extents: readonly Extent[]): void {
   let blocks = 0;
   for (const { offset, length, blockSize } of extents) {
-    if (!Number.isInteger(Math.log2(blockSize)) || blockSize < 512 || blockSize > blockBytesMax)
-      throw new CutMalformed(`block size ${blockSize}`);
+    checkBlockSize(blockSize);
     const bytesMax = Math.min(extentBlocksMax * blockSize, fileBytesMax - offset);
     if (length <= 0 || offset % blockSize !== 0 || length > bytesMax) {
       throw new CutMalformed(`extent at ${offset} of ${length} bytes with blocks of ${blockSize}`);
@@ -26,6 +25,12 @@ export function checkBlocks(extents: readonly Extent[]): void {
     blocks += Math.ceil(length / blockSize);
     if (blocks > messageBlocksMax) throw new CutMalformed(`more than ${messageBlocksMax} blocks in one message`);
   }
+}
+
+/** @throws {CutMalformed} */
+export function checkBlockSize(blockSize: number): void {
+  if (!Number.isInteger(Math.log2(blockSize)) || blockSize < 512 || blockSize > blockBytesMax)
+    throw new CutMalformed(`block size ${blockSize}`);
 }
 
 /**

@@ -28,6 +28,7 @@ export type RefusalCode =
   | "CONFIGURATION"
   | "DIVERGED"
   | "TWO_PRIMARIES"
+  | "HELLO_MALFORMED"
   | "TOO_FAR_BACK"
   | "NOT_A_MEMBER";
 
@@ -37,7 +38,12 @@ export interface OwnHistory {
   digestAt(at: bigint): Uint8Array | undefined;
   /** Removals up to this cut are forgotten: a replica further back cannot be told of them. */
   readonly forgottenUpTo?: bigint;
+  /** Of a replica: the node whose cuts it has taken in the epoch that it is in. */
+  readonly followed?: string | undefined;
 }
+
+/** Epochs and seqs rise one by one, so a larger one was never given; and no catalog could hold it. */
+const numberMax = BigInt(Number.MAX_SAFE_INTEGER);
 
 /**
  * The table of DESIGN section 6 for one pair of nodes. Pure: what two nodes know of each other decides, no clock, no
@@ -65,6 +71,14 @@ export function decide(ours: Hello, theirs: Hello, history: OwnHistory): Decisio
       "They were born separately: decide which one is real, and move the other's state directory and copy away.",
     );
   }
+  const malformation = malformationOf(theirs);
+  if (malformation !== undefined) {
+    return refuse(
+      "HELLO_MALFORMED",
+      `the hello of ${theirs.node} cannot be: ${malformation}`,
+      "Find out what runs there; a correct node never says this.",
+    );
+  }
   const difference = configurationDifference(ours, theirs);
   if (difference !== undefined) {
     return refuse(
@@ -85,7 +99,7 @@ export function decide(ours: Hello, theirs: Hello, history: OwnHistory): Decisio
       : { kind: "idle", why: `${theirs.node} has not joined yet` };
   }
   if (ours.role === "primary") return asPrimary(ours, theirs, history);
-  if (theirs.role === "primary") return asReplica(ours, theirs);
+  if (theirs.role === "primary") return asReplica(ours, theirs, history);
   if (ours.role === "fenced" && theirs.epochSeen > ours.epochSeen) return { kind: "idle", why: "fenced" };
   return { kind: "idle", why: `${ours.node} is ${ours.role}, ${theirs.node} is ${theirs.role}` };
 }
@@ -132,13 +146,20 @@ function asPrimary(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
   return { kind: "ship", base };
 }
 
-function asReplica(ours: Hello, theirs: Hello): Decision {
+function asReplica(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
   if (ours.role !== "replica") return { kind: "idle", why: `this node is ${ours.role}` };
   if (theirs.epoch < ours.epochSeen) {
     return {
       kind: "idle",
       why: `${theirs.node} is primary of epoch ${theirs.epoch}, which ended: epoch ${ours.epochSeen} has been seen`,
     };
+  }
+  if (theirs.epoch === ours.epoch && history.followed !== undefined && history.followed !== theirs.node) {
+    return refuse(
+      "TWO_PRIMARIES",
+      `${theirs.node} says that it is primary of epoch ${theirs.epoch}, which is the epoch of ${history.followed}`,
+      "Stop the service on one of them now; then look at `understudy status` on both.",
+    );
   }
   return { kind: "follow", adoptEpoch: theirs.epoch > ours.epoch, join: false };
 }
@@ -149,6 +170,36 @@ function endOfEpoch(ours: Hello, at: bigint): bigint | "open" | undefined {
   if (index < 0) return undefined;
   const next = ours.epochs[index + 1];
   return next === undefined ? "open" : next.firstSeq - 1n;
+}
+
+/** What no node that keeps to its own rules would say of itself. */
+function malformationOf({
+  role,
+  groupId,
+  epoch,
+  epochs,
+  epochSeen,
+  committed,
+  incarnation,
+}: Hello): string | undefined {
+  for (const [name, value] of Object.entries({
+    epoch,
+    epochSeen,
+    "committed epoch": committed.epoch,
+    seq: committed.seq,
+  })) {
+    if (value > numberMax) return `${name} ${value} is out of range`;
+  }
+  for (const [index, start] of epochs.entries()) {
+    const before = epochs[index - 1];
+    if (start.epoch > epoch || start.firstSeq > numberMax) return `epoch ${start.epoch} is out of range`;
+    if (before !== undefined && (start.epoch <= before.epoch || start.firstSeq < before.firstSeq))
+      return `epoch ${start.epoch} comes after epoch ${before.epoch}`;
+  }
+  if (role !== "primary" || groupId === "") return undefined;
+  if (epochs.at(-1)?.epoch !== epoch || epoch === 0n)
+    return `a primary of epoch ${epoch} that does not know when it began`;
+  return incarnation === "" ? "a primary without incarnation" : undefined;
 }
 
 function configurationDifference(ours: Hello, theirs: Hello): string | undefined {
