@@ -17,12 +17,17 @@ export interface LogLine {
 const launcher = fileURLToPath(new URL("../../deploy/understudy", import.meta.url));
 
 /** Waits for a condition, with a deadline that a broken program meets and a slow machine does not. */
-export async function until<T>(look: () => T | undefined | false, what: string, deadlineMs = 15_000): Promise<T> {
+export async function until<T>(
+  look: () => T | undefined | false,
+  what: string | (() => string),
+  deadlineMs = 15_000,
+): Promise<T> {
   const end = performance.now() + deadlineMs;
   for (;;) {
     const found = look();
     if (found !== undefined && found !== false) return found;
-    if (performance.now() > end) throw new Error(`not within ${deadlineMs} ms: ${what}`);
+    if (performance.now() > end)
+      throw new Error(`not within ${deadlineMs} ms: ${typeof what === "string" ? what : what()}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }

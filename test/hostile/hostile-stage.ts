@@ -3,16 +3,30 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { identityDirectory } from "../../deploy/control/state-layout.ts";
+import { expect } from "chai";
+import { connectControl } from "../../deploy/control/client.ts";
+import { controlSocketPath, identityDirectory } from "../../deploy/control/state-layout.ts";
 import { configurationDigest } from "../../shared/config/digest.ts";
 import { loadConfig } from "../../shared/config/load.ts";
 import { ensureIdentity } from "../../shared/link/identity.ts";
-import { AgentProcess, freePort, until } from "./agent-process.ts";
+import type { Message } from "../../shared/wire/messages.ts";
+import { AgentProcess, freePort, type LogLine, until } from "./agent-process.ts";
+import { usualDraft } from "./cut-cases.ts";
 import { catalogDump, treeDigest } from "./footprint.ts";
-import { ScriptedPrimary } from "./scripted-primary.ts";
+import { type Conversation, ScriptedPrimary } from "./scripted-primary.ts";
 
 const nodes = ["alpha", "bravo", "charlie", "delta"] as const;
 type Node = (typeof nodes)[number];
+
+/** Generous: the agent idles at some 150 MiB, and what a hostile peer may make it hold is a few frames. */
+const residentMiBMax = 400;
+const statusMsMax = 1500;
+
+interface Footprint {
+  readonly tree: string;
+  readonly outside: string;
+  readonly catalog: string;
+}
 
 /**
  * A real replica agent (bravo) in a process of its own, and what surrounds it: alpha, the scripted primary of its group,
@@ -73,6 +87,7 @@ groups:
     stores:
       uploads: { kind: files, path: ${this.uploads} }
       db:      { kind: sqlite, path: ${this.database} }
+    retention: { keep: { all: 1h } }   # nothing is thinned while cases compare before and after
 `,
     );
     const config = await loadConfig(this.configPath);
@@ -136,7 +151,7 @@ groups:
   }
 
   /** Everything that an attack must leave as it was. */
-  footprint(): { readonly tree: string; readonly outside: string; readonly catalog: string } {
+  footprint(): Footprint {
     return {
       tree: treeDigest(join(this.directory, "copies")),
       outside: treeDigest(this.outside),
@@ -144,16 +159,68 @@ groups:
     };
   }
 
-  /** The session has ended in the agent too, and with it what it had open. */
-  async quiet(): Promise<void> {
-    await until(() => {
-      const opened = this.agent.lines.filter(({ event }) => event === "session.opened").length;
-      const closed = this.agent.lines.filter(({ event }) => event === "session.closed").length;
-      return opened === closed;
-    }, "the agent's sessions end");
+  /**
+   * What must hold after every attack: a line in the log with the code, naming the thing; an answer; the session closed;
+   * the copy, the catalog and what lies outside as before; the agent alive, in bounds and quick to answer. Returns what
+   * the attacker was told.
+   */
+  async unharmed(attack: () => Promise<Conversation>, code: string, names: RegExp): Promise<readonly Message[]> {
+    const before = this.footprint();
+    const logged = this.agent.lines.length;
+    const conversation = await attack();
+    const answer = await conversation.end();
+    await until(
+      () => this.agent.exit !== undefined || this.agent.lines.slice(logged).some((line) => tells(line, code, names)),
+      () => `the log tells of ${code} ${names}:\n${this.agent.tail()}`,
+    );
+    await this.asBefore(before);
+    return answer;
+  }
+
+  /** What a session had open is given up a moment after its end. */
+  async asBefore(before: Footprint): Promise<void> {
+    expect(this.agent.exit, this.agent.tail()).to.equal(undefined);
+    const deadline = performance.now() + 2000;
+    let now = this.footprint();
+    while ((now.tree !== before.tree || now.catalog !== before.catalog) && performance.now() < deadline) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      now = this.footprint();
+    }
+    expect(now.catalog).to.equal(before.catalog);
+    expect(now.tree, "digest of the copies").to.equal(before.tree);
+    expect(now.outside, "digest of what lies outside").to.equal(before.outside);
+    await this.healthy();
+  }
+
+  /** Reads the copy and compares it with the manifest. */
+  async verify(): ReturnType<ReturnType<typeof connectControl>["verify"]> {
+    return await connectControl(controlSocketPath(this.agent.stateDirectory)).verify("app", { quick: false });
+  }
+
+  async healthy(): Promise<void> {
+    const asked = performance.now();
+    const status = await this.agent.status();
+    expect(performance.now() - asked, "ms for a status").to.be.lessThan(statusMsMax);
+    expect(status.groups.app?.role).to.equal("replica");
+    expect(status.groups.app?.halted).to.equal(null);
+    expect(this.agent.memory().residentMiB, "MiB").to.be.lessThan(residentMiBMax);
+  }
+
+  /** A correct cut is taken, whatever came before. */
+  async takesTheNextCut(): Promise<void> {
+    const conversation = await this.alpha.follow();
+    await this.alpha.ship(conversation, usualDraft(this.alpha.draft()));
+    conversation.channel.close();
+    await conversation.end();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#cleanup.disposeAsync();
   }
+}
+
+function tells(line: LogLine, code: string, names: RegExp): boolean {
+  if (line.level !== "warn" && line.level !== "error") return false;
+  const error = (typeof line.error === "object" ? line.error : line) as Readonly<Record<string, unknown>>;
+  return error.code === code && names.test(String(error.message ?? error.reason ?? error.error ?? ""));
 }

@@ -171,7 +171,7 @@ export class Draft {
         cut: this.cut,
         base: this.base,
         incarnation,
-        takenAtUs: 1_700_000_000_000_000 + Number(this.cut.seq),
+        takenAtUs: Date.now() * 1000,
         groupId,
         stores,
       },
@@ -417,8 +417,8 @@ export class Conversation {
   }
 
   /** Waits for the replica's end of the channel. */
-  async end(): Promise<readonly Message[]> {
-    await until(() => this.over, "the session is closed");
+  async end(deadlineMs?: number): Promise<readonly Message[]> {
+    await until(() => this.over, "the session is closed", deadlineMs);
     return this.received.map(({ message }) => message);
   }
 }
