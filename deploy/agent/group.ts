@@ -185,6 +185,9 @@ export class GroupAgent {
     if (standing.role === "primary") await this.#becomePrimary();
     else if (standing.role === "replica") await this.#openCopy();
     else if (standing.role === "promoting") await this.#exclusively(async () => await this.#finishPromotion());
+    // Its service may have been started again meanwhile, or the agent died before it was told to stop.
+    else if (standing.role === "fenced")
+      this.#onFenced().catch((error: unknown) => this.options.onFatal(error));
     this.log.info("group.opened", {
       role: this.role,
       epoch: this.standing?.epoch ?? 0,
@@ -306,6 +309,7 @@ export class GroupAgent {
       metrics: this.options.metrics,
       environment: () => this.environment(),
       onStanding: () => {},
+      frozenMarkPath: join(this.directory, "frozen"),
     });
     reign.compressFor = (peer) => this.#compressFor(peer);
     this.#primary = { worker, reign };
@@ -598,14 +602,18 @@ export class GroupAgent {
     this.#primary = undefined;
     await this.#openReplica();
     this.#closeSessions();
+    await this.#onFenced();
+  }
+
+  async #onFenced(): Promise<void> {
     const { onFenced, stopService } = this.config.hooks;
     const hook = onFenced ?? stopService;
-    if (hook !== undefined) {
-      try {
-        await runHook("on_fenced", hook, { ...this.environment(), UNDERSTUDY_REASON: `fenced by epoch ${by}` });
-      } catch (error) {
-        this.log.error("hook.failed", { hook: "on_fenced", error });
-      }
+    if (hook === undefined) return;
+    const by = this.standing?.epochSeen ?? 0n;
+    try {
+      await runHook("on_fenced", hook, { ...this.environment(), UNDERSTUDY_REASON: `fenced by epoch ${by}` });
+    } catch (error) {
+      this.log.error("hook.failed", { hook: "on_fenced", error });
     }
   }
 

@@ -1,7 +1,8 @@
+import { rm, stat, writeFile } from "node:fs/promises";
 import type { StagedQuestion } from "../../primary/ship/shipment.ts";
 import type { GroupConfig } from "../../shared/config/config.ts";
 import { replicaSettings } from "../../shared/config/config.ts";
-import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
+import { exitCodes, explain, isSystemError, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
 import { runHook } from "../../shared/hooks.ts";
 import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
@@ -63,6 +64,8 @@ export interface ReignOptions {
   readonly metrics: Metrics;
   readonly environment: () => Record<string, string>;
   readonly onStanding: (standing: PrimaryStanding) => void;
+  /** This file is there while the application may be frozen: who starts after a crash thaws it. */
+  readonly frozenMarkPath: string;
 }
 
 /** The primary's side of a group: takes cuts whenever there is something new and somebody who can take it. */
@@ -92,6 +95,8 @@ export class Reign {
   #thawTimer: NodeJS.Timeout | undefined;
   #thawed: Promise<number> | undefined;
   #freezeExceeded = false;
+  /** The application was frozen, and no thaw has succeeded since. */
+  #thawOwed = false;
   halted = "";
   /** A replica is newer than this primary: nothing is cut until a person decides. */
   #reverted = false;
@@ -408,8 +413,15 @@ export class Reign {
   async #loop(): Promise<void> {
     let retryAt = 0;
     let restUntil = 0;
+    let thawAt = 0;
+    await this.#findOwedThaw();
     while (!this.#stopped) {
       const now = performance.now();
+      if (this.#thawOwed) {
+        if (now < thawAt) await this.#sleep(thawAt - now);
+        else if (!(await this.#thawAgain())) thawAt = performance.now() + retryMs;
+        continue;
+      }
       const { sinks, waitMs } = this.#candidates(now);
       const lagging = sinks.some((follower) => !sameCut(follower.base, this.#standing.committed));
       const due = !this.#reverted && (this.#requested.length > 0 || (sinks.length > 0 && (this.#dirty || lagging)));
@@ -493,9 +505,7 @@ export class Reign {
       if (follower === undefined) continue;
       follower.base = sink.base;
       follower.lastObject = sink.lastObject;
-      const wait = configurationWait(replicaSettings(config, sink.name as NodeName).interval, new Date());
-      // A freeze is never for each change.
-      follower.dueAt = begunAt + Math.max(wait, freeze ? (config.freezeEveryMs ?? 0) : 0);
+      follower.dueAt = begunAt + configurationWait(replicaSettings(config, sink.name as NodeName).interval, new Date());
       if (result.shippedTo.includes(sink.name) && compareCuts(sink.base, result.cut) === 0) {
         if (compareCuts(follower.durable, result.cut) < 0) follower.inFlight.push({ cut: result.cut, begunAt });
       } else if (compareCuts(follower.durable, this.#standing.committed) >= 0 && !result.fresh) {
@@ -534,11 +544,14 @@ export class Reign {
   #candidates(now: number): { sinks: Follower[]; waitMs: number | undefined } {
     const sinks: Follower[] = [];
     let waitMs: number | undefined;
+    // A freeze is never for each change, nor for each replica or each of its sessions.
+    const thawedUntil = this.#frozenAt > 0 ? this.#frozenAt + (this.#options.config.freezeEveryMs ?? 0) : 0;
     for (const follower of this.#followers.values()) {
       if (follower.gone || follower.inFlight.length >= inFlightMax) continue;
       const first = follower.base.seq === 0n;
-      if (!first && follower.dueAt > now && this.#requested.length === 0) {
-        waitMs = Math.min(waitMs ?? Number.POSITIVE_INFINITY, follower.dueAt - now);
+      const dueAt = Math.max(follower.dueAt, thawedUntil);
+      if (!first && dueAt > now && this.#requested.length === 0) {
+        waitMs = Math.min(waitMs ?? Number.POSITIVE_INFINITY, dueAt - now);
         continue;
       }
       sinks.push(follower);
@@ -548,32 +561,72 @@ export class Reign {
 
   /** The application is paused; thawed again at the latest at the limit, whatever the cut does meanwhile. */
   async freeze(): Promise<void> {
-    const { config, environment } = this.#options;
-    const { freeze, thaw } = config.hooks;
+    const { config, environment, frozenMarkPath } = this.#options;
+    const { freeze } = config.hooks;
     if (freeze === undefined) return;
+    const holdMs = config.limits.snapshotHoldMs;
     this.#freezeExceeded = false;
     this.#thawed = undefined;
+    await writeFile(frozenMarkPath, "");
+    this.#thawOwed = true;
     this.#frozenAt = performance.now();
-    this.#thawTimer = setTimeout(() => {
-      this.#freezeExceeded = true;
-      this.#options.log.error("freeze.exceeded", { limitMs: config.limits.snapshotHoldMs });
-      this.#thawed = this.#runThaw(thaw);
-      this.#thawed.catch((error: unknown) => this.#options.log.error("thaw.failed", { error }));
-    }, config.limits.snapshotHoldMs);
-    await runHook("freeze", freeze, { ...environment(), UNDERSTUDY_REASON: "cut" });
+    // Ended at the limit too: what freezes after the thaw would stay frozen.
+    const limited = { ...freeze, timeoutMs: Math.min(freeze.timeoutMs, holdMs) };
+    await runHook("freeze", limited, { ...environment(), UNDERSTUDY_REASON: "cut" });
+    this.#thawTimer = setTimeout(
+      () => {
+        this.#freezeExceeded = true;
+        this.#options.log.error("freeze.exceeded", { limitMs: holdMs });
+        this.#thawed = this.#runThaw("cut");
+        this.#thawed.catch((error: unknown) => this.#options.log.debug("thaw.owed", { error }));
+      },
+      Math.max(0, this.#frozenAt + holdMs - performance.now()),
+    );
   }
 
   async thaw(): Promise<number> {
     clearTimeout(this.#thawTimer);
-    this.#thawed ??= this.#runThaw(this.#options.config.hooks.thaw);
+    this.#thawed ??= this.#runThaw("cut");
     const ms = await this.#thawed;
     if (this.#freezeExceeded) throw new FreezeExceeded(this.#options.config.limits.snapshotHoldMs);
     return ms;
   }
 
-  async #runThaw(thaw: GroupConfig["hooks"]["thaw"]): Promise<number> {
-    if (thaw !== undefined) await runHook("thaw", thaw, { ...this.#options.environment(), UNDERSTUDY_REASON: "cut" });
-    return performance.now() - this.#frozenAt;
+  async #runThaw(reason: string): Promise<number> {
+    const { config, environment, frozenMarkPath, log } = this.#options;
+    const { thaw } = config.hooks;
+    try {
+      if (thaw !== undefined) await runHook("thaw", thaw, { ...environment(), UNDERSTUDY_REASON: reason });
+    } catch (error) {
+      log.error("thaw.failed", { error, hint: "The application may still be paused; thaw is tried again." });
+      throw error;
+    }
+    const ms = performance.now() - this.#frozenAt;
+    await rm(frozenMarkPath, { force: true });
+    this.#thawOwed = false;
+    return ms;
+  }
+
+  /** Whether the process that ended last left the application frozen. */
+  async #findOwedThaw(): Promise<void> {
+    if (this.#options.config.hooks.thaw === undefined) return;
+    try {
+      await stat(this.#options.frozenMarkPath);
+      this.#thawOwed = true;
+    } catch (error) {
+      if (!isSystemError(error, "ENOENT")) throw error;
+    }
+  }
+
+  /** A thaw that failed, or that nobody was there for. Gives whether the application runs. */
+  async #thawAgain(): Promise<boolean> {
+    try {
+      await this.#runThaw("recover");
+      return true;
+    } catch (error) {
+      this.halted = `the application may still be frozen: ${explain(error)}`;
+      return false;
+    }
   }
 
   #tick(): void {

@@ -173,15 +173,23 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
     }
     return { cut: end.cut, fresh: changed, shippedTo, payloadBytes, freezeMs, stores };
   } catch (error) {
+    let failure: unknown = error;
+    if (frozen && request.freeze !== undefined) {
+      // The application first: what is to be cleared away may wait for a slow link. That it could not be thawed, or was
+      // thawed at its limit, is what must be told.
+      frozen = false;
+      await request.freeze.thaw().catch((worse: unknown) => {
+        failure = worse;
+      });
+    }
     if (outcome === "dropped") {
       catalog.rollback();
       dropTaking(context, birth);
       totalsKnown.delete(context);
-      await shipment.abort(error instanceof Error ? error.message : String(error));
+      await shipment.abort(failure instanceof Error ? failure.message : String(failure));
     }
-    throw error;
+    throw failure;
   } finally {
-    if (frozen && request.freeze !== undefined) await request.freeze.thaw();
     for (const { view } of views) await view.leave(outcome);
   }
 }
