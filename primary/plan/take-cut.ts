@@ -63,7 +63,8 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
   try {
     catalog.begin();
     const depth = { depth: request.depth } as const;
-    let changed = false;
+    // A reign begins with a cut of its own, also when nothing changed: replicas take none of an epoch that is over.
+    let changed = before.committed.epoch !== before.epoch;
     const scopes = context.stores.map(
       (store, storeIndex): CompareScope => ({
         context,

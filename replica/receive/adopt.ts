@@ -1,7 +1,7 @@
 import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { isSystemError } from "../../shared/errors.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
-import type { ObjectId, StorePath } from "../../shared/words.ts";
+import { epoch, type ObjectId, type StorePath, seq } from "../../shared/words.ts";
 import { objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { rehashStaged } from "./resume.ts";
 
@@ -37,8 +37,9 @@ export function beginAdoption(context: ReplicaContext): void {
     catalog.event("replica.adopting", {}, context.nowUs());
     catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('adopting', 1)");
     catalog.stand({
-      committed: { epoch: catalog.standing.epoch, seq: 0n as never },
-      applied: 0n as never,
+      // As before the first cut: a primary of whatever epoch would take any other one for a cut that it never sent.
+      committed: { epoch: epoch(0), seq: seq(0) },
+      applied: seq(0),
       digest: new Uint8Array(32),
       applying: undefined,
       suspect: "",
