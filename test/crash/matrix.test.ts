@@ -63,7 +63,7 @@ describe("the crash-point matrix", function () {
         count(points);
         for (const point of points) {
           // The program is killed and goes on at once; the power fails when it thinks that all is done.
-          matrix.restart(point);
+          if (seedCount > 1 || variant === variants[0] || point.index % 4 === 0) matrix.restart(point);
           for (const mode of powerLossModes) {
             const seeds = chosenByChance.has(mode) ? seedCount : 1;
             for (let seed = 1; seed <= seeds; seed++) {
