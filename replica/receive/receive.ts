@@ -728,10 +728,22 @@ export class Receiver {
     this.#closeStaged();
     for (const segment of this.#segments.values()) this.#context.disk.closeFile(segment.file);
     this.#segments.clear();
+    const touched = [...this.#touched].flatMap(([store, names]) => [...names].map((name) => ({ store, name })));
     this.#touched.clear();
     this.#open = undefined;
     this.#ended = [];
     forgetOpenCut(this.#context);
+    for (const { store, name } of touched) this.#dropUnknown(store, name);
+  }
+
+  /** What the catalog knows nothing of, nobody would ever ask for again: it would only take room, session by session. */
+  #dropUnknown(store: number, name: string): void {
+    const { catalog, disk } = this.#context;
+    const { staging } = homeOf(this.#context, store);
+    const known = name.startsWith("o")
+      ? catalog.get("SELECT 1 AS found FROM staged WHERE object = ?", Number(name.slice(1)))
+      : catalog.get("SELECT 1 AS found FROM cuts WHERE seq = ?", Number(name.slice(1)));
+    if (known === undefined && disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
   }
 
   /**
