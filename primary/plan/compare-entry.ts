@@ -42,7 +42,7 @@ export async function compareEntry(
   scope.torn.delete(path);
   const before = chosen === undefined ? undefined : manifest.object(chosen, birth);
   assert(entry.type !== "file" || before !== undefined, `a file without content is known: ${path}`);
-  const object = chosen ?? newObject(scope.context);
+  const object = chosen ?? scope.context.catalog.newObject();
   return await settleRow(
     scope,
     path,
@@ -98,7 +98,7 @@ function chooseObject(
     manifest.pathsOf(atPath!, birth).length === 1
   )
     return atPath;
-  const known = catalog.get("SELECT inode FROM seen WHERE object = ?", atPath ?? 0);
+  const known = atPath === undefined ? undefined : catalog.get("SELECT inode FROM seen WHERE object = ?", atPath);
   if (atPath !== undefined && fits(before) && (known === undefined || Number(known.inode) === entry.seen.inode)) {
     if (entry.type === "symlink" && before?.target !== entry.target) return undefined;
     return atPath;
@@ -142,12 +142,6 @@ function looksRewritten(
   return same * 2 >= sampleBlocks;
 }
 
-function newObject(context: PrimaryContext): ObjectId {
-  const object = context.catalog.standing.nextObject;
-  context.catalog.stand({ nextObject: object + 1 });
-  return object as ObjectId;
-}
-
 async function compareFile(
   scope: CompareScope,
   path: StorePath,
@@ -158,21 +152,43 @@ async function compareFile(
 ): Promise<boolean> {
   const { context, birth, shipment } = scope;
   const { catalog, manifest } = context;
-  const object = chosen ?? newObject(context);
-  const before = chosen === undefined ? undefined : manifest.object(chosen, birth);
-  catalog.run("SAVEPOINT entry");
-  const change = new ContentChange(manifest, object, birth, before?.content ?? new Uint8Array(0), { births: true });
-  if (before !== undefined && entry.size < before.size) change.truncate(Math.ceil(entry.size / content.blockSize));
-  const shipped = await readAndShip(scope, object, entry, content, change);
-  const moved = content.settle() === "moved";
-  if (moved && !scope.preCopy) {
-    catalog.run("ROLLBACK TO entry");
-    catalog.run("RELEASE entry");
-    if (shipped) await shipment.drop(object);
+  const ranges = rangesOf(entry, content);
+  const small = ranges.reduce((sum, range) => sum + range.length, 0) <= frameBytesMax;
+  // What fits into one buffer is read to its end before anything is written or shipped: nothing has to be taken back
+  // when it moved meanwhile, and a savepoint for each of many small files would cost more than their rows.
+  const pieces = small ? readPieces(context, content, ranges) : undefined;
+  const movedEarly = pieces !== undefined && content.settle() === "moved";
+  if (movedEarly && !scope.preCopy) {
     scope.torn.add(path);
     return false;
   }
-  catalog.run("RELEASE entry");
+  const object = chosen ?? catalog.newObject();
+  const before = chosen === undefined ? undefined : manifest.object(chosen, birth);
+  if (!small) catalog.run("SAVEPOINT entry");
+  const change = new ContentChange(manifest, object, birth, before?.content ?? new Uint8Array(0), {
+    births: true,
+    fresh: chosen === undefined,
+  });
+  if (before !== undefined && entry.size < before.size) change.truncate(Math.ceil(entry.size / content.blockSize));
+  let shipped = false;
+  if (pieces === undefined) {
+    shipped = await readAndShip(scope, object, content, ranges, change);
+  } else {
+    for (const { offset, bytes } of pieces) {
+      if (await shipChanged(scope, object, content.blockSize, offset, bytes, change)) shipped = true;
+    }
+  }
+  const moved = movedEarly || (pieces === undefined && content.settle() === "moved");
+  if (!small) {
+    if (moved && !scope.preCopy) {
+      catalog.run("ROLLBACK TO entry");
+      catalog.run("RELEASE entry");
+      if (shipped) await shipment.drop(object);
+      scope.torn.add(path);
+      return false;
+    }
+    catalog.run("RELEASE entry");
+  }
   if (moved) scope.torn.add(path);
   else scope.torn.delete(path);
   const digest = change.finish();
@@ -181,29 +197,71 @@ async function compareFile(
   return changed;
 }
 
+/** Where the content has to be looked at, within the entry's size. */
+function rangesOf(entry: Entry, content: Content): { offset: number; length: number }[] {
+  const ranges = content.ranges === "all" ? [{ offset: 0, length: entry.size }] : content.ranges;
+  return ranges.flatMap(({ offset, length }) => {
+    const within = Math.min(length, entry.size - offset);
+    return within > 0 ? [{ offset, length: within }] : [];
+  });
+}
+
+/** One for each group: what lies in it was copied into a frame before the next is read. */
+const readBuffers = new WeakMap<PrimaryContext, Buffer>();
+
+function readBuffer(context: PrimaryContext): Buffer {
+  let buffer = readBuffers.get(context);
+  if (buffer === undefined) {
+    buffer = Buffer.allocUnsafeSlow(frameBytesMax);
+    readBuffers.set(context, buffer);
+  }
+  return buffer;
+}
+
+/** Ends early when the content does: then `settle` says that it moved. */
+function readPieces(
+  context: PrimaryContext,
+  content: Content,
+  ranges: readonly { offset: number; length: number }[],
+): { offset: number; bytes: Uint8Array }[] {
+  const buffer = readBuffer(context);
+  const pieces: { offset: number; bytes: Uint8Array }[] = [];
+  let used = 0;
+  for (const { offset, length } of ranges) {
+    const got = readFully(content, buffer.subarray(used, used + length), offset);
+    if (got > 0) pieces.push({ offset, bytes: buffer.subarray(used, used + got) });
+    used += got;
+    if (got < length) break;
+  }
+  return pieces;
+}
+
+function readFully(content: Content, buffer: Uint8Array, offset: number): number {
+  let got = 0;
+  while (got < buffer.length) {
+    const read = content.read(got === 0 ? buffer : buffer.subarray(got), offset + got);
+    if (read === 0) break;
+    got += read;
+  }
+  return got;
+}
+
 async function readAndShip(
   scope: CompareScope,
   object: ObjectId,
-  entry: Entry,
   content: Content,
+  ranges: readonly { offset: number; length: number }[],
   change: ContentChange,
 ): Promise<boolean> {
   const { blockSize } = content;
-  const ranges = content.ranges === "all" ? [{ offset: 0, length: entry.size }] : content.ranges;
   const piece = Math.max(blockSize, Math.floor(frameBytesMax / blockSize) * blockSize);
+  const buffer = piece <= frameBytesMax ? readBuffer(scope.context).subarray(0, piece) : Buffer.allocUnsafeSlow(piece);
   let shipped = false;
-  // Small files share nothing: a buffer of the file's own size costs less than a large one that is cut up.
-  const buffer = Buffer.allocUnsafeSlow(Math.min(piece, Math.max(...ranges.map((range) => range.length), 1)));
-  for (const range of ranges) {
-    const end = Math.min(range.offset + range.length, entry.size);
-    for (let at = range.offset; at < end; at += buffer.length) {
+  for (const { offset, length } of ranges) {
+    const end = offset + length;
+    for (let at = offset; at < end; at += buffer.length) {
       const wanted = Math.min(buffer.length, end - at);
-      let got = 0;
-      while (got < wanted) {
-        const read = content.read(buffer.subarray(got, wanted), at + got);
-        if (read === 0) break;
-        got += read;
-      }
+      const got = readFully(content, buffer.subarray(0, wanted), at);
       if (got > 0 && (await shipChanged(scope, object, blockSize, at, buffer.subarray(0, got), change))) shipped = true;
       if (got < wanted) return shipped; // It shrank: settle says moved.
     }

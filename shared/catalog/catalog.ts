@@ -1,7 +1,17 @@
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
 import { assert, UnderstudyError } from "../errors.ts";
 import type { CutStore } from "../wire/messages.ts";
-import { type Coherency, type CutId, type Epoch, epoch, type GroupId, type Role, type Seq, seq } from "../words.ts";
+import {
+  type Coherency,
+  type CutId,
+  type Epoch,
+  epoch,
+  type GroupId,
+  type ObjectId,
+  type Role,
+  type Seq,
+  seq,
+} from "../words.ts";
 import { catalogVersion, schema } from "./schema.ts";
 
 /** The catalog cannot be read, or is of another version. */
@@ -86,6 +96,7 @@ export class Catalog {
   readonly #statements = new Map<string, StatementSync>();
   #standing: Standing;
   #open = false;
+  #newObjects = 0;
   #standingBefore: Standing;
   readonly #observer: CommitObserver | undefined;
   readonly #readOnly: boolean;
@@ -175,6 +186,8 @@ export class Catalog {
   /** Makes everything since `begin` durable; `purpose` names the step for the crash matrix and the trace. */
   commit(purpose: string): void {
     assert(this.#open, "commit without begin");
+    if (this.#newObjects > 0) this.stand({ nextObject: this.#standing.nextObject + this.#newObjects });
+    this.#newObjects = 0;
     this.#observer?.("before", purpose);
     this.db.exec("COMMIT");
     this.#open = false;
@@ -184,6 +197,7 @@ export class Catalog {
   rollback(): void {
     if (!this.#open) return;
     this.#open = false;
+    this.#newObjects = 0;
     this.#standing = this.#standingBefore;
     // SQLite has rolled back by itself after some failures (a full disk): then there is nothing left to end.
     if (this.db.isTransaction) this.db.exec("ROLLBACK");
@@ -201,6 +215,15 @@ export class Catalog {
       this.rollback();
       throw error;
     }
+  }
+
+  /**
+   * A number for a new object, within a transaction. The next free one is written down by the commit: a row of standing
+   * for each would cost as much as the object's own.
+   */
+  newObject(): ObjectId {
+    assert(this.#open, "objects are numbered within a transaction");
+    return (this.#standing.nextObject + this.#newObjects++) as ObjectId;
   }
 
   /** Changes standing within the open transaction. */

@@ -1,7 +1,9 @@
-import { blocksPerRun, equalBytes, hashBytes, hashInRun, trimRun, withHash } from "../manifest/block-hash.ts";
+import { blocksPerRun, equalBytes, hashBytes, hashInRun, trimRun } from "../manifest/block-hash.ts";
 import { runTerm, Sum256 } from "../manifest/digest.ts";
 import type { ObjectId, Seq } from "../words.ts";
 import type { Manifest } from "./manifest.ts";
+
+const nothing = new Uint8Array(0);
 
 /**
  * Rewrites block hashes of one object within one cut and keeps its content digest up. Blocks are best given in
@@ -13,21 +15,32 @@ export class ContentChange {
   readonly #birth: Seq;
   readonly #content: Sum256;
   readonly #births: boolean;
+  /** From this run on the catalog has none: a look-up for each small file would cost as much as its rows. */
+  #freshFrom: number;
   #run = -1;
-  #hashes: Uint8Array | undefined;
-  #oldTerm: Uint8Array | undefined;
+  /** With room to grow: zeros from `#used` on. */
+  #hashes: Uint8Array = nothing;
+  #used = 0;
+  /** As the catalog has it; of an earlier cut, perhaps, and never changed in place. */
+  #before: { readonly hashes: Uint8Array; readonly birth: number } | undefined;
   #blockBirths: DataView | undefined;
-  #rowBirth = 0;
   #changed = false;
   #anyChange = false;
 
-  /** `content`: the object's content digest so far; empty for a new object. */
-  constructor(manifest: Manifest, object: ObjectId, birth: Seq, content: Uint8Array, options: { births: boolean }) {
+  /** `content`: the object's content digest so far; empty for a new object. `fresh`: no cut has any run of it. */
+  constructor(
+    manifest: Manifest,
+    object: ObjectId,
+    birth: Seq,
+    content: Uint8Array,
+    options: { births: boolean; fresh?: boolean },
+  ) {
     this.#manifest = manifest;
     this.object = object;
     this.#birth = birth;
     this.#content = Sum256.from(content);
     this.#births = options.births;
+    this.#freshFrom = options.fresh === true ? 0 : Number.POSITIVE_INFINITY;
   }
 
   /** The hash that a block has now. */
@@ -40,9 +53,12 @@ export class ContentChange {
     const index = block % blocksPerRun;
     this.#enter(Math.floor(block / blocksPerRun));
     if (equalBytes(hashInRun(this.#hashes, index), value)) return;
-    this.#hashes = withHash(this.#hashes, index, value);
-    if (this.#births) {
-      this.#blockBirths ??= this.#filledBirths();
+    const end = (index + 1) * hashBytes;
+    if (end > this.#hashes.length) this.#grow(end);
+    this.#hashes.set(value, end - hashBytes);
+    this.#used = Math.max(this.#used, end);
+    if (this.#births && this.#before !== undefined) {
+      this.#blockBirths ??= this.#filledBirths(this.#before.birth);
       this.#blockBirths.setBigUint64(index * 8, this.#birth, true);
     }
     this.#changed = true;
@@ -57,8 +73,9 @@ export class ContentChange {
     for (let run = Math.floor(blocks / blocksPerRun); run < runs; run++) {
       this.#enter(run);
       const keep = Math.max(0, blocks - run * blocksPerRun) * hashBytes;
-      if (this.#hashes !== undefined && this.#hashes.length > keep) {
-        this.#hashes = trimRun(this.#hashes.slice(0, keep));
+      if (trimRun(this.#hashes.subarray(0, this.#used)).length > keep) {
+        this.#hashes.fill(0, keep);
+        this.#used = keep;
         this.#changed = true;
         this.#anyChange = true;
       }
@@ -83,11 +100,10 @@ export class ContentChange {
     this.#run = run;
     this.#changed = false;
     this.#blockBirths = undefined;
-    const row = this.#manifest.runWithBirths(this.object, run, this.#birth);
-    // A copy: rows of earlier cuts are never changed in place.
-    this.#hashes = row === undefined ? undefined : Uint8Array.from(row.hashes);
-    this.#rowBirth = row?.birth ?? 0;
-    this.#oldTerm = row === undefined ? undefined : runTerm(run, row.hashes);
+    const row = run < this.#freshFrom ? this.#manifest.runWithBirths(this.object, run, this.#birth) : undefined;
+    this.#before = row;
+    this.#hashes = row === undefined ? nothing : Uint8Array.from(row.hashes);
+    this.#used = this.#hashes.length;
     if (row?.births !== undefined) {
       const births = Uint8Array.from(row.births);
       this.#blockBirths = new DataView(births.buffer);
@@ -96,11 +112,15 @@ export class ContentChange {
 
   #leave(): void {
     if (this.#run < 0 || !this.#changed) return;
-    const hashes = this.#hashes ?? new Uint8Array(0);
-    if (this.#oldTerm !== undefined) this.#content.subtract(this.#oldTerm);
+    if (this.#run >= this.#freshFrom) this.#freshFrom = this.#run + 1;
+    const hashes = trimRun(this.#hashes.subarray(0, this.#used));
+    if (this.#before !== undefined) {
+      const oldTerm = runTerm(this.#run, this.#before.hashes);
+      if (oldTerm !== undefined) this.#content.subtract(oldTerm);
+    }
     const term = runTerm(this.#run, hashes);
     if (term !== undefined) this.#content.add(term);
-    const births = this.#births && this.#rowBirth !== 0 ? this.#blockBirths : undefined;
+    const births = this.#births ? this.#blockBirths : undefined;
     this.#manifest.putRun(
       this.object,
       this.#run,
@@ -111,9 +131,15 @@ export class ContentChange {
     this.#changed = false;
   }
 
-  #filledBirths(): DataView {
+  #grow(bytesMin: number): void {
+    const grown = new Uint8Array(Math.min(Math.max(bytesMin, this.#hashes.length * 2), blocksPerRun * hashBytes));
+    grown.set(this.#hashes.subarray(0, this.#used));
+    this.#hashes = grown;
+  }
+
+  #filledBirths(birth: number): DataView {
     const view = new DataView(new ArrayBuffer(blocksPerRun * 8));
-    for (let index = 0; index < blocksPerRun; index++) view.setBigUint64(index * 8, BigInt(this.#rowBirth), true);
+    for (let index = 0; index < blocksPerRun; index++) view.setBigUint64(index * 8, BigInt(birth), true);
     return view;
   }
 }

@@ -37,20 +37,7 @@ export function hashInRun(run: Uint8Array | undefined, index: number): Uint8Arra
   return run.subarray(index * hashBytes, (index + 1) * hashBytes);
 }
 
-/** The run with block `index` set, in canonical form (no trailing zero hashes). May return `run` itself, changed. */
-export function withHash(run: Uint8Array | undefined, index: number, value: Uint8Array): Uint8Array {
-  const end = (index + 1) * hashBytes;
-  let result = run ?? new Uint8Array(0);
-  if (end > result.length) {
-    if (equalBytes(value, zeroHash)) return result;
-    const longer = new Uint8Array(end);
-    longer.set(result);
-    result = longer;
-  }
-  result.set(value, index * hashBytes);
-  return end === result.length ? trimRun(result) : result;
-}
-
+/** In canonical form: without trailing zero hashes. */
 export function trimRun(run: Uint8Array): Uint8Array {
   let end = run.length;
   while (end > 0 && isZero(run.subarray(end - hashBytes, end))) end -= hashBytes;
