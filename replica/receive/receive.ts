@@ -1,6 +1,6 @@
 import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { ContentChange } from "../../shared/catalog/content-change.ts";
-import { joinPath } from "../../shared/catalog/manifest.ts";
+import { joinPath, type ObjectVersion } from "../../shared/catalog/manifest.ts";
 import { assert, isSystemError } from "../../shared/errors.ts";
 import {
   blockHash,
@@ -37,6 +37,12 @@ interface OpenCut {
   readonly contents: Map<ObjectId, PendingContent>;
   /** Where fresh objects are put, decided at their first extent and kept for the whole cut. */
   readonly fresh: Map<ObjectId, "inline" | "staged">;
+  /** Numbers above this one were never seen here, so nothing has to be looked up for a new object. */
+  readonly lastObjectBefore: number;
+  /** New objects whose row has come: number to store. */
+  readonly born: Map<ObjectId, number>;
+  /** An earlier session left files in staging. */
+  readonly leftovers: boolean;
   /** Of fresh objects that an earlier session has staged: the bytes that lay there at the first extent. */
   readonly resumed: Map<ObjectId, number>;
   ordinal: number;
@@ -54,6 +60,9 @@ interface Segment {
   size: number;
 }
 
+/** Staged files that are open at a time. */
+const stagedFilesOpenMax = 300;
+
 /** The one receiver of each group on this node. */
 const receivers = new WeakMap<Catalog, Receiver>();
 
@@ -69,7 +78,8 @@ export class Receiver {
   readonly #incarnation: string;
   #open: OpenCut | undefined;
   readonly #segments = new Map<string, Segment>();
-  #staged: { object: ObjectId; file: OpenFile } | undefined;
+  /** A frame brings the bytes of many small objects and then their rows: each is opened once. */
+  readonly #staged = new Map<ObjectId, OpenFile>();
   readonly #touched = new Map<number, Set<string>>();
   #ended: CutId[] = [];
   #superseded = false;
@@ -150,6 +160,8 @@ export class Receiver {
       manifest.dropBirth(begin.cut.seq);
       catalog.run("DELETE FROM extents WHERE seq = ?", begin.cut.seq);
     }
+    const lastObjectBefore = Number(catalog.get("SELECT max(object) AS last FROM object_versions")?.last ?? 0);
+    const leftovers = catalog.get("SELECT 1 AS found FROM staged WHERE seq > ? LIMIT 1", begin.base.seq) !== undefined;
     catalog.recordCut({
       cut: begin.cut,
       incarnation: begin.incarnation,
@@ -169,6 +181,9 @@ export class Receiver {
       begin,
       seq: begin.cut.seq,
       stores,
+      lastObjectBefore,
+      born: new Map(),
+      leftovers,
       contents: new Map(),
       fresh: new Map(),
       resumed: new Map(),
@@ -203,13 +218,13 @@ export class Receiver {
     const { manifest } = this.#context;
     const { object, blockSize, offset, length } = extent;
     const store = this.#store(open, extent.store);
-    const existing = manifest.object(object, open.seq);
+    const existing = this.#object(open, object);
     if (existing !== undefined && (existing.type !== "file" || existing.blockSize !== blockSize)) {
       throw new CutMalformed(
         `extent of object ${object}: it is a ${existing.type} with blocks of ${existing.blockSize}`,
       );
     }
-    const old = manifest.object(object, open.begin.base.seq) !== undefined;
+    const old = object <= open.lastObjectBefore && manifest.object(object, open.begin.base.seq) !== undefined;
     if (extent.fresh === old)
       throw new CutMalformed(`extent of object ${object} says ${extent.fresh ? "new" : "known"}: it is not`);
     if (extent.held && old) throw new CutMalformed(`extent of object ${object} is held: the copy has that object`);
@@ -217,7 +232,7 @@ export class Receiver {
     if (pending === undefined) {
       if (open.contents.size >= pendingContentsMax)
         throw new CutMalformed(`more than ${pendingContentsMax} objects with extents and no row`);
-      this.#checkStoreOf(object, store);
+      this.#checkStoreOf(open, object, store);
       const content = existing?.content ?? new Uint8Array(0);
       const change = new ContentChange(manifest, object, open.seq, content, { births: false });
       pending = new PendingContent(change, blockSize, store);
@@ -245,9 +260,18 @@ export class Receiver {
     this.#store_(open, extent, store, bytes);
   }
 
+  /** The object as it stands with what has come of this cut. */
+  #object(open: OpenCut, object: ObjectId): ObjectVersion | undefined {
+    if (object > open.lastObjectBefore && !open.born.has(object)) return undefined;
+    return this.#context.manifest.object(object, open.seq);
+  }
+
   /** An object lies in the store of its paths, and so do the bytes that wait for it. */
-  #checkStoreOf(object: ObjectId, store: number): void {
-    if (this.#context.homes.size === 1) return;
+  #checkStoreOf(open: OpenCut, object: ObjectId, store: number): void {
+    const born = open.born.get(object);
+    if (born !== undefined && born !== store)
+      throw new CutMalformed(`object ${object} is in store ${born}, and what came now in store ${store}`);
+    if (this.#context.homes.size === 1 || object > open.lastObjectBefore) return;
     const known = this.#context.catalog.get("SELECT store FROM path_versions WHERE object = ? LIMIT 1", object);
     if (known !== undefined && Number(known.store) !== store)
       throw new CutMalformed(`object ${object} is in store ${known.store}, and what came now in store ${store}`);
@@ -330,6 +354,7 @@ export class Receiver {
 
   /** An earlier session staged this object, as the same primary would do it again: else what lies there is another's. */
   #resumes(open: OpenCut, { object, blockSize }: Extent, store: number): boolean {
+    if (!open.leftovers) return false;
     const { catalog, disk } = this.#context;
     const staged = catalog.get("SELECT store, block_size FROM staged WHERE object = ?", object);
     if (staged === undefined) return false;
@@ -391,8 +416,10 @@ export class Receiver {
   }
 
   #stagedFile(open: OpenCut, object: ObjectId, store: number, blockSize: number): OpenFile {
-    if (this.#staged?.object === object) return this.#staged.file;
-    this.#closeStaged();
+    const opened = this.#staged.get(object);
+    if (opened !== undefined) return opened;
+    const [oldest] = this.#staged.keys();
+    if (oldest !== undefined && this.#staged.size >= stagedFilesOpenMax) this.#closeStagedFile(oldest);
     const { disk, catalog } = this.#context;
     const staging = homeOf(this.#context, store).staging;
     const name = objectFileName(object);
@@ -410,14 +437,20 @@ export class Receiver {
       );
     }
     this.#touch(store, name);
-    this.#staged = { object, file };
+    this.#staged.set(object, file);
     return file;
   }
 
   #closeStaged(): void {
-    if (this.#staged === undefined) return;
-    this.#context.disk.closeFile(this.#staged.file);
-    this.#staged = undefined;
+    for (const file of this.#staged.values()) this.#context.disk.closeFile(file);
+    this.#staged.clear();
+  }
+
+  #closeStagedFile(object: ObjectId): void {
+    const file = this.#staged.get(object);
+    if (file === undefined) return;
+    this.#staged.delete(object);
+    this.#context.disk.closeFile(file);
   }
 
   #segment(open: OpenCut, store: number): Segment {
@@ -455,7 +488,7 @@ export class Receiver {
   #objectRow(open: OpenCut, row: ObjectRow): void {
     const { manifest } = this.#context;
     const store = this.#store(open, row.store);
-    const before = manifest.object(row.object, open.seq);
+    const before = this.#object(open, row.object);
     if (before !== undefined && before.type !== row.type) {
       throw new CutMalformed(`object ${row.object} turns from a ${before.type} into a ${row.type}`);
     }
@@ -466,7 +499,7 @@ export class Receiver {
       throw new CutMalformed(`object ${row.object} with mode ${row.mode} and size ${row.size}`);
     if (before === undefined) this.#checkNeverDied(open, row.object);
     // Without extents in this cut nothing of the object is staged: what lies there was another's under the same number.
-    if (before === undefined && !open.fresh.has(row.object)) this.#discardStaged(row.object);
+    if (before === undefined && !open.fresh.has(row.object) && open.leftovers) this.#discardStaged(row.object);
     if (row.type === "file") {
       const pending = open.contents.get(row.object);
       pending?.settle(row, store);
@@ -487,16 +520,20 @@ export class Receiver {
           `content of object ${row.object} comes to ${hex(digest)}, the primary says ${hex(row.content)}`,
         );
       }
-      if (open.fresh.get(row.object) === "staged") this.#finishStaged(open, row, store);
+      if (open.fresh.get(row.object) === "staged") {
+        this.#finishStaged(open, row, store);
+        this.#closeStagedFile(row.object);
+      }
     }
     manifest.putObject(row, open.seq);
+    if (row.object > open.lastObjectBefore) open.born.set(row.object, store);
     open.objects++;
   }
 
   /** Numbers are given once: under the second object's the first one's file would be lost, and points with it. */
   #checkNeverDied(open: OpenCut, object: ObjectId): void {
     const { seq } = open.begin.base;
-    if (seq === 0n) return;
+    if (seq === 0n || object > open.lastObjectBefore) return;
     const sql = "SELECT 1 AS found FROM object_versions WHERE object=? AND birth<=? LIMIT 1";
     if (this.#context.catalog.get(sql, object, seq) !== undefined)
       throw new CutMalformed(`object ${object} has died and comes again`);
@@ -505,8 +542,8 @@ export class Receiver {
   #finishStaged(open: OpenCut, row: ObjectRow, store: number): void {
     const { catalog, disk } = this.#context;
     const file = this.#stagedFile(open, row.object, store, row.blockSize);
-    this.#clearResumed(open, row, file);
-    catalog.run("DELETE FROM staged_runs WHERE object = ?", row.object);
+    if (open.resumed.has(row.object)) this.#clearResumed(open, row, file);
+    if (open.leftovers) catalog.run("DELETE FROM staged_runs WHERE object = ?", row.object);
     disk.truncate(file, row.size);
     // Here, while the file is open, rather than by name when it is placed: a sync covers the meta only through the
     // handle that set it. Many files are covered by the filesystem's sync before the commit.
@@ -548,14 +585,14 @@ export class Receiver {
       throw new CutMalformed(`store ${home.placement.name} is a single file, received a path ${JSON.stringify(path)}`);
     if (path === "" && row.object === undefined) throw new CutMalformed("the root of a store cannot go");
     if (row.object !== undefined) {
-      const object = manifest.object(row.object, open.seq);
+      const object = this.#object(open, row.object);
       if (object === undefined)
         throw new CutMalformed(`path ${JSON.stringify(path)} leads to object ${row.object}, which is unknown`);
       if (path === "" && object.type !== "directory")
         throw new CutMalformed(`the root of store ${home.placement.name} is a ${object.type}`);
       if (home.placement.shape === "file" && object.type !== "file")
         throw new CutMalformed(`store ${home.placement.name} is a single file, received a ${object.type}`);
-      this.#checkStoreOf(row.object, store);
+      this.#checkStoreOf(open, row.object, store);
     }
     manifest.putPath(store, path, row.object, open.seq);
     open.paths++;
