@@ -186,8 +186,7 @@ export class GroupAgent {
     else if (standing.role === "replica") await this.#openCopy();
     else if (standing.role === "promoting") await this.#exclusively(async () => await this.#finishPromotion());
     // Its service may have been started again meanwhile, or the agent died before it was told to stop.
-    else if (standing.role === "fenced")
-      this.#onFenced().catch((error: unknown) => this.options.onFatal(error));
+    else if (standing.role === "fenced") this.#onFenced().catch((error: unknown) => this.options.onFatal(error));
     this.log.info("group.opened", {
       role: this.role,
       epoch: this.standing?.epoch ?? 0,

@@ -3,7 +3,14 @@ import { setTimeout as delay } from "node:timers/promises";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { type ExitCode, exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 import { parseDurationMs, UnitInvalid } from "../../shared/units.ts";
-import { type AgentStatus, acceptances, type ControlHandler, cutRefText, type GroupStatus, GroupUnknown } from "../control/api.ts";
+import {
+  type AgentStatus,
+  acceptances,
+  type ControlHandler,
+  cutRefText,
+  type GroupStatus,
+  GroupUnknown,
+} from "../control/api.ts";
 import { connectControl } from "../control/client.ts";
 import { bridgeSocketPath, controlSocketPath, identityDirectory } from "../control/state-layout.ts";
 import { parseRestorePoint } from "./restore-point.ts";

@@ -1,11 +1,13 @@
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { readdir, readFile, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { expect } from "chai";
+import { build } from "../../../deploy/build/build.ts";
 import type { DemoReport } from "../../../deploy/demo/demo-report.ts";
 
 const run = promisify(execFile);
@@ -22,7 +24,8 @@ async function processesOf(directory: string): Promise<number[]> {
   return found;
 }
 
-describe("demo", () => {
+describe("demo", function () {
+  this.timeout(60_000);
   const directories: string[] = [];
   after(async () => {
     for (const directory of directories) await rm(directory, { recursive: true });
@@ -36,7 +39,9 @@ describe("demo", () => {
     const { bravo } = report.nodes;
     using database = new DatabaseSync(bravo!.database, { readOnly: true });
     const counted = database
-      .prepare("SELECT count(*) AS rows, min(number) AS first, max(number) AS last, count(DISTINCT number) AS numbers FROM ledger")
+      .prepare(
+        "SELECT count(*) AS rows, min(number) AS first, max(number) AS last, count(DISTINCT number) AS numbers FROM ledger",
+      )
       .get() as Record<string, number>;
     const present = report.commits.present;
     expect(counted).to.deep.include({ rows: present, first: 1, last: present, numbers: present });
@@ -56,6 +61,17 @@ describe("demo", () => {
     expect(await processesOf(report.directory)).to.deep.equal([]);
   });
 
+  it("runs from the bundle, away from the checkout", async () => {
+    const installed = await mkdtemp(join(tmpdir(), "us-demo-bundle-"));
+    directories.push(installed);
+    await build(join(installed, "lib"));
+    const options = { cwd: installed, env: { PATH: `${dirname(process.execPath)}:/usr/bin:/bin` } };
+    const { stdout } = await run(join(installed, "lib", "understudy"), ["demo", "--seconds", "1", "--json"], options);
+    const report = JSON.parse(stdout) as DemoReport;
+    directories.push(report.directory);
+    expect(report).to.deep.include({ schema: 1, clean: true });
+  });
+
   it("ends all that it started when it is interrupted", async () => {
     const demo = spawn(launcher, ["demo", "--seconds", "60"], { stdio: ["ignore", "pipe", "pipe"] });
     const exited = once(demo, "exit");
@@ -69,7 +85,9 @@ describe("demo", () => {
       // A line of the live status: everything runs.
       if (!text.includes("streaming")) continue;
       directories.push(directory);
-      expect(await processesOf(directory), "two agents, the writer, the reader and a holder").to.have.length.at.least(4);
+      expect(await processesOf(directory), "two agents, the writer, the reader and a holder").to.have.length.at.least(
+        4,
+      );
       demo.kill("SIGINT");
     }
     expect(await exited).to.deep.equal([1, null]);
