@@ -18,6 +18,7 @@ describe("kill rounds", () => {
       });
       console.log(`      seed ${seed}, ${totals.waits} waits; steps at which agents died:\n${histogramText(totals)}`);
       expect(totals).to.include({ rounds: 20, promotions: 4, restores: 5 });
+      expect(totals.waits, "promises to judge by").to.be.above(10);
     } catch (error) {
       throw new Error(`UNDERSTUDY_SEED=${seed}\n${said.join("\n")}`, { cause: error });
     }

@@ -1,4 +1,4 @@
-import { open } from "node:fs/promises";
+import { open, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type CutRef, cutRefText } from "../../deploy/control/api.ts";
@@ -266,6 +266,13 @@ class Life implements AsyncDisposable {
 
   /** Stops the agent again and again, looks where it stands, and lets it go on until it stands where it is wanted. */
   async #stopAt(node: ClusterNode, aim: string): Promise<void> {
+    // One that starts is let alone until its worker runs: being stopped all the time it would take for ever.
+    await until(
+      async () => stageOf(await stepOf(node)) !== `${node.name} ${notYet}`,
+      deadlineMs,
+      `${node.name} runs`,
+      1,
+    );
     const end = performance.now() + this.#options.aimMs;
     for (;;) {
       node.signal("SIGSTOP");
@@ -312,8 +319,12 @@ function stepFile(node: ClusterNode): string {
 }
 
 async function startTraced(node: ClusterNode): Promise<void> {
+  // Not what the one before was about to do when it died.
+  await writeFile(stepFile(node), notYet.padEnd(64));
   await node.start({ environment: { UNDERSTUDY_STEP_FILE: stepFile(node) } });
 }
+
+const notYet = "start";
 
 /** Who is where, as `replica commit: sync`. */
 async function stepOf(node: ClusterNode): Promise<string> {
@@ -332,6 +343,7 @@ async function stopped(pid: number): Promise<void> {
     },
     5000,
     `process ${pid} stands still`,
+    1,
   );
 }
 

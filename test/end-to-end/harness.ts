@@ -245,6 +245,7 @@ export async function until<T>(
   condition: () => T | undefined | false | Promise<T | undefined | false>,
   deadlineMs: number,
   what: string | (() => string),
+  pauseMs = 20,
 ): Promise<T> {
   const end = performance.now() + deadlineMs;
   for (;;) {
@@ -252,7 +253,7 @@ export async function until<T>(
     if (value !== undefined && value !== false) return value;
     if (performance.now() > end)
       throw new Error(`not within ${deadlineMs} ms: ${typeof what === "string" ? what : what()}`);
-    await sleep(20);
+    await sleep(pauseMs);
   }
 }
 
