@@ -461,7 +461,13 @@ export class GroupAgent {
         const reason = `the replica ${peer} is newer (cut ${cutText(decision.theirs)}) than this primary: promote it`;
         await this.#primary?.reign.standStill(reason);
         this.#peers.set(peer, { state: "refused", reason, unformed: false });
-        this.log.error("primary.reverted", { peer, epoch: decision.theirs.epoch, seq: decision.theirs.seq });
+        this.log.error("primary.reverted", {
+          peer,
+          epoch: decision.theirs.epoch,
+          seq: decision.theirs.seq,
+          code: "REPLICA_NEWER",
+          reason,
+        });
         await session.send({
           kind: "refusal",
           code: "REPLICA_NEWER",

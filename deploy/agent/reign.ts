@@ -323,6 +323,7 @@ export class Reign {
   }
 
   #receive(follower: Follower, message: Message, payload: Uint8Array): void {
+    if (follower.gone) throw new ProtocolViolation(`a ${message.kind} after the end of what is shipped`);
     switch (message.kind) {
       case "acknowledgement":
         this.#acknowledge(follower, message);
@@ -352,9 +353,17 @@ export class Reign {
   }
 
   #acknowledge(follower: Follower, message: Acknowledgement): void {
-    const { durable } = message;
-    if (compareCuts(durable, this.#newestSent()) > 0)
-      throw new ProtocolViolation(`cut ${cutText(durable)} was acknowledged and never sent`);
+    const { durable, applied, received } = message;
+    const newest = this.#newestSent();
+    // By number too: a cut of an older epoch compares as older, whatever number it has.
+    for (const cut of [durable, received]) {
+      if (compareCuts(cut, newest) > 0 || cut.seq > newest.seq)
+        throw new ProtocolViolation(`cut ${cutText(cut)} was acknowledged and never sent`);
+    }
+    if (compareCuts(durable, follower.durable) < 0)
+      throw new ProtocolViolation(`cut ${cutText(durable)} was acknowledged after ${cutText(follower.durable)}`);
+    if (applied.seq > durable.seq)
+      throw new ProtocolViolation(`cut ${cutText(applied)} was applied where only ${cutText(durable)} is durable`);
     if (compareCuts(durable, follower.durable) > 0) {
       this.#options.log.debug("cut.acknowledged", {
         peer: follower.session.peer,
