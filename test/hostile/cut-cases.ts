@@ -5,7 +5,7 @@ import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { BulkMessage, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
 import { epoch, type ObjectId, type StorePath, seq } from "../../shared/words.ts";
 import { body, type RawField, rawEnvelope, rawMessage } from "./raw-message.ts";
-import { blockSize, type Draft, hashesOf, type Part } from "./scripted-primary.ts";
+import { blockSize, type Draft, hashesOf, type Part } from "./scripted-node.ts";
 
 /** A cut that is right but for one thing. */
 export interface CutCase {

@@ -13,7 +13,7 @@ import type { Message } from "../../shared/wire/messages.ts";
 import { AgentProcess, freePort, type LogLine, until } from "./agent-process.ts";
 import { usualDraft } from "./cut-cases.ts";
 import { catalogDump, treeDigest } from "./footprint.ts";
-import { type Conversation, ScriptedPrimary } from "./scripted-primary.ts";
+import { type Conversation, ScriptedNode } from "./scripted-node.ts";
 
 const nodes = ["alpha", "bravo", "charlie", "delta"] as const;
 type Node = (typeof nodes)[number];
@@ -41,7 +41,7 @@ export class HostileStage implements AsyncDisposable {
   readonly catalog: string;
   readonly configPath: string;
   readonly #cleanup = new AsyncDisposableStack();
-  readonly #nodes = new Map<Node, ScriptedPrimary>();
+  readonly #nodes = new Map<Node, ScriptedNode>();
   agent!: AgentProcess;
 
   private constructor() {
@@ -96,8 +96,9 @@ groups:
     for (const [index, node] of nodes.entries()) {
       this.#nodes.set(
         node,
-        new ScriptedPrimary({
+        new ScriptedNode({
           node,
+          peer: "bravo",
           groupId,
           incarnation: randomBytes(8).toString("hex"),
           stores: [...group.stores.values()].map((store) => ({
@@ -121,11 +122,11 @@ groups:
     this.agent = this.#cleanup.use(await AgentProcess.start(this.configPath, "bravo", join(this.directory, "bravo")));
   }
 
-  node(name: Node): ScriptedPrimary {
+  node(name: Node): ScriptedNode {
     return this.#nodes.get(name)!;
   }
 
-  get alpha(): ScriptedPrimary {
+  get alpha(): ScriptedNode {
     return this.node("alpha");
   }
 

@@ -7,7 +7,7 @@ import { until } from "./agent-process.ts";
 import { usualDraft } from "./cut-cases.ts";
 import { HostileStage } from "./hostile-stage.ts";
 import { body, rawEnvelope, rawMessage } from "./raw-message.ts";
-import { blockSize, type Conversation, hashesOf, type Part } from "./scripted-primary.ts";
+import { blockSize, type Conversation, hashesOf, type Part } from "./scripted-node.ts";
 
 const large = 3 * 1024 * 1024;
 

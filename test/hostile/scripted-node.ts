@@ -45,7 +45,7 @@ interface State {
 export class Draft {
   readonly cut: CutId;
   readonly base: CutId;
-  readonly #primary: ScriptedPrimary;
+  readonly #primary: ScriptedNode;
   readonly #objects: Map<number, KnownObject>;
   readonly #paths: Map<string, number>;
   #nextObject: number;
@@ -53,7 +53,7 @@ export class Draft {
   readonly #rows: ObjectRow[] = [];
   readonly #pathRows: PathRow[] = [];
 
-  constructor(primary: ScriptedPrimary, state: State, cut: CutId, base: CutId) {
+  constructor(primary: ScriptedNode, state: State, cut: CutId, base: CutId) {
     this.#primary = primary;
     this.cut = cut;
     this.base = base;
@@ -232,9 +232,11 @@ export function contentOf(bytes: Uint8Array, size: number): Uint8Array {
   return sum.bytes();
 }
 
-/** A node with a valid key that speaks the protocol by hand. */
-export class ScriptedPrimary {
+/** A node with a valid key that speaks the protocol by hand, in whatever role it claims. */
+export class ScriptedNode {
   readonly node: string;
+  /** Whom it dials. */
+  readonly peer: string;
   readonly groupId: string;
   readonly incarnation: string;
   readonly stores: readonly string[];
@@ -250,6 +252,7 @@ export class ScriptedPrimary {
 
   constructor(options: {
     node: string;
+    peer: string;
     groupId: string;
     incarnation: string;
     stores: Hello["stores"];
@@ -258,6 +261,7 @@ export class ScriptedPrimary {
     hostKey: string;
   }) {
     this.node = options.node;
+    this.peer = options.peer;
     this.groupId = options.groupId;
     this.incarnation = options.incarnation;
     this.configured = options.stores;
@@ -272,7 +276,7 @@ export class ScriptedPrimary {
     const connection = await dial(
       {
         target: { kind: "embedded", host: "127.0.0.1", port: this.#port },
-        peer: "bravo",
+        peer: this.peer,
         identity: this.#identity,
         hostKeys: [this.#hostKey],
         log: () => {},
