@@ -9,7 +9,8 @@ import { controlSocketPath, identityDirectory } from "../../deploy/control/state
 import { ensureIdentity } from "../../shared/link/identity.ts";
 import { childrenOf, freePort, procNumber, until } from "./scratch.ts";
 
-const program = fileURLToPath(new URL("../../deploy/cli/main.ts", import.meta.url));
+/** What is run: the checkout's program, or the bundle that is installed, once it was made. */
+export const agentProgram = { path: fileURLToPath(new URL("../../deploy/cli/main.ts", import.meta.url)) };
 const sampleMs = 100;
 const linesKept = 30;
 const ticksPerSecond = 100;
@@ -36,7 +37,7 @@ export class Agent {
     this.name = name;
     this.state = state;
     const options = ["run", "-c", config, "--node", name, "--state", state, "--log", "debug"];
-    this.process = spawn(process.execPath, [program, ...options], { stdio: ["ignore", "ignore", "pipe"] });
+    this.process = spawn(process.execPath, [agentProgram.path, ...options], { stdio: ["ignore", "ignore", "pipe"] });
     this.control = connectControl(controlSocketPath(state));
     let rest = "";
     this.process.stderr!.setEncoding("utf8").on("data", (text: string) => {

@@ -1,12 +1,10 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
-import { fileURLToPath } from "node:url";
 import { atMost, type Benchmark, type Finding, mebibytes, noted, round as rounded, seconds } from "./benchmark.ts";
-import { type Agent, firstCopy, preparePair } from "./pair.ts";
+import { type Agent, agentProgram, firstCopy, preparePair } from "./pair.ts";
 import { median, run, Scratch } from "./scratch.ts";
 
-const program = fileURLToPath(new URL("../../deploy/cli/main.ts", import.meta.url));
 const rowBytes = 4000;
 
 /**
@@ -88,7 +86,7 @@ async function promoteBacklog(
 
 async function promote(replica: Agent): Promise<number> {
   const options = ["promote", "app", "--state", replica.state, "--yes", "--accept-loss", "--accept-live-primary"];
-  const { code, out, ms } = await run(process.execPath, [program, ...options]);
+  const { code, out, ms } = await run(process.execPath, [agentProgram.path, ...options]);
   if (code !== 0) throw new Error(`promote ended with ${code}: ${out}`);
   return ms;
 }

@@ -1,10 +1,14 @@
 import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { build } from "../../deploy/build/build.ts";
 import { type Benchmark, type Finding, tableOf } from "./benchmark.ts";
 import { fewChanges } from "./few-changes.ts";
 import { largeFile } from "./large-file.ts";
+import { agentProgram } from "./pair.ts";
 import { promotion } from "./promotion.ts";
 import { randomPages } from "./random-pages.ts";
+import { Scratch } from "./scratch.ts";
 import { smallFiles } from "./small-files.ts";
 import { sqliteCommits } from "./sqlite-commits.ts";
 
@@ -25,6 +29,7 @@ const usage = `npm run bench -- [options]
   --stop-seconds N     how long the replica stands still
   --litestream PATH    the program of the npm package @flydotio/litestream, unless it is in PATH
   --directory DIR      where to work (default: the system's temporary directory)
+  --checkout           run the sources; else the bundle, as it is installed: it starts sooner and needs less memory
   --json FILE          the findings for a program
 `;
 
@@ -37,6 +42,7 @@ const { values } = parseArgs({
     "stop-seconds": { type: "string" },
     litestream: { type: "string" },
     directory: { type: "string" },
+    checkout: { type: "boolean" },
     json: { type: "string" },
     help: { type: "boolean" },
   },
@@ -53,6 +59,11 @@ async function main(): Promise<void> {
   if (values.help) {
     process.stdout.write(usage);
     return;
+  }
+  using scratch = new Scratch(values.directory, "program");
+  if (!values.checkout) {
+    await build(join(scratch.path, "program"));
+    agentProgram.path = join(scratch.path, "program", "main.js");
   }
   const names = values.only?.split(",") ?? Object.keys(benchmarks);
   const findings: Finding[] = [];
