@@ -355,11 +355,12 @@ export class Reign {
   #acknowledge(follower: Follower, message: Acknowledgement): void {
     const { durable, applied, received } = message;
     const newest = this.#newestSent();
-    // By number too: a cut of an older epoch compares as older, whatever number it has.
-    for (const cut of [durable, received]) {
-      if (compareCuts(cut, newest) > 0 || cut.seq > newest.seq)
-        throw new ProtocolViolation(`cut ${cutText(cut)} was acknowledged and never sent`);
-    }
+    // By number too: a cut of an older epoch compares as older, whatever number it has. What is being received may be
+    // a cut that was given up here meanwhile.
+    if (compareCuts(durable, newest) > 0 || durable.seq > newest.seq)
+      throw new ProtocolViolation(`cut ${cutText(durable)} was acknowledged and never sent`);
+    if (received.seq > this.#standing.committed.seq + 1n)
+      throw new ProtocolViolation(`cut ${cutText(received)} is received there and was never sent`);
     if (compareCuts(durable, follower.durable) < 0)
       throw new ProtocolViolation(`cut ${cutText(durable)} was acknowledged after ${cutText(follower.durable)}`);
     if (applied.seq > durable.seq)
