@@ -48,7 +48,7 @@ export interface KillRounds {
 }
 
 const deadlineMs = 30_000;
-const rates = { commitsPerSecond: 60, stepsPerSecond: 40 };
+const rates = { commitsPerSecond: 40, stepsPerSecond: 25 };
 
 export async function killRounds(options: KillRoundsOptions): Promise<KillRounds> {
   const random = seededRandom(options.seed);

@@ -36,7 +36,7 @@ export class OutsideRecorder implements AsyncDisposable {
   constructor(cluster: Cluster, confirmations: Confirmations) {
     this.#cluster = cluster;
     this.#confirmations = confirmations;
-    this.#loops = [this.#repeat(20, async () => await this.#look()), this.#repeat(50, async () => await this.#wait())];
+    this.#loops = [this.#repeat(35, async () => await this.#look()), this.#repeat(50, async () => await this.#wait())];
   }
 
   /** @throws what was seen to be broken already */
