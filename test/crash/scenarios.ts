@@ -234,4 +234,19 @@ const broken: Scenario = {
   limits: { resumeBytesMin: 4096 },
 };
 
-export const scenarios: readonly Scenario[] = [first, contents, names, types, promotion, pipelined, broken];
+/** Nothing else is there, so that the directory gets the number of the file where that is gone for good. */
+const exchanged: Scenario = {
+  name: "a file becomes a directory",
+  changes: [
+    ({ tree }, text) => tree!.write("x", text(100)),
+    ({ tree }, text) => {
+      tree!.remove("x");
+      tree!.makeDirectory("x");
+      tree!.write("x/inside", text(100));
+    },
+  ],
+  steps: [...whole(1), ...whole(2)],
+  crashFrom: 3,
+};
+
+export const scenarios: readonly Scenario[] = [first, contents, names, types, promotion, pipelined, broken, exchanged];
