@@ -27,7 +27,9 @@ export async function catchUp(
 ): Promise<CatchUp> {
   const { manifest } = context;
   const base = sink.base.seq;
-  for (const { object, version } of manifest.objectsBorn(base, upTo)) {
+  // What changed last changes next: it is read while it is still what the manifest says.
+  const born = manifest.objectsBorn(base, upTo).sort((a, b) => (b.version?.birth ?? 0) - (a.version?.birth ?? 0));
+  for (const { object, version } of born) {
     if (version === undefined) continue;
     if (sink.gone) return { kind: "sent" };
     const entry = manifest.pathsOf(object, upTo)[0];
