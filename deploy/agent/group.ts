@@ -219,6 +219,8 @@ export class GroupAgent {
             });
           }
           if (this.#replicaStanding !== undefined) {
+            if (message.suspect !== "" && message.suspect !== this.#replicaStanding.suspect)
+              this.log.error("copy.suspect", { reason: message.suspect, seq: message.applied.seq });
             this.#replicaStanding = {
               ...this.#replicaStanding,
               committed: message.durable,

@@ -1,6 +1,7 @@
 import { parentPort } from "node:worker_threads";
 import { zstdDecompressSync } from "node:zlib";
 import { applyNext, markSuspect, recoverApply } from "../../replica/apply/apply.ts";
+import { ForeignChange } from "../../replica/apply/locate.ts";
 import { commit } from "../../replica/commit/commit.ts";
 import { PinnedPoints } from "../../replica/history/pinned-points.ts";
 import { restamp, sweep } from "../../replica/history/sweep.ts";
@@ -17,7 +18,7 @@ import { Catalog, type CutRecord, type Standing } from "../../shared/catalog/cat
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { RetentionConfig } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
-import { assert, ProtocolViolation } from "../../shared/errors.ts";
+import { assert, isSystemError, ProtocolViolation } from "../../shared/errors.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import { payloadBytesMax } from "../../shared/wire/frame.ts";
@@ -490,7 +491,7 @@ function applyAll(): void {
   enterStage("apply");
   for (;;) {
     const begun = performance.now();
-    const applied = applyNext(context, options.keepHistory);
+    const applied = applyOrSuspect(context, options.keepHistory);
     if (applied === undefined) break;
     main.note("applied", {
       cuts: applied.cuts,
@@ -502,6 +503,23 @@ function applyAll(): void {
   unappliedSince = 0;
   if (receiver !== undefined) acknowledge();
   enterStage("wait");
+}
+
+/** What a name says when it is not, or no more, what it was a moment ago: somebody else is at work in the copy. */
+const strangersCodes = ["EEXIST", "ENOENT", "ENOTDIR", "ENOTEMPTY", "EISDIR", "ELOOP", "EINVAL"] as const;
+
+/** A stranger who is quicker than we are makes the copy suspect, as one does who is found; he does not end the agent. */
+function applyOrSuspect(opened: ReplicaContext, keepHistory: boolean): ReturnType<typeof applyNext> {
+  try {
+    return applyNext(opened, keepHistory);
+  } catch (error) {
+    // What is kept open may lie elsewhere by now.
+    for (const home of opened.homes.values()) home.tree.forget();
+    if (!isSystemError(error, ...strangersCodes) || opened.catalog.standing.applying === undefined) throw error;
+    const reason = `somebody changed names in the copy while a batch was written: ${error.message}`;
+    markSuspect(opened, reason);
+    throw new ForeignChange(reason, { cause: error });
+  }
 }
 
 /**
@@ -530,7 +548,7 @@ function fatal(error: unknown): void {
   if (plain.code === "FOREIGN_CHANGE") {
     // The copy is suspect, durably; what was committed is kept, nothing more is applied to it.
     broken = false;
-    if (receiver !== undefined) acknowledge();
+    acknowledge();
     return;
   }
   main.note("failed", { error: plain });

@@ -1,12 +1,12 @@
 import { type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts";
-import { assert, isSystemError } from "../../shared/errors.ts";
+import { isSystemError } from "../../shared/errors.ts";
 import type { Directory, Stat } from "../../shared/ports/disk.ts";
 import type { ObjectId, StorePath } from "../../shared/words.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
 import type { StoreHome } from "../store-home.ts";
 import { failing } from "../sync.ts";
-import { inodeOf, locateOrFail, locatePrivate } from "./locate.ts";
+import { ForeignChange, inodeOf, locateOrFail, locatePrivate } from "./locate.ts";
 import { PayloadReader } from "./payload-reader.ts";
 import { type Batch, type ChangedObject, type ChangedPath, onlyBorn, pendingExtents } from "./plan-batch.ts";
 import { writeZeros } from "./write-zeros.ts";
@@ -336,7 +336,7 @@ class CopyWriter {
       this.#touchParent(home.number, dir as StorePath);
     }
     const again = home.tree.place(path);
-    assert(again !== undefined, `directory ${dir} was made and is not there`);
+    if (again === undefined) throw new ForeignChange(`somebody takes directory ${dir} away as soon as it is made`);
     return again;
   }
 
