@@ -335,8 +335,14 @@ export class ScriptedNode {
 
   /** Sends a cut as it is and waits until the replica says that it has it, in the copy too. */
   async ship(conversation: Conversation, draft: Draft): Promise<void> {
-    await conversation.sendParts(draft.parts());
+    await this.shipDurably(conversation, draft);
     await conversation.applied(draft.cut);
+  }
+
+  /** As `ship`, where the copy may not take what the catalog has. */
+  async shipDurably(conversation: Conversation, draft: Draft): Promise<void> {
+    await conversation.sendParts(draft.parts());
+    await conversation.durable(draft.cut);
     this.committed = draft.cut;
     this.digest = draft.digest();
     this.#state = draft.state();
@@ -405,18 +411,29 @@ export class Conversation {
     return found as Extract<Message, { kind: K }>;
   }
 
-  async applied(cut: CutId): Promise<Acknowledgement> {
-    return await until(
+  async durable(cut: CutId): Promise<void> {
+    await this.#acknowledged(cut, "durable", ({ durable }) => durable.seq === cut.seq);
+  }
+
+  async applied(cut: CutId): Promise<void> {
+    await this.#acknowledged(
+      cut,
+      "applied",
+      ({ durable, applied }) => durable.seq === cut.seq && applied.seq === cut.seq,
+    );
+  }
+
+  async #acknowledged(cut: CutId, what: string, enough: (message: Acknowledgement) => boolean): Promise<void> {
+    await until(
       () => {
         for (const { message } of this.received) {
           if (message.kind === "cutRejected") throw new Error(`cut ${cutText(cut)} was refused: ${message.message}`);
-          if (message.kind === "acknowledgement" && message.durable.seq === cut.seq && message.applied.seq === cut.seq)
-            return message;
+          if (message.kind === "acknowledgement" && enough(message)) return true;
         }
-        if (this.over) throw new Error(`the channel ended before cut ${cutText(cut)} was acknowledged`);
+        if (this.over) throw new Error(`the channel ended before cut ${cutText(cut)} was ${what}`);
         return undefined;
       },
-      `cut ${cutText(cut)} is acknowledged and applied`,
+      `cut ${cutText(cut)} is ${what}`,
     );
   }
 
