@@ -9,6 +9,7 @@ import { createMetrics } from "../../shared/metrics.ts";
 import { softwareVersion } from "../cli/version.ts";
 import { serveControl } from "../control/server.ts";
 import { controlSocketPath, identityDirectory } from "../control/state-layout.ts";
+import { tuneCollector } from "./collector.ts";
 import { AgentControl } from "./control-handler.ts";
 import { GroupAgent } from "./group.ts";
 import { runLinks } from "./links.ts";
@@ -29,6 +30,7 @@ export async function runAgent(
   options: { configPath: string; node: string; stateDirectory: string },
   signal: AbortSignal,
 ): Promise<void> {
+  tuneCollector();
   const config = await loadConfig(options.configPath);
   const node = nodeNamed(config, options.node);
   await mkdir(options.stateDirectory, { recursive: true, mode: 0o700 });

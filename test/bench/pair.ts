@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { AgentStatus, ControlHandler, GroupStatus } from "../../deploy/control/api.ts";
 import { connectControl } from "../../deploy/control/client.ts";
@@ -10,7 +10,10 @@ import { ensureIdentity } from "../../shared/link/identity.ts";
 import { childrenOf, freePort, procNumber, until } from "./scratch.ts";
 
 /** What is run: the checkout's program, or the bundle that is installed, once it was made. */
-export const agentProgram = { path: fileURLToPath(new URL("../../deploy/cli/main.ts", import.meta.url)) };
+export const agentProgram = { path: fileURLToPath(new URL("../../deploy/understudy", import.meta.url)) };
+/** The bundle takes the Node that it finds. */
+export const agentEnvironment = { ...process.env, PATH: `${dirname(process.execPath)}:${process.env.PATH}` };
+
 const sampleMs = 100;
 const linesKept = 30;
 const ticksPerSecond = 100;
@@ -37,7 +40,7 @@ export class Agent {
     this.name = name;
     this.state = state;
     const options = ["run", "-c", config, "--node", name, "--state", state, "--log", "debug"];
-    this.process = spawn(process.execPath, [agentProgram.path, ...options], { stdio: ["ignore", "ignore", "pipe"] });
+    this.process = spawn(agentProgram.path, options, { stdio: ["ignore", "ignore", "pipe"], env: agentEnvironment });
     this.control = connectControl(controlSocketPath(state));
     let rest = "";
     this.process.stderr!.setEncoding("utf8").on("data", (text: string) => {
@@ -88,6 +91,8 @@ export class Agent {
 
   async ready(): Promise<void> {
     await until(`agent ${this.name} answers`, () => this.#answers(), 20_000);
+    // What the launcher itself had started is gone.
+    this.#peakKiB.clear();
   }
 
   async #answers(): Promise<boolean> {

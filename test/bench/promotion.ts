@@ -2,7 +2,7 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { atMost, type Benchmark, type Finding, mebibytes, noted, round as rounded, seconds } from "./benchmark.ts";
-import { type Agent, agentProgram, firstCopy, preparePair } from "./pair.ts";
+import { type Agent, agentEnvironment, agentProgram, firstCopy, preparePair } from "./pair.ts";
 import { median, run, Scratch } from "./scratch.ts";
 
 const rowBytes = 4000;
@@ -86,7 +86,7 @@ async function promoteBacklog(
 
 async function promote(replica: Agent): Promise<number> {
   const options = ["promote", "app", "--state", replica.state, "--yes", "--accept-loss", "--accept-live-primary"];
-  const { code, out, ms } = await run(process.execPath, [agentProgram.path, ...options]);
+  const { code, out, ms } = await run(agentProgram.path, options, agentEnvironment);
   if (code !== 0) throw new Error(`promote ended with ${code}: ${out}`);
   return ms;
 }

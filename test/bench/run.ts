@@ -63,7 +63,7 @@ async function main(): Promise<void> {
   using scratch = new Scratch(values.directory, "program");
   if (!values.checkout) {
     await build(join(scratch.path, "program"));
-    agentProgram.path = join(scratch.path, "program", "main.js");
+    agentProgram.path = join(scratch.path, "program", "understudy");
   }
   const names = values.only?.split(",") ?? Object.keys(benchmarks);
   const findings: Finding[] = [];

@@ -73,9 +73,10 @@ export function randomNoise(length: number): Buffer {
 export async function run(
   program: string,
   parameters: readonly string[],
+  env: NodeJS.ProcessEnv = process.env,
 ): Promise<{ code: number; out: string; ms: number }> {
   const begun = performance.now();
-  const child = spawn(program, parameters, { stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(program, parameters, { stdio: ["ignore", "pipe", "pipe"], env });
   let out = "";
   child.stdout.setEncoding("utf8").on("data", (text: string) => {
     out += text;
