@@ -59,8 +59,8 @@ describe("faults of the disk", function () {
           index >= point.operation! && takesRoom.has(kind) ? ("ENOSPC" as const) : undefined;
         const fault = matrix.runWithFault(full);
         expect(explain(fault.error), text(point)).to.contain("ENOSPC");
-        for (const mode of ["lose-all", "reordered"] as const) matrix.crash(fault.at, mode, 1);
-        matrix.restart(fault.at);
+        matrix.crash(fault.at, "reordered", 1);
+        if (counts.full % 2 === 0) matrix.restart(fault.at);
         if (point.step !== "receive") continue;
         // The cut is refused, the session goes on with the same program when somebody has made room.
         expect(fault.error, text(point)).to.be.instanceof(NoRoom);
