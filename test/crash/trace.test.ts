@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { mkdir, mkdtemp, open, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, open, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
@@ -53,7 +53,9 @@ async function recordReplica(directory: string): Promise<{ calls: SystemCall[]; 
   };
   await alpha.until((group) => group.peers.bravo?.durable !== null && group.peers.bravo?.durable !== undefined, 30_000);
   await shipped();
-  await writeFile(join(files, "second"), randomBytes(largeBytes));
+  // Whole from its first sight: a cut of a file that is still being written would bring it in two parts.
+  await writeFile(join(files, "..", "second"), randomBytes(largeBytes));
+  await rename(join(files, "..", "second"), join(files, "second"));
   await shipped();
   {
     await using file = await open(join(files, "large"), "r+");
