@@ -98,6 +98,7 @@ export class Reign {
   /** The application was frozen, and no thaw has succeeded since. */
   #thawOwed = false;
   halted = "";
+  haltedHint = "";
   /** A replica is newer than this primary: nothing is cut until a person decides. */
   #reverted = false;
   lastFreezeMs: number | undefined;
@@ -112,6 +113,7 @@ export class Reign {
     this.#options = options;
     this.halted = standing.halted;
     this.#reverted = standing.halted !== "";
+    if (this.#reverted) this.haltedHint = revertedHint;
   }
 
   get standing(): PrimaryStanding {
@@ -146,6 +148,7 @@ export class Reign {
   async standStill(reason: string): Promise<void> {
     this.#reverted = true;
     this.halted = reason;
+    this.haltedHint = revertedHint;
     this.#standing = await this.#worker.call("halt", { reason });
   }
 
@@ -474,6 +477,7 @@ export class Reign {
         const reason = explain(error);
         if (reason !== this.halted) this.#options.log.error("cut.failed", { error });
         this.halted = reason;
+        this.haltedHint = hintOf(error);
         for (const follower of this.#followers.values()) await this.#sendSourceState(follower);
       }
     }
@@ -635,6 +639,7 @@ export class Reign {
       return true;
     } catch (error) {
       this.halted = `the application may still be frozen: ${explain(error)}`;
+      this.haltedHint = hintOf(error);
       return false;
     }
   }
@@ -675,13 +680,20 @@ export class Reign {
   }
 }
 
+/** What a person may do about an error; never empty. */
+export function hintOf(error: unknown): string {
+  return error instanceof UnderstudyError && error.hint !== "" ? error.hint : "See the agent's log.";
+}
+
+const revertedHint =
+  "Promote the replica, or, if what this node has is what you want: `understudy cut GROUP --accept-source`, then `understudy adopt GROUP` on the replica.";
+
 /** This primary is older than one of its replicas. */
 export class SourceReverted extends UnderstudyError {
   readonly code = "SOURCE_REVERTED";
   readonly remedy = "stop";
   readonly state = "Nothing is cut and nothing is shipped; the replica keeps what it has and can be promoted.";
-  readonly hint =
-    "Promote the replica, or, if what this node has is what you want: `understudy cut GROUP --accept-source`, then `understudy adopt GROUP` on the replica.";
+  readonly hint = revertedHint;
   override readonly exitCode = exitCodes.refused;
 }
 

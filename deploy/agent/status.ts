@@ -27,7 +27,6 @@ function groupStatus(group: GroupAgent): GroupStatus {
   const replica = group.replicaStanding;
   const reign = group.reign;
   const cutStores: readonly CutStore[] = reign?.standing.stores ?? replica?.record?.stores ?? [];
-  const halted = reign?.halted || standing?.halted || group.copyProblem || group.following?.source?.halted || "";
   return {
     id: standing === undefined || standing.groupId === "" ? null : standing.groupId,
     role: group.role,
@@ -37,7 +36,7 @@ function groupStatus(group: GroupAgent): GroupStatus {
     promotable: promotable(group),
     stores: Object.fromEntries(group.stores.map((store) => [store.name, storeStatus(store, cutStores)])),
     waitingFor: group.waitingFor(),
-    halted: halted === "" ? null : { code: "HALTED", message: halted, hint: "See the agent's log.", flag: null },
+    halted: halted(group),
     history: {
       points: replica?.pointCount ?? 0,
       bytes: replica?.historyBytes ?? 0,
@@ -45,6 +44,17 @@ function groupStatus(group: GroupAgent): GroupStatus {
     },
     ...(reign?.lastFreezeMs === undefined ? {} : { lastFreezeMs: reign.lastFreezeMs }),
   };
+}
+
+/** Why the group stands still, on this node or where it is followed. */
+function halted(group: GroupAgent): Reason | null {
+  const { reign, standing, following } = group;
+  const reason = (message: string, hint: string): Reason => ({ code: "HALTED", message, hint, flag: null });
+  if (reign !== undefined && reign.halted !== "") return reason(reign.halted, reign.haltedHint);
+  if (standing !== undefined && standing.halted !== "") return reason(standing.halted, "See the agent's log.");
+  if (group.copyProblem !== "") return reason(group.copyProblem, group.copyHint);
+  const source = following?.source?.halted ?? "";
+  return source === "" ? null : reason(`${following?.session.peer}: ${source}`, "See its status for what to do.");
 }
 
 function cutStatus(group: GroupAgent): CutStatus | null {
