@@ -20,7 +20,15 @@ import { type Decision, decide, wireMajor, wireMinor } from "../../shared/sessio
 import { readablePath } from "../../shared/store-path.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Hello } from "../../shared/wire/messages.ts";
-import { type Consistency, type CutId, cutText, meets, type NodeName, type Role } from "../../shared/words.ts";
+import {
+  type Consistency,
+  type CutId,
+  cutText,
+  type Epoch,
+  meets,
+  type NodeName,
+  type Role,
+} from "../../shared/words.ts";
 import {
   cutIdOf,
   cutRef,
@@ -38,7 +46,7 @@ import type { PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../w
 import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
 import { kindTraits, placementOf } from "../workers/store-adapters.ts";
 import { Following } from "./following.ts";
-import { Reign } from "./reign.ts";
+import { hintOf, Reign } from "./reign.ts";
 import { RefusedByPeer, type Session } from "./session.ts";
 import { WorkerThread } from "./worker-thread.ts";
 
@@ -100,6 +108,7 @@ export class GroupAgent {
   #stopped = false;
   #followed = 0;
   copyProblem = "";
+  copyHint = "";
   readonly #stopping = new AbortController();
 
   constructor(options: GroupOptions) {
@@ -184,7 +193,7 @@ export class GroupAgent {
     const standing = await this.#openReplica();
     if (standing.role === "primary") await this.#becomePrimary();
     else if (standing.role === "replica") await this.#openCopy();
-    else if (standing.role === "promoting") await this.#exclusively(async () => await this.#finishPromotion());
+    else if (standing.role === "promoting") await this.#exclusively(async () => await this.#resumePromotion(standing));
     // Its service may have been started again meanwhile, or the agent died before it was told to stop.
     else if (standing.role === "fenced") this.#onFenced().catch((error: unknown) => this.options.onFatal(error));
     this.log.info("group.opened", {
@@ -231,7 +240,7 @@ export class GroupAgent {
           this.#following?.acknowledge(message);
         },
         applied: ({ cuts, ms, strangers, metadataPartial }) => {
-          this.options.metrics.applySeconds.observe({ group: this.config.name }, ms / 1000);
+          if (cuts > 0) this.options.metrics.applySeconds.observe({ group: this.config.name }, ms / 1000);
           this.log.debug("batch.applied", { cuts, ms: Math.round(ms) });
           if (strangers.length > 0)
             this.log.error("stranger.put_aside", { paths: strangers.slice(0, 20).join(", "), count: strangers.length });
@@ -276,6 +285,7 @@ export class GroupAgent {
       this.copyProblem = "";
     } catch (error) {
       this.copyProblem = explain(error);
+      this.copyHint = hintOf(error);
       this.log.error("copy.unusable", { error });
     }
   }
@@ -334,6 +344,7 @@ export class GroupAgent {
     } catch (error) {
       // The source is not there (yet): the reign stands still, says so, and looks again.
       primary.reign.halted = explain(error);
+      primary.reign.haltedHint = hintOf(error);
       this.log.error("source.unusable", { error });
       this.#retryStart();
       return;
@@ -518,6 +529,7 @@ export class GroupAgent {
       this.copyProblem = "";
     } catch (error) {
       this.copyProblem = explain(error);
+      this.copyHint = hintOf(error);
       throw error;
     }
     // Several may have begun while the worker was asked: the last that it heard of is the one.
@@ -713,7 +725,7 @@ export class GroupAgent {
       this.#replicaStanding = await worker.call("seal", undefined);
       this.#following = undefined;
       this.#closeSessions();
-      const { epoch, cut } = await this.#finishPromotion();
+      const { epoch, cut } = await this.#finishPromotion(options.accept.includes("suspect"));
       return { epoch, cut, loss, seconds: (performance.now() - begun) / 1000 };
     });
   }
@@ -736,11 +748,21 @@ export class GroupAgent {
     return this.config.require.get(store.name as never) ?? byKind;
   }
 
-  async #finishPromotion(): Promise<{ epoch: bigint; cut: CutId }> {
+  /** The agent ended between seal and epoch. Whether that can be finished or not, it runs, and can be asked. */
+  async #resumePromotion(standing: ReplicaStanding): Promise<void> {
+    try {
+      // With a mark the accepted apply had begun.
+      await this.#finishPromotion(standing.suspect !== "" && standing.applying !== undefined);
+    } catch (error) {
+      this.log.error("promotion.failed", { error });
+    }
+  }
+
+  /** @throws when it cannot be finished; up to the new epoch the node is a replica again then */
+  async #finishPromotion(acceptSuspect: boolean): Promise<{ epoch: bigint; cut: CutId }> {
     const worker = this.#replica;
     if (worker === undefined) throw new WrongRole("a promotion", this.role);
-    await worker.call("openCopy", undefined);
-    const { epoch, cut } = await worker.call("takeOver", undefined);
+    const { epoch, cut } = await this.#takeOver(worker, acceptSuspect);
     this.log.info("replica.promoted", { epoch, seq: cut.seq });
     await this.#becomePrimary();
     this.#closeSessions();
@@ -759,6 +781,20 @@ export class GroupAgent {
       }
     }
     return { epoch, cut };
+  }
+
+  async #takeOver(worker: ReplicaWorker, acceptSuspect: boolean): Promise<{ epoch: Epoch; cut: CutId }> {
+    try {
+      await worker.call("openCopy", undefined);
+      return await worker.call("takeOver", { acceptSuspect });
+    } catch (error) {
+      this.#replicaStanding = await worker.call("standing", undefined);
+      if (this.role === "promoting") {
+        this.#replicaStanding = await worker.call("unseal", undefined);
+        this.#closeSessions();
+      }
+      throw error;
+    }
   }
 
   /** Takes what changes by itself (points, backlog) from the worker, for status. */

@@ -59,7 +59,8 @@ export type ReplicaWorkerCalls = {
   unpin(argument: { seq: bigint }): void;
   seal(argument: undefined): ReplicaStanding;
   unseal(argument: undefined): ReplicaStanding;
-  takeOver(argument: undefined): { epoch: Epoch; cut: CutId };
+  /** `acceptSuspect`: also with a copy that somebody else changed. */
+  takeOver(argument: { acceptSuspect: boolean }): { epoch: Epoch; cut: CutId };
   standing(argument: undefined): ReplicaStanding;
   points(argument: undefined): readonly CutRecord[];
   setHalted(argument: { reason: string }): ReplicaStanding;
@@ -198,13 +199,15 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       return standing();
     },
     unseal() {
-      unseal(openContext());
+      // Also where the copy is not there: nothing of it is needed.
+      unseal({ catalog: openCatalog(), nowUs });
       return standing();
     },
-    takeOver() {
+    takeOver({ acceptSuspect }) {
       assert(options !== undefined, "open");
       enterStage("promote");
-      return takeOver(openContext(), options.keepHistory);
+      applyAll();
+      return takeOver(openContext(), options.keepHistory, acceptSuspect ? "suspect" : undefined);
     },
     standing,
     points() {
@@ -443,7 +446,6 @@ function flush(): void {
   if (receiver === undefined || receiver.ended.length === 0) return;
   enterStage("commit");
   commit(openContext(), receiver);
-  if (isAdopting()) endAdoption(openContext());
   if (unappliedSince === 0) unappliedSince = performance.now();
   // At the bound acknowledgements wait for apply: that is what keeps a promotion short.
   if (unappliedBytes() > unappliedBytesMax) applyAll();
@@ -501,6 +503,7 @@ function applyAll(): void {
     });
   }
   unappliedSince = 0;
+  adoptFirstCut();
   if (receiver !== undefined) acknowledge();
   enterStage("wait");
 }
@@ -520,6 +523,13 @@ function applyOrSuspect(opened: ReplicaContext, keepHistory: boolean): ReturnTyp
     markSuspect(opened, reason);
     throw new ForeignChange(reason, { cause: error });
   }
+}
+
+/** What an adopted place held beyond the first cut goes out of the way, before anybody can take it for a part of the copy. */
+function adoptFirstCut(): void {
+  if (!isAdopting() || openCatalog().standing.applied === 0n) return;
+  const strangers = endAdoption(openContext());
+  main.note("applied", { cuts: 0, ms: 0, strangers, metadataPartial: 0 });
 }
 
 /**

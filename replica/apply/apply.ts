@@ -3,9 +3,9 @@ import type { ObjectId, Seq } from "../../shared/words.ts";
 import { segmentName } from "../receive/receive.ts";
 import { distrustStaging } from "../receive/resume.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
-import { SyncFailed } from "../sync.ts";
+import { failing, SyncFailed } from "../sync.ts";
 import { holdsContent } from "./holds-content.ts";
-import { ForeignChange, locate } from "./locate.ts";
+import { ForeignChange, locate, locateOrFail } from "./locate.ts";
 import { materialize } from "./materialize.ts";
 import { type Batch, nextBatchEnd, planBatch } from "./plan-batch.ts";
 import { dropUnknownHistory, type SavedImage, saveImages } from "./save-images.ts";
@@ -29,19 +29,25 @@ export interface Applied {
  *
  * @throws {SyncFailed} the mark stays, so the whole batch is written anew after a restart
  * @throws {ForeignChange} somebody else changed a file of the batch: the copy is suspect
+ *
+ * `although: "suspect"`: a person has accepted that, and nobody is left to mend it from. What was changed is written over
+ * as it is, what is gone stays gone; everything else is brought to the newest cut.
  */
-export function applyNext(context: ReplicaContext, keepHistory: boolean): Applied | undefined {
+export function applyNext(context: ReplicaContext, keepHistory: boolean, although?: "suspect"): Applied | undefined {
   const { catalog } = context;
   const to = nextBatchEnd(context);
   if (to === undefined) return undefined;
   const standing = catalog.standing;
-  if (standing.suspect !== "" && standing.applying === undefined) throw new ForeignChange(standing.suspect);
+  if (standing.suspect !== "" && standing.applying === undefined && although === undefined)
+    throw new ForeignChange(standing.suspect);
   const redo = standing.applying !== undefined;
-  const batch = planBatch(context, standing.applied, to);
+  const planned = planBatch(context, standing.applied, to);
+  const batch = although === undefined ? planned : withoutWhatIsGone(context, planned);
   let imageBytes = 0;
   let metadataPartial = 0;
   if (!redo) {
-    checkForeignChanges(context, batch);
+    if (although === undefined) checkForeignChanges(context, batch);
+    else settleSizes(context, batch);
     try {
       ({ imageBytes, metadataPartial } = prepare(context, batch, keepHistory));
     } catch (error) {
@@ -188,6 +194,37 @@ function checkForeignChanges(context: ReplicaContext, batch: Batch): void {
       const error = new ForeignChange(`somebody changed ${paths()} in the copy`);
       markSuspect(context, error.message);
       throw error;
+    }
+  }
+}
+
+/** Of an object whose file a stranger removed or replaced nothing can be written. */
+function withoutWhatIsGone(context: ReplicaContext, batch: Batch): Batch {
+  const gone = new Set<ObjectId>();
+  for (const { object, store, type, before } of batch.objects) {
+    if (before === undefined || type !== "file") continue;
+    if (locate(context, object, store, batch.from, batch.to) === undefined) gone.add(object);
+  }
+  return {
+    ...batch,
+    objects: batch.objects.filter(({ object }) => !gone.has(object)),
+    paths: batch.paths.filter(({ after }) => after === undefined || !gone.has(after.object)),
+  };
+}
+
+/** Extents are written into files as long as the cut before left them. */
+function settleSizes(context: ReplicaContext, batch: Batch): void {
+  const { disk } = context;
+  for (const { object, store, type, before } of batch.objects) {
+    if (before === undefined || type !== "file") continue;
+    const found = locateOrFail(context, object, store, batch.from, batch.to);
+    if (found.stat.size === before.size) continue;
+    const file = disk.openFile(found.directory, found.name, "write");
+    try {
+      disk.truncate(file, before.size);
+      failing(() => disk.syncFile(file));
+    } finally {
+      disk.closeFile(file);
     }
   }
 }

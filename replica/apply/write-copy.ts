@@ -118,10 +118,10 @@ class CopyWriter {
     if (after?.type !== "directory" || path === "") return;
     const { disk } = this.#context;
     const home = homeOf(this.#context, store);
-    const place = this.#placeOf(home, path);
+    let place = this.#placeOf(home, path);
     const stat = disk.stat(place.directory, place.name);
     if (stat?.type === "directory") return;
-    if (stat !== undefined) this.#putAside(home, path, place);
+    if (stat !== undefined) place = this.#putAside(home, path, place);
     disk.makeDirectory(place.directory, place.name, 0o700);
     this.#touchParent(store, path);
     this.#touchDirectory(store, path);
@@ -170,11 +170,11 @@ class CopyWriter {
     if (after === undefined || after.type === "directory") return;
     const { disk } = this.#context;
     const home = homeOf(this.#context, store);
-    const place = this.#placeOf(home, path);
+    let place = this.#placeOf(home, path);
     const inode = inodeOf(this.#context, after.object);
     const stat = disk.stat(place.directory, place.name);
     if (stat !== undefined && stat.inode === inode) return;
-    if (stat !== undefined) this.#putAside(home, path, place);
+    if (stat !== undefined) place = this.#putAside(home, path, place);
     const name = objectFileName(after.object);
     const found =
       disk.stat(home.staging, name)?.inode === inode
@@ -326,10 +326,10 @@ class CopyWriter {
     if (place !== undefined) return place;
     // A stranger replaced a directory on the way by something else: put it aside and make ours again.
     const { dir } = splitPath(path);
-    const parent = this.#placeOf(home, dir as StorePath);
+    let parent = this.#placeOf(home, dir as StorePath);
     const { disk } = this.#context;
     const stat = disk.stat(parent.directory, parent.name);
-    if (stat !== undefined && stat.type !== "directory") this.#putAside(home, dir as StorePath, parent);
+    if (stat !== undefined && stat.type !== "directory") parent = this.#putAside(home, dir as StorePath, parent);
     if (stat?.type !== "directory") {
       disk.makeDirectory(parent.directory, parent.name, 0o755);
       this.#strangers.push(`${dir} (made again)`);
@@ -340,8 +340,15 @@ class CopyWriter {
     return again;
   }
 
-  /** Moves a stranger's file or directory out of the way, never over anything, never away for good. */
-  #putAside(home: StoreHome, path: StorePath, place: { directory: Directory; name: string }): void {
+  /**
+   * Moves a stranger's file or directory out of the way, never over anything, never away for good. Gives the place anew:
+   * directories that were open are closed, since one of them may be what goes.
+   */
+  #putAside(
+    home: StoreHome,
+    path: StorePath,
+    place: { directory: Directory; name: string },
+  ): { directory: Directory; name: string } {
     const { disk } = this.#context;
     home.tree.forget();
     const again = home.tree.place(path) ?? place;
@@ -354,6 +361,7 @@ class CopyWriter {
     this.#strangers.push(path);
     this.#touchPrivate(home.number, "strangers");
     this.#touchParent(home.number, path);
+    return again;
   }
 
   #touchParent(store: number, path: StorePath): void {

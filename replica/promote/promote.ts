@@ -142,7 +142,7 @@ export function seal(context: ReplicaContext): void {
 }
 
 /** Back to following, as long as the epoch is not made. */
-export function unseal(context: ReplicaContext): void {
+export function unseal(context: Pick<ReplicaContext, "catalog" | "nowUs">): void {
   const { catalog } = context;
   if (!catalog.standing.sealed) return;
   assert(catalog.standing.role === "promoting", "only a promotion seals");
@@ -156,10 +156,14 @@ export function unseal(context: ReplicaContext): void {
  * Finishes applying, makes the copy ready for its service by checks of constant cost, and makes the new epoch durable.
  * A crash before the epoch leaves the node sealed, and the next call goes on; after it the node is primary.
  */
-export function takeOver(context: ReplicaContext, keepHistory: boolean): { epoch: Epoch; cut: CutId } {
+export function takeOver(
+  context: ReplicaContext,
+  keepHistory: boolean,
+  although?: "suspect",
+): { epoch: Epoch; cut: CutId } {
   const { catalog } = context;
   assert(catalog.standing.sealed, "a promotion begins with the seal");
-  while (applyNext(context, keepHistory) !== undefined);
+  while (applyNext(context, keepHistory, although) !== undefined);
   assert(catalog.standing.applied === catalog.standing.committed.seq, "everything committed is applied");
   for (const home of context.homes.values()) putSidecarsAside(context, home);
   const standing = catalog.standing;

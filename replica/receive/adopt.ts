@@ -1,8 +1,11 @@
 import type { Catalog } from "../../shared/catalog/catalog.ts";
-import { isSystemError } from "../../shared/errors.ts";
-import { checkStorePath } from "../../shared/store-path.ts";
+import { joinPath } from "../../shared/catalog/manifest.ts";
+import { assert, isSystemError } from "../../shared/errors.ts";
+import { checkStorePath, privateName } from "../../shared/store-path.ts";
 import { epoch, type ObjectId, type StorePath, seq } from "../../shared/words.ts";
+import { putSidecarsAside } from "../promote/promote.ts";
 import { objectFileName, type ReplicaContext } from "../replica-context.ts";
+import type { StoreHome } from "../store-home.ts";
 import { rehashStaged } from "./resume.ts";
 
 const pieceBytes = 1024 * 1024;
@@ -56,10 +59,61 @@ export function beginAdoption(context: ReplicaContext): void {
   }
 }
 
-/** The first cut is durable: what is left over was put aside by its apply. */
-export function endAdoption(context: ReplicaContext): void {
-  if (!adopting(context.catalog)) return;
-  context.catalog.transaction("adopted", () => context.catalog.run("DELETE FROM standing WHERE key = 'adopting'"));
+/**
+ * The first cut is applied: what still lies in the copies and is not in it is put aside, whole directories at once, and
+ * so are the logs beside a database. Gives the paths. Until it is done the node says that it adopts, so a crash in between
+ * begins it anew.
+ */
+export function endAdoption(context: ReplicaContext): string[] {
+  const { catalog, disk, homes } = context;
+  assert(catalog.standing.applied === catalog.standing.committed.seq, "what came is applied");
+  const aside: string[] = [];
+  for (const home of homes.values()) {
+    if (home.placement.shape === "file") aside.push(...putSidecarsAside(context, home));
+    else aside.push(...putLeftoversAside(context, home));
+    disk.syncFilesystem(home.home);
+  }
+  catalog.transaction("adopted", () => {
+    for (const path of aside) catalog.event("stranger.put_aside", { path }, context.nowUs());
+    catalog.run("DELETE FROM standing WHERE key = 'adopting'");
+  });
+  return aside;
+}
+
+function putLeftoversAside(context: ReplicaContext, home: StoreHome): string[] {
+  const { catalog, disk, manifest } = context;
+  const at = catalog.standing.applied;
+  const aside: string[] = [];
+  const pending: StorePath[] = ["" as StorePath];
+  for (let path = pending.pop(); path !== undefined; path = pending.pop()) {
+    const directory = home.tree.directory(path);
+    if (directory === undefined) continue; // Somebody took it away meanwhile: the sweep will say so.
+    const known = new Map(manifest.children(home.number, path, at).map(({ name, object }) => [name, object]));
+    for (const name of disk.list(directory)) {
+      const object = known.get(name);
+      const inner = joinPath(path, name);
+      if (object !== undefined) {
+        if (manifest.object(object, at)?.type === "directory") pending.push(inner);
+      } else if (path !== "" || (name !== privateName && name !== "lost+found")) {
+        try {
+          disk.rename(directory, name, home.strangers, freeName(context, home));
+          aside.push(inner);
+        } catch (error) {
+          // Whoever put it there took it away again: that is as good.
+          if (!isSystemError(error, "ENOENT")) throw error;
+        }
+      }
+    }
+  }
+  home.tree.forget();
+  return aside;
+}
+
+function freeName({ catalog, disk }: ReplicaContext, home: StoreHome): string {
+  for (let attempt = 0; ; attempt++) {
+    const name = `${catalog.standing.applied}-${attempt}`;
+    if (disk.stat(home.strangers, name) === undefined) return name;
+  }
 }
 
 /**
