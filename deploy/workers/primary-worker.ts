@@ -92,6 +92,7 @@ let adapters: StoreAdapter[] = [];
 let stores: readonly CutStore[] = [];
 let coherency = "independent";
 let outstanding = 0;
+let cutting = false;
 let room: PromiseWithResolvers<void> | undefined;
 const sinksNow = new Map<string, ReplicaSink>();
 const closing = new AbortController();
@@ -156,17 +157,23 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
             thaw: async () => await main.call("thaw", undefined),
           }
         : undefined;
-      const taken = await takeCut(
-        opened(),
-        {
-          depth: argument.depth,
-          freeze,
-          preCopyRounds: argument.preCopyRounds,
-          sinks,
-          forgottenUpTo: seq(argument.forgottenUpTo),
-        },
-        closing.signal,
-      );
+      cutting = true;
+      let taken: TakenCut;
+      try {
+        taken = await takeCut(
+          opened(),
+          {
+            depth: argument.depth,
+            freeze,
+            preCopyRounds: argument.preCopyRounds,
+            sinks,
+            forgottenUpTo: seq(argument.forgottenUpTo),
+          },
+          closing.signal,
+        );
+      } finally {
+        cutting = false;
+      }
       enterStage("wait");
       stores = taken.stores;
       coherency = catalog.cut(taken.cut.seq)?.coherency ?? coherency;
@@ -299,11 +306,17 @@ function ownCopy(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   return copy;
 }
 
-// Copying the catalog's log back is idle work, which no cut should pay for.
+// Copying the catalog's log back is idle work, which no cut should pay for; a very long one does, or the log grows with it.
 const checkpointMs = 1000;
+const checkpointsSkippedMax = 10;
+let checkpointsSkipped = 0;
 function checkpointLater(): void {
   setTimeout(() => {
-    context?.catalog.checkpoint();
+    if (cutting && checkpointsSkipped < checkpointsSkippedMax) checkpointsSkipped++;
+    else {
+      checkpointsSkipped = 0;
+      context?.catalog.checkpoint();
+    }
     checkpointLater();
   }, checkpointMs).unref();
 }

@@ -27,7 +27,8 @@ import { distrustStaging, forgetOpenCut } from "./resume.ts";
 
 /** A transaction is closed at these bounds, so that the worker never stands still for long. */
 const rowsPerTransactionMax = 4000;
-const bytesPerTransactionMax = 8 * 1024 * 1024;
+/** Most of it lies in staged files; what a crash takes of a transaction is sent again. */
+const bytesPerTransactionMax = 64 * 1024 * 1024;
 
 interface OpenCut {
   readonly begin: CutBegin;
@@ -49,6 +50,7 @@ interface OpenCut {
   inlineBytes: number;
   payloadBytes: number;
   stagedBytes: number;
+  sinceWriteback: number;
   objects: number;
   paths: number;
   rowsSinceCommit: number;
@@ -60,6 +62,8 @@ interface Segment {
   size: number;
 }
 
+/** After so much of a large file what was written begins to go to the disk, or all of it would at its end. */
+const writebackBytes = 32 * 1024 * 1024;
 /** Staged files that are open at a time. */
 const stagedFilesOpenMax = 300;
 
@@ -191,6 +195,7 @@ export class Receiver {
       inlineBytes: 0,
       payloadBytes: 0,
       stagedBytes: 0,
+      sinceWriteback: 0,
       objects: 0,
       paths: 0,
       rowsSinceCommit: 0,
@@ -319,6 +324,11 @@ export class Receiver {
           () => (extent.zero ? writeZeros(disk, file, offset, written) : disk.write(file, bytes, offset)),
           written,
         );
+        open.sinceWriteback += written;
+        if (open.sinceWriteback >= writebackBytes && offset >= writebackBytes) {
+          open.sinceWriteback = 0;
+          disk.startWriteback?.(file);
+        }
         return;
       }
     }

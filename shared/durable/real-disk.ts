@@ -6,6 +6,7 @@ import {
   constants,
   fchmodSync,
   fchownSync,
+  fdatasync,
   fdatasyncSync,
   fstatSync,
   fsyncSync,
@@ -141,6 +142,21 @@ export class RealDisk implements Disk {
     handle.metaChanged = false;
   }
 
+  /**
+   * Through an opening of its own: the kernel tells a failed write once to each opening, so what this one is told, and
+   * nobody hears, `syncFile` is told again.
+   */
+  startWriteback(file: OpenFile): void {
+    const handle = opened(file);
+    if (handle.writingBack) return;
+    const descriptor = openSync(`/proc/self/fd/${handle.descriptor}`, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+    handle.writingBack = true;
+    fdatasync(descriptor, () => {
+      handle.writingBack = false;
+      closeSync(descriptor);
+    });
+  }
+
   rename(fromDirectory: Directory, from: string, toDirectory: Directory, to: string): void {
     renameSync(pathOf(fromDirectory, from), pathOf(toDirectory, to));
   }
@@ -247,6 +263,7 @@ class RealDirectory implements Directory {
 class RealFile implements OpenFile {
   readonly handle: number;
   metaChanged = false;
+  writingBack = false;
   private open = true;
 
   constructor(descriptor: number) {

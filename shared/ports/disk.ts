@@ -35,6 +35,11 @@ export interface Disk {
    * failure is never retried by the caller.
    */
   syncFile(file: OpenFile): void;
+  /**
+   * A hint, where the disk can take it: what was written so far may go to the disk now, in the background, so that
+   * `syncFile` finds less to do. Promises nothing; a failure is `syncFile`'s to tell.
+   */
+  startWriteback?(file: OpenFile): void;
 
   rename(fromDirectory: Directory, from: string, toDirectory: Directory, to: string): void;
   link(fromDirectory: Directory, from: string, toDirectory: Directory, to: string): void;

@@ -58,6 +58,8 @@ export const operationOfMethod = {
   setDirectoryMeta: "setDirectoryMeta",
   syncDirectory: "syncDirectory",
   syncFilesystem: "syncFilesystem",
+  // Promises nothing: this disk keeps or loses what was not synced as chance will have it, told to or not.
+  startWriteback: "reads",
   freeBytes: "reads",
 } as const satisfies Record<keyof Disk, OperationKind | "reads">;
 
