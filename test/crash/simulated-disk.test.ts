@@ -598,6 +598,7 @@ describe("the simulated disk as a crash matrix sees it", () => {
     const file = disk.openFile(root, "c", "write");
     disk.read(file, new Uint8Array(4), 0, 4, 0);
     disk.statFile(file);
+    disk.startWriteback(file);
     disk.closeFile(file);
     disk.statDirectory(root);
     disk.stat(root, "c");

@@ -297,6 +297,11 @@ export class SimulatedDisk implements Disk {
     });
   }
 
+  startWriteback(file: OpenFile): void {
+    this.insistOnPower();
+    this.file(file);
+  }
+
   syncFile(file: OpenFile): void {
     const handle = this.file(file);
     const { mount, key, path } = handle;
