@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, open, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
@@ -9,6 +9,8 @@ import { expect } from "chai";
 import type { AgentStatus, PointsAnswer } from "../../deploy/control/api.ts";
 import { Child } from "../../deploy/demo/child-process.ts";
 import { freePorts } from "../../deploy/demo/local-agent.ts";
+import { nodeNamed } from "../../shared/config/config.ts";
+import { loadConfig } from "../../shared/config/load.ts";
 import { until } from "./harness.ts";
 
 /**
@@ -93,6 +95,13 @@ describe("README.md", function () {
       });
     }
 
+    async function startAgent(command: string, node: Name): Promise<void> {
+      await using log = await open(join(directory, node, "log"), "a");
+      // exec, so that the id that we know is the agent's own.
+      const words = ["-c", `exec ${onMachine(command, node)}`];
+      agents.set(node, new Child("bash", words, { cwd: root, stdio: ["ignore", log.fd, log.fd] }));
+    }
+
     async function json<T>(words: string, node: Name): Promise<T> {
       const { stdout, stderr } = await shell(onMachine(`${words} --json --state /var/lib/understudy`, node), node);
       if (stdout === "") throw new Error(stderr);
@@ -144,11 +153,7 @@ describe("README.md", function () {
       const runs = lines.filter(({ command }) => command.includes(" run "));
       expect(runs.map(({ on }) => on)).to.deep.equal([["alpha"], ["bravo"]]);
       for (const { command, on } of runs) {
-        const node = on[0] ?? "alpha";
-        await using log = await open(join(directory, node, "log"), "a");
-        // exec, so that the id that we know is the agent's own.
-        const words = ["-c", `exec ${onMachine(command, node)}`];
-        agents.set(node, new Child("bash", words, { cwd: root, stdio: ["ignore", log.fd, log.fd] }));
+        await startAgent(command, on[0] ?? "alpha");
       }
       await until(
         async () => {
@@ -224,6 +229,59 @@ describe("README.md", function () {
       expect(ordersIn(join(directory, "bravo", "app", "app.db"))).to.deep.equal(["first", "second"]);
     });
 
+    it("rejoin: the former primary is fenced, and follows again from what it has", async () => {
+      await writeFile(join(directory, "alpha", "app", "uploads", "a.txt"), "beyond the last cut");
+      const [away, start, adopt] = linesOf(block("rejoin"));
+      await startAgent(start?.command ?? "", "alpha");
+      await until(
+        async () => (await group("alpha").catch(() => undefined))?.role === "fenced",
+        30_000,
+        "alpha is fenced",
+      );
+      await agents.get("alpha")?.stop();
+      expect(await shell(onMachine(away?.command ?? "", "alpha"), "alpha")).to.include({ code: 0 });
+      await startAgent(start?.command ?? "", "alpha");
+      await until(
+        async () => {
+          const { code } = await shell(onMachine(adopt?.command ?? "", "alpha"), "alpha");
+          return code === 0;
+        },
+        30_000,
+        "alpha's agent answers",
+      );
+      await until(async () => (await group("alpha"))?.cut ?? undefined, 30_000, "alpha has a cut of bravo's");
+      const waited = await shell(
+        onMachine("deploy/understudy wait app --timeout 30s --state /var/lib/understudy", "bravo"),
+        "bravo",
+      );
+      expect(waited, waited.stderr).to.include({ code: 0 });
+      const app = join(directory, "alpha", "app");
+      await until(
+        async () => (await readFile(join(app, "uploads", "a.txt"), "utf8")) === "second",
+        30_000,
+        "alpha's copy is bravo's",
+      );
+      expect((await group("alpha"))?.role).to.equal("replica");
+      const kept = await readdir(join(app, ".understudy"), { recursive: true, withFileTypes: true });
+      const texts = kept
+        .filter((entry) => entry.isFile())
+        .map(async (entry) => await readFile(join(entry.parentPath, entry.name), "latin1"));
+      expect(await Promise.all(texts)).to.include("beyond the last cut");
+    });
+
+    it("openssh: the node's line is right", async () => {
+      const line = onMachine(block("openssh"), "bravo").replace(
+        "ssh-ed25519 AAAA-of-bravos-sshd",
+        keys.get("bravo") ?? "",
+      );
+      expect(line).to.match(/^ {2}bravo: .*ssh:\/\/.*host_key/);
+      const text = onMachine(block("configuration"), "bravo").replace(/^ {2}bravo: .*$/m, line.trimEnd());
+      const path = join(directory, "openssh.yaml");
+      await writeFile(path, text);
+      const config = await loadConfig(path);
+      expect(nodeNamed(config, "bravo").address).to.include({ kind: "openssh", user: "understudy", port: 22 });
+    });
+
     /** With a terminal around it, as a person has one, who answers when asked. */
     async function atTerminal(command: string, question: string, answer: string) {
       await using child = new Child("script", ["-qec", command, "/dev/null"], { cwd: root, stdio: "pipe" });
@@ -249,7 +307,7 @@ describe("README.md", function () {
 
     it("has no block that nobody runs", () => {
       expect([...blocks.keys()].sort()).to.deep.equal(
-        ["authorize", "configuration", "identities", "promote", "restore", "run", "watch"].sort(),
+        ["authorize", "configuration", "identities", "openssh", "promote", "rejoin", "restore", "run", "watch"].sort(),
       );
     });
   });
