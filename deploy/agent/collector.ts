@@ -9,5 +9,5 @@ import { setFlagsFromString } from "node:v8";
  */
 export function tuneCollector(): void {
   setFlagsFromString("--external-memory-accounted-in-global-limit");
-  setFlagsFromString("--heap-growing-percent=200");
+  setFlagsFromString("--heap-growing-percent=100");
 }

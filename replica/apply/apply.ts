@@ -9,6 +9,7 @@ import { ForeignChange, locate, locateOrFail } from "./locate.ts";
 import { materialize } from "./materialize.ts";
 import { type Batch, nextBatchEnd, planBatch } from "./plan-batch.ts";
 import { dropUnknownHistory, type SavedImage, saveImages } from "./save-images.ts";
+import type { Stamps } from "./stamps.ts";
 import { writeCopy } from "./write-copy.ts";
 
 export interface Applied {
@@ -152,12 +153,7 @@ function prepare(
   return { imageBytes: images.reduce((sum, image) => sum + image.length, 0), metadataPartial };
 }
 
-function putSeen(
-  context: ReplicaContext,
-  object: number,
-  store: number,
-  stat: { inode: number; size: number; mtimeNs: bigint; ctimeNs: bigint },
-): void {
+function putSeen(context: ReplicaContext, object: number, store: number, stat: Stamps): void {
   context.catalog.run(
     "INSERT OR REPLACE INTO seen (object, store, inode, size, mtime_ns, ctime_ns) VALUES (?,?,?,?,?,?)",
     object,

@@ -1,15 +1,15 @@
-import type { Stat } from "../../shared/ports/disk.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
 import { failing } from "../sync.ts";
 import { PayloadReader } from "./payload-reader.ts";
 import type { Batch, ChangedObject } from "./plan-batch.ts";
 import { pendingExtents } from "./plan-batch.ts";
+import { type Stamps, stampsOf } from "./stamps.ts";
 import { writeZeros } from "./write-zeros.ts";
 
 export interface Materialized {
   readonly object: ChangedObject;
-  readonly stat: Stat;
+  readonly stat: Stamps;
 }
 
 /**
@@ -54,7 +54,7 @@ export function materialize(context: ReplicaContext, batch: Batch): { made: Mate
         }
       }
     }
-    made.push({ object: changed, stat: disk.stat(staging, name)! });
+    made.push({ object: changed, stat: stampsOf(disk.stat(staging, name)!) });
   }
   for (const [store, { files, symlinks }] of touched) {
     const { staging } = homeOf(context, store);

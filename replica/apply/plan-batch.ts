@@ -103,6 +103,8 @@ export function planBatch(context: ReplicaContext, from: Seq, to: Seq): Batch {
   return { from, to, seqs, objects, paths };
 }
 
+const nothing = new Uint8Array(0);
+
 /** A first copy has nothing before it: one walk over its rows, where a change needs several look-ups for each. */
 function planFirstCopy(context: ReplicaContext, to: Seq): Batch {
   const paths: ChangedPath[] = [];
@@ -114,7 +116,8 @@ function planFirstCopy(context: ReplicaContext, to: Seq): Batch {
     )
     .iterate(to) as IterableIterator<Record<string, unknown>>) {
     const store = Number(row.store);
-    const version = objectVersion(row);
+    // Nothing here asks for the digest of a newborn's content, and there may be a hundred thousand of them.
+    const version = { ...objectVersion(row), content: nothing };
     const { object, type } = version;
     const path = homeOf(context, store).local(joinPath(String(row.dir), String(row.name)));
     paths.push({ store, path, before: undefined, after: { object, type } });

@@ -1,6 +1,6 @@
 import { type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts";
 import { isSystemError } from "../../shared/errors.ts";
-import type { Directory, Stat } from "../../shared/ports/disk.ts";
+import type { Directory } from "../../shared/ports/disk.ts";
 import type { ObjectId, StorePath } from "../../shared/words.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
@@ -9,12 +9,13 @@ import { failing } from "../sync.ts";
 import { ForeignChange, inodeOf, locateOrFail, locatePrivate } from "./locate.ts";
 import { PayloadReader } from "./payload-reader.ts";
 import { type Batch, type ChangedObject, type ChangedPath, onlyBorn, pendingExtents } from "./plan-batch.ts";
+import { type Stamps, stampsOf } from "./stamps.ts";
 import { writeZeros } from "./write-zeros.ts";
 
 /** What the writing found and left. */
 export interface Written {
-  /** Stat of every object that was touched and still has a path, for the catalog's `seen`. */
-  readonly seen: readonly { readonly object: ObjectId; readonly store: number; readonly stat: Stat }[];
+  /** Of every object that was touched and still has a path, for the catalog's `seen`. */
+  readonly seen: readonly { readonly object: ObjectId; readonly store: number; readonly stat: Stamps }[];
   readonly kept: readonly { readonly object: ObjectId; readonly store: number; readonly bytes: number }[];
   /** Strangers' files that stood in the way and were put aside, as paths in the copy. */
   readonly strangers: readonly string[];
@@ -299,13 +300,13 @@ class CopyWriter {
   }
 
   /** How everything that was touched stands now: compared before it is touched the next time. */
-  #look(): { object: ObjectId; store: number; stat: Stat }[] {
-    const seen: { object: ObjectId; store: number; stat: Stat }[] = [];
+  #look(): { object: ObjectId; store: number; stat: Stamps }[] {
+    const seen: { object: ObjectId; store: number; stat: Stamps }[] = [];
     const done = new Set<ObjectId>();
     const lookAt = (object: ObjectId, store: number, path: StorePath): void => {
       done.add(object);
       const stat = homeOf(this.#context, store).tree.stat(path);
-      if (stat !== undefined) seen.push({ object, store, stat });
+      if (stat !== undefined) seen.push({ object, store, stat: stampsOf(stat) });
     };
     const look = (object: ObjectId, store: number): void => {
       if (done.has(object)) return;
