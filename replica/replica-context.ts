@@ -26,6 +26,8 @@ export interface ReplicaLimits {
   readonly freeBytesMin: number;
   /** Staged files shorter than this are sent again rather than kept for a resume. */
   readonly resumeBytesMin: number;
+  /** A large cut's transaction is closed after so much, or a second: what a crash takes of it is sent again. */
+  readonly transactionBytesMax: number;
   /** Staged bytes of one cut, on all mounts together. */
   readonly stagingBytesMax: number;
 }
@@ -36,6 +38,7 @@ export const defaultReplicaLimits: ReplicaLimits = {
   singleSyncsMax: 64,
   freeBytesMin: 16 * 1024 * 1024,
   resumeBytesMin: 1024 * 1024,
+  transactionBytesMax: 64 * 1024 * 1024,
   stagingBytesMax: Number.MAX_SAFE_INTEGER,
 };
 

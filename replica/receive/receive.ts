@@ -27,8 +27,8 @@ import { distrustStaging, forgetOpenCut } from "./resume.ts";
 
 /** A transaction is closed at these bounds, so that the worker never stands still for long. */
 const rowsPerTransactionMax = 4000;
-/** Most of it lies in staged files; what a crash takes of a transaction is sent again. */
-const bytesPerTransactionMax = 64 * 1024 * 1024;
+/** On a slow line a second's bytes took as long to come as they would again after a crash. */
+const transactionMsMax = 1000;
 
 interface OpenCut {
   readonly begin: CutBegin;
@@ -55,6 +55,8 @@ interface OpenCut {
   paths: number;
   rowsSinceCommit: number;
   bytesSinceCommit: number;
+  /** Monotonic, ms. */
+  committedAt: number;
 }
 
 interface Segment {
@@ -200,6 +202,7 @@ export class Receiver {
       paths: 0,
       rowsSinceCommit: 0,
       bytesSinceCommit: 0,
+      committedAt: performance.now(),
     };
   }
 
@@ -819,13 +822,19 @@ export class Receiver {
 
   /** Closes the transaction of a large cut now and then; its rows stay invisible. */
   #breathe(open: OpenCut): void {
-    if (open.rowsSinceCommit < rowsPerTransactionMax && open.bytesSinceCommit < bytesPerTransactionMax) return;
+    const { transactionBytesMax } = this.#context.limits;
+    const due =
+      open.rowsSinceCommit >= rowsPerTransactionMax ||
+      open.bytesSinceCommit >= transactionBytesMax ||
+      performance.now() - open.committedAt >= transactionMsMax;
+    if (!due) return;
     // With whole cuts before it in the same transaction only a full commit may close it.
     if (this.#ended.length > 0) return;
     assert(this.#context.catalog.standing.committed.seq < open.seq, "a cut becomes visible only when it is whole");
     this.#context.catalog.commit("rows");
     open.rowsSinceCommit = 0;
     open.bytesSinceCommit = 0;
+    open.committedAt = performance.now();
   }
 }
 

@@ -325,7 +325,11 @@ const mutants: readonly Mutant[] = [
     dies: "a promotion",
     invariant: "a promotion finishes applying before the epoch",
     edits: [
-      { file: "promote/promote.ts", find: "while (applyNext(context, keepHistory) !== undefined);", replace: removed },
+      {
+        file: "promote/promote.ts",
+        find: "while (applyNext(context, keepHistory, although) !== undefined);",
+        replace: removed,
+      },
       {
         file: "promote/promote.ts",
         find: 'assert(catalog.standing.applied === catalog.standing.committed.seq, "everything committed is applied");',

@@ -38,7 +38,12 @@ class Pair {
   }
 
   #start(): ReplicaNode {
-    const setting = { program: realProgram, copies: { tree: "/srv/copy" }, limits: {}, keepHistory: true };
+    const setting = {
+      program: realProgram,
+      copies: { tree: "/srv/copy" },
+      limits: { transactionBytesMax: 8 * 1024 * 1024 },
+      keepHistory: true,
+    };
     return new ReplicaNode(setting, this.disk, join(this.#directory, "replica.db"), undefined);
   }
 
