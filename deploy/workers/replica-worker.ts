@@ -108,6 +108,7 @@ let historyBytesKnown = 0;
 let flushPlanned = false;
 let applyTimer: NodeJS.Timeout | undefined;
 let unappliedSince = 0;
+let committedAt = Number.NEGATIVE_INFINITY;
 let broken = false;
 
 /**
@@ -115,6 +116,9 @@ let broken = false;
  * while a batch is applied waits for its acknowledgement, so a steady stream is applied in large batches, seldom.
  */
 const applyDelayMs = 20;
+/** A cut that comes alone has nothing behind it that would wait. */
+const applyDelayAloneMs = 3;
+const aloneMs = 100;
 const unappliedMsMax = 300;
 const unappliedBytesMax = 64 * 1024 * 1024;
 
@@ -446,13 +450,16 @@ function flush(): void {
   if (receiver === undefined || receiver.ended.length === 0) return;
   enterStage("commit");
   commit(openContext(), receiver);
-  if (unappliedSince === 0) unappliedSince = performance.now();
+  const now = performance.now();
+  const alone = now - committedAt >= aloneMs;
+  committedAt = now;
+  if (unappliedSince === 0) unappliedSince = now;
   // At the bound acknowledgements wait for apply: that is what keeps a promotion short.
   if (unappliedBytes() > unappliedBytesMax) applyAll();
   enterStage("acknowledge");
   acknowledge();
   enterStage("wait");
-  planApply(applyDelayMs);
+  planApply(alone ? applyDelayAloneMs : applyDelayMs);
 }
 
 function acknowledge(): void {
