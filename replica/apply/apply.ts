@@ -1,7 +1,7 @@
 import { assert } from "../../shared/errors.ts";
 import type { ObjectId, Seq } from "../../shared/words.ts";
-import { segmentName } from "../receive/receive.ts";
 import { distrustStaging } from "../receive/resume.ts";
+import { segmentName } from "../receive/staging.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { failing, SyncFailed } from "../sync.ts";
 import { holdsContent } from "./holds-content.ts";

@@ -1,7 +1,7 @@
 import { assert } from "../../shared/errors.ts";
 import type { OpenFile } from "../../shared/ports/disk.ts";
 import type { Seq } from "../../shared/words.ts";
-import { segmentName } from "../receive/receive.ts";
+import { segmentName } from "../receive/staging.ts";
 import { homeOf, type ReplicaContext } from "../replica-context.ts";
 import type { PendingExtent } from "./plan-batch.ts";
 

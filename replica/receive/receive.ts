@@ -1,29 +1,25 @@
 import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { ContentChange } from "../../shared/catalog/content-change.ts";
 import { joinPath, type ObjectVersion } from "../../shared/catalog/manifest.ts";
-import { assert, isSystemError } from "../../shared/errors.ts";
+import { assert } from "../../shared/errors.ts";
 import {
   blockHash,
   blocksPerRun,
   equalBytes,
   hashBytes,
   hashInRun,
-  isZero,
   zeroHash,
 } from "../../shared/manifest/block-hash.ts";
 import { hex } from "../../shared/manifest/digest.ts";
-import type { Directory, Disk, OpenFile } from "../../shared/ports/disk.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
 import type { CutBegin, CutEnd, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
 import { type CutId, compareCuts, cutText, type ObjectId, type Seq, sameCut } from "../../shared/words.ts";
-import { writeZeros } from "../apply/write-zeros.ts";
-import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
-import { setMetaAsPermitted } from "../set-meta.ts";
+import { homeOf, type ReplicaContext } from "../replica-context.ts";
 import { singleFileName } from "../store-home.ts";
-import { failing, SyncFailed } from "../sync.ts";
 import { checkBlocks, fileBytesMax, PendingContent, pendingContentsMax } from "./pending-content.ts";
 import { BaseMismatch, CutDamaged, CutMalformed, NoRoom, Sealed, SenderRefused } from "./refusals.ts";
-import { distrustStaging, forgetOpenCut } from "./resume.ts";
+import { forgetOpenCut } from "./resume.ts";
+import { Staging } from "./staging.ts";
 
 /** A transaction is closed at these bounds, so that the worker never stands still for long. */
 const rowsPerTransactionMax = 4000;
@@ -36,21 +32,11 @@ interface OpenCut {
   /** Number in this catalog of each store of the message. */
   readonly stores: readonly number[];
   readonly contents: Map<ObjectId, PendingContent>;
-  /** Where fresh objects are put, decided at their first extent and kept for the whole cut. */
-  readonly fresh: Map<ObjectId, "inline" | "staged">;
   /** Numbers above this one were never seen here, so nothing has to be looked up for a new object. */
   readonly lastObjectBefore: number;
   /** New objects whose row has come: number to store. */
   readonly born: Map<ObjectId, number>;
-  /** An earlier session left files in staging. */
-  readonly leftovers: boolean;
-  /** Of fresh objects that an earlier session has staged: the bytes that lay there at the first extent. */
-  readonly resumed: Map<ObjectId, number>;
-  ordinal: number;
-  inlineBytes: number;
   payloadBytes: number;
-  stagedBytes: number;
-  sinceWriteback: number;
   objects: number;
   paths: number;
   rowsSinceCommit: number;
@@ -58,16 +44,6 @@ interface OpenCut {
   /** Monotonic, ms. */
   committedAt: number;
 }
-
-interface Segment {
-  readonly file: OpenFile;
-  size: number;
-}
-
-/** After so much of a large file what was written begins to go to the disk, or all of it would at its end. */
-const writebackBytes = 32 * 1024 * 1024;
-/** Staged files that are open at a time. */
-const stagedFilesOpenMax = 300;
 
 /** The one receiver of each group on this node. */
 const receivers = new WeakMap<Catalog, Receiver>();
@@ -83,16 +59,14 @@ export class Receiver {
   readonly #context: ReplicaContext;
   readonly #incarnation: string;
   #open: OpenCut | undefined;
-  readonly #segments = new Map<string, Segment>();
-  /** A frame brings the bytes of many small objects and then their rows: each is opened once. */
-  readonly #staged = new Map<ObjectId, OpenFile>();
-  readonly #touched = new Map<number, Set<string>>();
+  readonly #staging: Staging;
   #ended: CutId[] = [];
   #superseded = false;
 
   /** Whoever received before, in a session that may be half-open still, can neither stage nor commit from here on. */
   constructor(context: ReplicaContext, incarnation: string) {
     this.#context = context;
+    this.#staging = new Staging(context);
     this.#incarnation = incarnation;
     const before = receivers.get(context.catalog);
     if (before !== undefined) before.#supersede();
@@ -119,7 +93,7 @@ export class Receiver {
 
   /** Names in each store's staging directory whose bytes the next commit must sync. */
   get touched(): ReadonlyMap<number, ReadonlySet<string>> {
-    return this.#touched;
+    return this.#staging.touched;
   }
 
   begin(begin: CutBegin): void {
@@ -189,21 +163,15 @@ export class Receiver {
       stores,
       lastObjectBefore,
       born: new Map(),
-      leftovers,
       contents: new Map(),
-      fresh: new Map(),
-      resumed: new Map(),
-      ordinal: 0,
-      inlineBytes: 0,
       payloadBytes: 0,
-      stagedBytes: 0,
-      sinceWriteback: 0,
       objects: 0,
       paths: 0,
       rowsSinceCommit: 0,
       bytesSinceCommit: 0,
       committedAt: performance.now(),
     };
+    this.#staging.begin(begin.cut, leftovers);
   }
 
   /** `payload` holds the bytes of the extents one after the other, decoded. */
@@ -265,7 +233,7 @@ export class Receiver {
     }
     open.payloadBytes += bytes.length;
     open.bytesSinceCommit += bytes.length;
-    this.#store_(open, extent, store, bytes);
+    open.rowsSinceCommit += this.#staging.put(extent, store, bytes);
   }
 
   /** The object as it stands with what has come of this cut. */
@@ -299,197 +267,6 @@ export class Receiver {
       throw new CutDamaged(`block ${block} of object ${object} is not staged as the primary thinks`);
   }
 
-  /** Puts the bytes of a checked extent where apply finds them: staged file, segment or catalog. */
-  #store_(open: OpenCut, extent: Extent, store: number, bytes: Uint8Array): void {
-    const { catalog, limits } = this.#context;
-    const { object, offset, length } = extent;
-    if (extent.fresh) {
-      let place = open.fresh.get(object);
-      if (place === undefined) {
-        place =
-          this.#resumes(open, extent, store) || extent.held || open.inlineBytes + length > limits.inlineBytesMax
-            ? "staged"
-            : "inline";
-        open.fresh.set(object, place);
-      }
-      if (place === "inline" && !extent.zero && open.inlineBytes + length > limits.inlineBytesMax) {
-        this.#moveToStaging(open, extent, store);
-        place = "staged";
-      }
-      if (place === "staged") {
-        if (extent.held) return;
-        const { disk } = this.#context;
-        const file = this.#stagedFile(open, object, store, extent.blockSize);
-        // Beyond its end the file reads as zeros: an extent of many costs nothing, neither here nor on the disk.
-        const written = extent.zero ? Math.max(0, Math.min(length, disk.statFile(file).size - offset)) : length;
-        this.#writeStaged(
-          open,
-          () => (extent.zero ? writeZeros(disk, file, offset, written) : disk.write(file, bytes, offset)),
-          written,
-        );
-        open.sinceWriteback += written;
-        if (open.sinceWriteback >= writebackBytes && offset >= writebackBytes) {
-          open.sinceWriteback = 0;
-          disk.startWriteback?.(file);
-        }
-        return;
-      }
-    }
-    let payload: Uint8Array | null = null;
-    let position = 0;
-    let place = 0;
-    if (!extent.zero) {
-      if (open.inlineBytes + length <= limits.inlineBytesMax || extent.fresh) {
-        open.inlineBytes += length;
-        payload = bytes;
-        place = 1;
-      } else {
-        const segment = this.#segment(open, store);
-        position = segment.size;
-        this.#writeStaged(open, () => this.#context.disk.write(segment.file, bytes, position), length);
-        segment.size += length;
-        place = 2;
-      }
-    }
-    catalog.run(
-      "INSERT INTO extents (seq, ordinal, object, offset, length, place, position, payload) VALUES (?,?,?,?,?,?,?,?)",
-      open.seq,
-      open.ordinal++,
-      object,
-      offset,
-      length,
-      place,
-      position,
-      payload,
-    );
-    open.rowsSinceCommit++;
-  }
-
-  /** An earlier session staged this object, as the same primary would do it again: else what lies there is another's. */
-  #resumes(open: OpenCut, { object, blockSize }: Extent, store: number): boolean {
-    if (!open.leftovers) return false;
-    const { catalog, disk } = this.#context;
-    const staged = catalog.get("SELECT store, block_size FROM staged WHERE object = ?", object);
-    if (staged === undefined) return false;
-    if (Number(staged.store) !== store || Number(staged.block_size) !== blockSize) {
-      this.#discardStaged(object);
-      return false;
-    }
-    const stat = disk.stat(homeOf(this.#context, store).staging, objectFileName(object));
-    open.resumed.set(object, stat?.size ?? 0);
-    return true;
-  }
-
-  #discardStaged(object: ObjectId): void {
-    const { catalog, disk } = this.#context;
-    const staged = catalog.get("SELECT store FROM staged WHERE object = ?", object);
-    if (staged === undefined) return;
-    this.#closeStaged();
-    const { staging } = homeOf(this.#context, Number(staged.store));
-    const name = objectFileName(object);
-    if (disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
-    this.#touched.get(Number(staged.store))?.delete(name);
-    catalog.run("DELETE FROM staged WHERE object = ?", object);
-    catalog.run("DELETE FROM staged_runs WHERE object = ?", object);
-  }
-
-  /**
-   * A new object that turns out to be larger than what the catalog takes: all of it goes to a file of its own, or an
-   * older inline piece would be laid over a newer staged one.
-   */
-  #moveToStaging(open: OpenCut, { object, blockSize }: Extent, store: number): void {
-    const { catalog, disk } = this.#context;
-    const file = this.#stagedFile(open, object, store, blockSize);
-    for (const row of catalog.all(
-      "SELECT offset, length, payload FROM extents WHERE seq=? AND object=? ORDER BY ordinal",
-      open.seq,
-      object,
-    )) {
-      const [offset, length] = [Number(row.offset), Number(row.length)];
-      if (row.payload === null) {
-        const written = Math.max(0, Math.min(length, disk.statFile(file).size - offset));
-        this.#writeStaged(open, () => writeZeros(disk, file, offset, written), written);
-      } else {
-        this.#writeStaged(open, () => disk.write(file, row.payload as Uint8Array, offset), length);
-        open.inlineBytes -= length;
-      }
-    }
-    catalog.run("DELETE FROM extents WHERE seq=? AND object=?", open.seq, object);
-    open.fresh.set(object, "staged");
-  }
-
-  #writeStaged(open: OpenCut, write: () => void, length: number): void {
-    open.stagedBytes += length;
-    if (open.stagedBytes > this.#context.limits.stagingBytesMax) {
-      throw new NoRoom(
-        `cut ${cutText(open.begin.cut)} needs more than limits.staging (${this.#context.limits.stagingBytesMax} bytes)`,
-      );
-    }
-    withinRoom(open, write);
-  }
-
-  #stagedFile(open: OpenCut, object: ObjectId, store: number, blockSize: number): OpenFile {
-    const opened = this.#staged.get(object);
-    if (opened !== undefined) return opened;
-    const [oldest] = this.#staged.keys();
-    if (oldest !== undefined && this.#staged.size >= stagedFilesOpenMax) this.#closeStagedFile(oldest);
-    const { disk, catalog } = this.#context;
-    const staging = homeOf(this.#context, store).staging;
-    const name = objectFileName(object);
-    const known = catalog.get("SELECT seq FROM staged WHERE object = ?", object);
-    const file = withinRoom(open, () =>
-      known === undefined ? createAnew(disk, staging, name) : disk.openFile(staging, name, "write"),
-    );
-    if (known === undefined || Number(known.seq) !== Number(open.seq)) {
-      catalog.run(
-        "INSERT OR REPLACE INTO staged (object, store, seq, block_size) VALUES (?,?,?,?)",
-        object,
-        store,
-        open.seq,
-        blockSize,
-      );
-    }
-    this.#touch(store, name);
-    this.#staged.set(object, file);
-    return file;
-  }
-
-  #closeStaged(): void {
-    for (const file of this.#staged.values()) this.#context.disk.closeFile(file);
-    this.#staged.clear();
-  }
-
-  #closeStagedFile(object: ObjectId): void {
-    const file = this.#staged.get(object);
-    if (file === undefined) return;
-    this.#staged.delete(object);
-    this.#context.disk.closeFile(file);
-  }
-
-  #segment(open: OpenCut, store: number): Segment {
-    const name = segmentName(open.seq);
-    const key = `${store}/${name}`;
-    let segment = this.#segments.get(key);
-    if (segment === undefined) {
-      const { disk } = this.#context;
-      const staging = homeOf(this.#context, store).staging;
-      if (disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
-      segment = { file: withinRoom(open, () => disk.openFile(staging, name, "create")), size: 0 };
-      this.#segments.set(key, segment);
-      this.#touch(store, name);
-    }
-    return segment;
-  }
-
-  #touch(store: number, name: string): void {
-    let names = this.#touched.get(store);
-    if (names === undefined) {
-      names = new Set();
-      this.#touched.set(store, names);
-    }
-    names.add(name);
-  }
-
   rows(objects: readonly ObjectRow[], paths: readonly PathRow[]): void {
     const open = this.#opened("rows");
     for (const row of objects) this.#objectRow(open, row);
@@ -510,9 +287,10 @@ export class Receiver {
     }
     if (row.mode > 0o7777 || row.size < 0 || row.size > fileBytesMax || row.object <= 0)
       throw new CutMalformed(`object ${row.object} with mode ${row.mode} and size ${row.size}`);
-    if (before === undefined) this.#checkNeverDied(open, row.object);
-    // Without extents in this cut nothing of the object is staged: what lies there was another's under the same number.
-    if (before === undefined && !open.fresh.has(row.object) && open.leftovers) this.#discardStaged(row.object);
+    if (before === undefined) {
+      this.#checkNeverDied(open, row.object);
+      this.#staging.discardLeftover(row.object);
+    }
     if (row.type === "file") {
       const pending = open.contents.get(row.object);
       pending?.settle(row, store);
@@ -533,10 +311,7 @@ export class Receiver {
           `content of object ${row.object} comes to ${hex(digest)}, the primary says ${hex(row.content)}`,
         );
       }
-      if (open.fresh.get(row.object) === "staged") {
-        this.#finishStaged(open, row, store);
-        this.#closeStagedFile(row.object);
-      }
+      this.#staging.settle(row, store);
     }
     manifest.putObject(row, open.seq);
     if (row.object > open.lastObjectBefore) open.born.set(row.object, store);
@@ -550,44 +325,6 @@ export class Receiver {
     const sql = "SELECT 1 AS found FROM object_versions WHERE object=? AND birth<=? LIMIT 1";
     if (this.#context.catalog.get(sql, object, seq) !== undefined)
       throw new CutMalformed(`object ${object} has died and comes again`);
-  }
-
-  #finishStaged(open: OpenCut, row: ObjectRow, store: number): void {
-    const { catalog, disk } = this.#context;
-    const file = this.#stagedFile(open, row.object, store, row.blockSize);
-    if (open.resumed.has(row.object)) this.#clearResumed(open, row, file);
-    if (open.leftovers) catalog.run("DELETE FROM staged_runs WHERE object = ?", row.object);
-    // Most were written to their size exactly, and to cut nothing off takes ten times as long as to look.
-    if (disk.statFile(file).size !== row.size) disk.truncate(file, row.size);
-    // Here, while the file is open, rather than by name when it is placed: a sync covers the meta only through the
-    // handle that set it. Many files are covered by the filesystem's sync before the commit.
-    setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), row, homeOf(this.#context, store).placement.owners);
-    const touched = this.#touched.get(store)?.size ?? 0;
-    if (touched > this.#context.limits.singleSyncsMax) return;
-    try {
-      failing(() => disk.syncFile(file));
-    } catch (error) {
-      if (error instanceof SyncFailed) distrustStaging(this.#context);
-      throw error;
-    }
-  }
-
-  /**
-   * What an earlier session staged and this one does not have must not shine through. The bytes themselves are asked: the
-   * last that were written before that session broke had no hash in the catalog yet.
-   */
-  #clearResumed(open: OpenCut, row: ObjectRow, file: OpenFile): void {
-    const { manifest, disk } = this.#context;
-    const end = Math.min(open.resumed.get(row.object) ?? 0, row.size);
-    const block = new Uint8Array(row.blockSize);
-    let now: Uint8Array | undefined;
-    for (let at = 0, index = 0; at < end; at += row.blockSize, index++) {
-      if (index % blocksPerRun === 0) now = manifest.run(row.object, index / blocksPerRun, open.seq);
-      if (!equalBytes(hashInRun(now, index % blocksPerRun), zeroHash)) continue;
-      const length = disk.read(file, block, 0, Math.min(row.blockSize, row.size - at), at);
-      if (!isZero(block.subarray(0, length))) withinRoom(open, () => disk.write(file, new Uint8Array(length), at));
-    }
-    open.resumed.delete(row.object);
   }
 
   #pathRow(open: OpenCut, row: PathRow): void {
@@ -618,12 +355,9 @@ export class Receiver {
     const open = this.#opened("objectDropped");
     if (manifest.object(object, open.seq)?.birth === Number(open.seq))
       throw new CutDamaged(`object ${object} is dropped after its row, which would be left without its blocks`);
-    this.#closeStaged();
     open.contents.delete(object);
     catalog.run("DELETE FROM run_versions WHERE object = ? AND birth = ?", object, open.seq);
-    catalog.run("DELETE FROM extents WHERE object = ? AND seq = ?", object, open.seq);
-    open.resumed.delete(object);
-    if (open.fresh.delete(object)) this.#discardStaged(object);
+    this.#staging.drop(object);
   }
 
   /** The cut is whole: checks it against its own numbers and digest. It becomes visible with the next commit. */
@@ -650,7 +384,6 @@ export class Receiver {
     const unfinished = open.contents.keys().next();
     if (unfinished.done !== true)
       throw new CutMalformed(`cut ${text} has extents of object ${unfinished.value} and no row of it`);
-    this.#closeStaged();
     this.#checkShape(open);
     this.#checkPlaces(open);
     manifest.settleDeaths(open.seq, open.begin.base.seq);
@@ -679,6 +412,7 @@ export class Receiver {
     catalog.stand({ committed: end.cut, digest, lastTakenAtUs: open.begin.takenAtUs });
     this.#ended.push(end.cut);
     this.#open = undefined;
+    this.#staging.end();
   }
 
   /** Everything lies in a directory, and nothing lies below what is none: else apply would meet it half-way. */
@@ -752,20 +486,7 @@ export class Receiver {
   /** Called by commit after everything is durable. */
   settled(): void {
     this.#ended = [];
-    // The next cut may be half here already: its files are written on, and synced when it is whole.
-    const segment = this.#open === undefined ? undefined : segmentName(this.#open.seq);
-    for (const [key, { file }] of this.#segments) {
-      if (segment !== undefined && key.endsWith(`/${segment}`)) continue;
-      this.#context.disk.closeFile(file);
-      this.#segments.delete(key);
-    }
-    for (const names of this.#touched.values()) {
-      for (const name of names) {
-        const ofOpenCut =
-          name === segment || (name.startsWith("o") && this.#open?.fresh.has(Number(name.slice(1)) as ObjectId));
-        if (ofOpenCut !== true) names.delete(name);
-      }
-    }
+    this.#staging.settled();
   }
 
   /** Ends the session's work: what is not committed is forgotten, but staged files stay for a resume. */
@@ -776,25 +497,9 @@ export class Receiver {
     // up to here.
     if (this.#ended.length === 0 && catalog.db.isTransaction) catalog.commit("rows");
     else catalog.rollback();
-    this.#closeStaged();
-    for (const segment of this.#segments.values()) this.#context.disk.closeFile(segment.file);
-    this.#segments.clear();
-    const touched = [...this.#touched].flatMap(([store, names]) => [...names].map((name) => ({ store, name })));
-    this.#touched.clear();
     this.#open = undefined;
     this.#ended = [];
-    forgetOpenCut(this.#context);
-    for (const { store, name } of touched) this.#dropUnknown(store, name);
-  }
-
-  /** What the catalog knows nothing of, nobody would ever ask for again: it would only take room, session by session. */
-  #dropUnknown(store: number, name: string): void {
-    const { catalog, disk } = this.#context;
-    const { staging } = homeOf(this.#context, store);
-    const known = name.startsWith("o")
-      ? catalog.get("SELECT 1 AS found FROM staged WHERE object = ?", Number(name.slice(1)))
-      : catalog.get("SELECT 1 AS found FROM cuts WHERE seq = ?", Number(name.slice(1)));
-    if (known === undefined && disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
+    this.#staging.abort(() => forgetOpenCut(this.#context));
   }
 
   /**
@@ -835,31 +540,5 @@ export class Receiver {
     open.rowsSinceCommit = 0;
     open.bytesSinceCommit = 0;
     open.committedAt = performance.now();
-  }
-}
-
-/** A full disk refuses the cut; everything else goes its way. */
-function withinRoom<T>(open: OpenCut, take: () => T): T {
-  try {
-    return take();
-  } catch (error) {
-    if (!isSystemError(error, "ENOSPC", "EDQUOT")) throw error;
-    throw new NoRoom(`no room to stage cut ${cutText(open.begin.cut)}`, { cause: error });
-  }
-}
-
-/** The file in a store's staging directory with the payload of one cut for objects that exist already. */
-export function segmentName(seq: Seq): string {
-  return `s${seq}`;
-}
-
-/** A file of this name that the catalog does not know is a leftover of a transaction that never was. */
-function createAnew(disk: Disk, directory: Directory, name: string): OpenFile {
-  try {
-    return disk.openFile(directory, name, "create");
-  } catch (error) {
-    if (!isSystemError(error, "EEXIST")) throw error;
-    disk.unlink(directory, name);
-    return disk.openFile(directory, name, "create");
   }
 }

@@ -59,7 +59,7 @@ const mutants: readonly Mutant[] = [
     invariant: "staged bytes are durable before the commit",
     edits: [
       {
-        file: "receive/receive.ts",
+        file: "receive/staging.ts",
         find: "failing(() => disk.syncFile(file));",
         replace: removed,
       },

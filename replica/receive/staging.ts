@@ -1,0 +1,403 @@
+import { assert, isSystemError } from "../../shared/errors.ts";
+import { blocksPerRun, equalBytes, hashInRun, isZero, zeroHash } from "../../shared/manifest/block-hash.ts";
+import type { Directory, Disk, OpenFile } from "../../shared/ports/disk.ts";
+import type { Extent, ObjectRow } from "../../shared/wire/messages.ts";
+import { type CutId, cutText, type ObjectId, type Seq } from "../../shared/words.ts";
+import { writeZeros } from "../apply/write-zeros.ts";
+import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
+import { setMetaAsPermitted } from "../set-meta.ts";
+import { failing, SyncFailed } from "../sync.ts";
+import { NoRoom } from "./refusals.ts";
+import { distrustStaging } from "./resume.ts";
+
+/** After so much of a large file what was written begins to go to the disk, or all of it would at its end. */
+const writebackBytes = 32 * 1024 * 1024;
+/** Staged files that are open at a time. */
+const stagedFilesOpenMax = 300;
+
+/** What one cut has put where, while it is received. */
+class StagedCut {
+  readonly cut: CutId;
+  /** An earlier session left files in staging. */
+  readonly leftovers: boolean;
+  /** Where fresh objects are put, decided at their first extent and kept for the whole cut. */
+  readonly fresh = new Map<ObjectId, "inline" | "staged">();
+  /** Of fresh objects that an earlier session has staged: the bytes that lay there at the first extent. */
+  readonly resumed = new Map<ObjectId, number>();
+  ordinal = 0;
+  inlineBytes = 0;
+  stagedBytes = 0;
+  sinceWriteback = 0;
+
+  constructor(cut: CutId, leftovers: boolean) {
+    this.cut = cut;
+    this.leftovers = leftovers;
+  }
+
+  get seq(): Seq {
+    return this.cut.seq;
+  }
+}
+
+interface Segment {
+  readonly file: OpenFile;
+  size: number;
+}
+
+/**
+ * Where the bytes of cuts lie until they are applied: small ones in the catalog, those of new objects in files of their
+ * own, which a broken session leaves for a resume, others in a segment file of the cut. Knows what of it has to be synced
+ * before the commit. What it is given was checked.
+ */
+export class Staging {
+  readonly #context: ReplicaContext;
+  #open: StagedCut | undefined;
+  readonly #segments = new Map<string, Segment>();
+  /** A frame brings the bytes of many small objects and then their rows: each is opened once. */
+  readonly #staged = new Map<ObjectId, OpenFile>();
+  readonly #touched = new Map<number, Set<string>>();
+
+  constructor(context: ReplicaContext) {
+    this.#context = context;
+  }
+
+  /** Names in each store's staging directory whose bytes the next commit must sync. */
+  get touched(): ReadonlyMap<number, ReadonlySet<string>> {
+    return this.#touched;
+  }
+
+  /** `leftovers`: an earlier session may have staged objects of this cut. */
+  begin(cut: CutId, leftovers: boolean): void {
+    this.#open = new StagedCut(cut, leftovers);
+  }
+
+  /** Puts the bytes of a checked extent where apply finds them, and gives how many rows of the catalog that took. */
+  put(extent: Extent, store: number, bytes: Uint8Array): 0 | 1 {
+    const open = this.#opened();
+    const { catalog, limits } = this.#context;
+    const { object, offset, length } = extent;
+    if (extent.fresh) {
+      let place = open.fresh.get(object);
+      if (place === undefined) {
+        place =
+          this.#resumes(open, extent, store) || extent.held || open.inlineBytes + length > limits.inlineBytesMax
+            ? "staged"
+            : "inline";
+        open.fresh.set(object, place);
+      }
+      if (place === "inline" && !extent.zero && open.inlineBytes + length > limits.inlineBytesMax) {
+        this.#moveToStaging(open, extent, store);
+        place = "staged";
+      }
+      if (place === "staged") {
+        if (extent.held) return 0;
+        const { disk } = this.#context;
+        const file = this.#stagedFile(open, object, store, extent.blockSize);
+        // Beyond its end the file reads as zeros: an extent of many costs nothing, neither here nor on the disk.
+        const written = extent.zero ? Math.max(0, Math.min(length, disk.statFile(file).size - offset)) : length;
+        this.#writeStaged(
+          open,
+          () => (extent.zero ? writeZeros(disk, file, offset, written) : disk.write(file, bytes, offset)),
+          written,
+        );
+        open.sinceWriteback += written;
+        if (open.sinceWriteback >= writebackBytes && offset >= writebackBytes) {
+          open.sinceWriteback = 0;
+          disk.startWriteback?.(file);
+        }
+        return 0;
+      }
+    }
+    let payload: Uint8Array | null = null;
+    let position = 0;
+    let place = 0;
+    if (!extent.zero) {
+      if (open.inlineBytes + length <= limits.inlineBytesMax || extent.fresh) {
+        open.inlineBytes += length;
+        payload = bytes;
+        place = 1;
+      } else {
+        const segment = this.#segment(open, store);
+        position = segment.size;
+        this.#writeStaged(open, () => this.#context.disk.write(segment.file, bytes, position), length);
+        segment.size += length;
+        place = 2;
+      }
+    }
+    catalog.run(
+      "INSERT INTO extents (seq, ordinal, object, offset, length, place, position, payload) VALUES (?,?,?,?,?,?,?,?)",
+      open.seq,
+      open.ordinal++,
+      object,
+      offset,
+      length,
+      place,
+      position,
+      payload,
+    );
+    return 1;
+  }
+
+  /** The row of a file has come, and with it all of its bytes. */
+  settle(row: ObjectRow, store: number): void {
+    const open = this.#opened();
+    if (open.fresh.get(row.object) !== "staged") return;
+    this.#finishStaged(open, row, store);
+    this.#closeStagedFile(row.object);
+  }
+
+  /** Without extents in this cut nothing of an object is staged: what lies there was another's under the same number. */
+  discardLeftover(object: ObjectId): void {
+    const open = this.#opened();
+    if (open.leftovers && !open.fresh.has(object)) this.#discardStaged(object);
+  }
+
+  /** Forgets what came of an object in this cut. */
+  drop(object: ObjectId): void {
+    const open = this.#opened();
+    this.#closeStaged();
+    this.#context.catalog.run("DELETE FROM extents WHERE object = ? AND seq = ?", object, open.seq);
+    open.resumed.delete(object);
+    if (open.fresh.delete(object)) this.#discardStaged(object);
+  }
+
+  /** All of the cut has come; it waits for its commit with the others. */
+  end(): void {
+    this.#closeStaged();
+    this.#open = undefined;
+  }
+
+  /** What came whole is durable: it has not to be synced again. */
+  settled(): void {
+    // The next cut may be half here already: its files are written on, and synced when it is whole.
+    const segment = this.#open === undefined ? undefined : segmentName(this.#open.seq);
+    for (const [key, { file }] of this.#segments) {
+      if (segment !== undefined && key.endsWith(`/${segment}`)) continue;
+      this.#context.disk.closeFile(file);
+      this.#segments.delete(key);
+    }
+    for (const names of this.#touched.values()) {
+      for (const name of names) {
+        const ofOpenCut =
+          name === segment || (name.startsWith("o") && this.#open?.fresh.has(Number(name.slice(1)) as ObjectId));
+        if (ofOpenCut !== true) names.delete(name);
+      }
+    }
+  }
+
+  /** Closes everything and lets `forget` take back the rows of the cut; then removes what the catalog does not know. */
+  abort(forget: () => void): void {
+    this.#closeStaged();
+    for (const segment of this.#segments.values()) this.#context.disk.closeFile(segment.file);
+    this.#segments.clear();
+    const touched = [...this.#touched].flatMap(([store, names]) => [...names].map((name) => ({ store, name })));
+    this.#touched.clear();
+    this.#open = undefined;
+    forget();
+    for (const { store, name } of touched) this.#dropUnknown(store, name);
+  }
+
+  /** An earlier session staged this object, as the same primary would do it again: else what lies there is another's. */
+  #resumes(open: StagedCut, { object, blockSize }: Extent, store: number): boolean {
+    if (!open.leftovers) return false;
+    const { catalog, disk } = this.#context;
+    const staged = catalog.get("SELECT store, block_size FROM staged WHERE object = ?", object);
+    if (staged === undefined) return false;
+    if (Number(staged.store) !== store || Number(staged.block_size) !== blockSize) {
+      this.#discardStaged(object);
+      return false;
+    }
+    const stat = disk.stat(homeOf(this.#context, store).staging, objectFileName(object));
+    open.resumed.set(object, stat?.size ?? 0);
+    return true;
+  }
+
+  #discardStaged(object: ObjectId): void {
+    const { catalog, disk } = this.#context;
+    const staged = catalog.get("SELECT store FROM staged WHERE object = ?", object);
+    if (staged === undefined) return;
+    this.#closeStaged();
+    const { staging } = homeOf(this.#context, Number(staged.store));
+    const name = objectFileName(object);
+    if (disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
+    this.#touched.get(Number(staged.store))?.delete(name);
+    catalog.run("DELETE FROM staged WHERE object = ?", object);
+    catalog.run("DELETE FROM staged_runs WHERE object = ?", object);
+  }
+
+  /**
+   * A new object that turns out to be larger than what the catalog takes: all of it goes to a file of its own, or an
+   * older inline piece would be laid over a newer staged one.
+   */
+  #moveToStaging(open: StagedCut, { object, blockSize }: Extent, store: number): void {
+    const { catalog, disk } = this.#context;
+    const file = this.#stagedFile(open, object, store, blockSize);
+    for (const row of catalog.all(
+      "SELECT offset, length, payload FROM extents WHERE seq=? AND object=? ORDER BY ordinal",
+      open.seq,
+      object,
+    )) {
+      const [offset, length] = [Number(row.offset), Number(row.length)];
+      if (row.payload === null) {
+        const written = Math.max(0, Math.min(length, disk.statFile(file).size - offset));
+        this.#writeStaged(open, () => writeZeros(disk, file, offset, written), written);
+      } else {
+        this.#writeStaged(open, () => disk.write(file, row.payload as Uint8Array, offset), length);
+        open.inlineBytes -= length;
+      }
+    }
+    catalog.run("DELETE FROM extents WHERE seq=? AND object=?", open.seq, object);
+    open.fresh.set(object, "staged");
+  }
+
+  #writeStaged(open: StagedCut, write: () => void, length: number): void {
+    open.stagedBytes += length;
+    if (open.stagedBytes > this.#context.limits.stagingBytesMax) {
+      throw new NoRoom(
+        `cut ${cutText(open.cut)} needs more than limits.staging (${this.#context.limits.stagingBytesMax} bytes)`,
+      );
+    }
+    withinRoom(open, write);
+  }
+
+  #stagedFile(open: StagedCut, object: ObjectId, store: number, blockSize: number): OpenFile {
+    const opened = this.#staged.get(object);
+    if (opened !== undefined) return opened;
+    const [oldest] = this.#staged.keys();
+    if (oldest !== undefined && this.#staged.size >= stagedFilesOpenMax) this.#closeStagedFile(oldest);
+    const { disk, catalog } = this.#context;
+    const staging = homeOf(this.#context, store).staging;
+    const name = objectFileName(object);
+    const known = catalog.get("SELECT seq FROM staged WHERE object = ?", object);
+    const file = withinRoom(open, () =>
+      known === undefined ? createAnew(disk, staging, name) : disk.openFile(staging, name, "write"),
+    );
+    if (known === undefined || Number(known.seq) !== Number(open.seq)) {
+      catalog.run(
+        "INSERT OR REPLACE INTO staged (object, store, seq, block_size) VALUES (?,?,?,?)",
+        object,
+        store,
+        open.seq,
+        blockSize,
+      );
+    }
+    this.#touch(store, name);
+    this.#staged.set(object, file);
+    return file;
+  }
+
+  #closeStaged(): void {
+    for (const file of this.#staged.values()) this.#context.disk.closeFile(file);
+    this.#staged.clear();
+  }
+
+  #closeStagedFile(object: ObjectId): void {
+    const file = this.#staged.get(object);
+    if (file === undefined) return;
+    this.#staged.delete(object);
+    this.#context.disk.closeFile(file);
+  }
+
+  #segment(open: StagedCut, store: number): Segment {
+    const name = segmentName(open.seq);
+    const key = `${store}/${name}`;
+    let segment = this.#segments.get(key);
+    if (segment === undefined) {
+      const { disk } = this.#context;
+      const staging = homeOf(this.#context, store).staging;
+      if (disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
+      segment = { file: withinRoom(open, () => disk.openFile(staging, name, "create")), size: 0 };
+      this.#segments.set(key, segment);
+      this.#touch(store, name);
+    }
+    return segment;
+  }
+
+  #touch(store: number, name: string): void {
+    let names = this.#touched.get(store);
+    if (names === undefined) {
+      names = new Set();
+      this.#touched.set(store, names);
+    }
+    names.add(name);
+  }
+
+  #finishStaged(open: StagedCut, row: ObjectRow, store: number): void {
+    const { catalog, disk } = this.#context;
+    const file = this.#stagedFile(open, row.object, store, row.blockSize);
+    if (open.resumed.has(row.object)) this.#clearResumed(open, row, file);
+    if (open.leftovers) catalog.run("DELETE FROM staged_runs WHERE object = ?", row.object);
+    // Most were written to their size exactly, and to cut nothing off takes ten times as long as to look.
+    if (disk.statFile(file).size !== row.size) disk.truncate(file, row.size);
+    // Here, while the file is open, rather than by name when it is placed: a sync covers the meta only through the
+    // handle that set it. Many files are covered by the filesystem's sync before the commit.
+    setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), row, homeOf(this.#context, store).placement.owners);
+    const touched = this.#touched.get(store)?.size ?? 0;
+    if (touched > this.#context.limits.singleSyncsMax) return;
+    try {
+      failing(() => disk.syncFile(file));
+    } catch (error) {
+      if (error instanceof SyncFailed) distrustStaging(this.#context);
+      throw error;
+    }
+  }
+
+  /**
+   * What an earlier session staged and this one does not have must not shine through. The bytes themselves are asked: the
+   * last that were written before that session broke had no hash in the catalog yet.
+   */
+  #clearResumed(open: StagedCut, row: ObjectRow, file: OpenFile): void {
+    const { manifest, disk } = this.#context;
+    const end = Math.min(open.resumed.get(row.object) ?? 0, row.size);
+    const block = new Uint8Array(row.blockSize);
+    let now: Uint8Array | undefined;
+    for (let at = 0, index = 0; at < end; at += row.blockSize, index++) {
+      if (index % blocksPerRun === 0) now = manifest.run(row.object, index / blocksPerRun, open.seq);
+      if (!equalBytes(hashInRun(now, index % blocksPerRun), zeroHash)) continue;
+      const length = disk.read(file, block, 0, Math.min(row.blockSize, row.size - at), at);
+      if (!isZero(block.subarray(0, length))) withinRoom(open, () => disk.write(file, new Uint8Array(length), at));
+    }
+    open.resumed.delete(row.object);
+  }
+
+  /** What the catalog knows nothing of, nobody would ever ask for again: it would only take room, session by session. */
+  #dropUnknown(store: number, name: string): void {
+    const { catalog, disk } = this.#context;
+    const { staging } = homeOf(this.#context, store);
+    const known = name.startsWith("o")
+      ? catalog.get("SELECT 1 AS found FROM staged WHERE object = ?", Number(name.slice(1)))
+      : catalog.get("SELECT 1 AS found FROM cuts WHERE seq = ?", Number(name.slice(1)));
+    if (known === undefined && disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
+  }
+
+  #opened(): StagedCut {
+    assert(this.#open !== undefined, "bytes come within a cut");
+    return this.#open;
+  }
+}
+
+/** A full disk refuses the cut; everything else goes its way. */
+function withinRoom<T>(open: StagedCut, take: () => T): T {
+  try {
+    return take();
+  } catch (error) {
+    if (!isSystemError(error, "ENOSPC", "EDQUOT")) throw error;
+    throw new NoRoom(`no room to stage cut ${cutText(open.cut)}`, { cause: error });
+  }
+}
+
+/** The file in a store's staging directory with the payload of one cut for objects that exist already. */
+export function segmentName(seq: Seq): string {
+  return `s${seq}`;
+}
+
+/** A file of this name that the catalog does not know is a leftover of a transaction that never was. */
+function createAnew(disk: Disk, directory: Directory, name: string): OpenFile {
+  try {
+    return disk.openFile(directory, name, "create");
+  } catch (error) {
+    if (!isSystemError(error, "EEXIST")) throw error;
+    disk.unlink(directory, name);
+    return disk.openFile(directory, name, "create");
+  }
+}
