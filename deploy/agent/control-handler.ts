@@ -21,7 +21,8 @@ import type {
   WaitOptions,
 } from "../control/api.ts";
 import { cutRef, GroupUnknown, jsonNumber } from "../control/api.ts";
-import { type GroupAgent, WrongRole } from "./group.ts";
+import type { GroupAgent } from "./group.ts";
+import { WrongRole } from "./group-workers.ts";
 import type { Reign } from "./reign.ts";
 import { agentStatus } from "./status.ts";
 
@@ -51,7 +52,7 @@ export class AgentControl implements ControlHandler {
   }
 
   async status(): Promise<AgentStatus> {
-    for (const group of this.#groups.values()) await group.refresh();
+    for (const group of this.#groups.values()) await group.workers.refresh();
     return agentStatus(this.#node, this.#software, this.#startedAt, this.#groups);
   }
 
@@ -65,7 +66,7 @@ export class AgentControl implements ControlHandler {
   }
 
   async cut(name: string, options: CutOptions): Promise<CutAnswer> {
-    if (options.accept.includes("source")) await this.#group(name).acceptSource();
+    if (options.accept.includes("source")) await this.#group(name).roles.acceptSource();
     const taken = await this.#reign(name, "a cut").requestCut();
     const { standing } = taken;
     return {
@@ -84,7 +85,7 @@ export class AgentControl implements ControlHandler {
     const group = this.#group(name);
     const reign = this.#reign(name, "a wait");
     const replicas =
-      options.replicas.length > 0 ? options.replicas : group.members().filter((member) => member !== this.#node);
+      options.replicas.length > 0 ? options.replicas : group.peers.members().filter((member) => member !== this.#node);
     const limit = AbortSignal.timeout(options.timeoutMs);
     const either = signal === undefined ? limit : AbortSignal.any([signal, limit]);
     const aborted = new Promise<never>((_, reject) =>
@@ -108,7 +109,7 @@ export class AgentControl implements ControlHandler {
   }
 
   async points(name: string): Promise<PointsAnswer> {
-    const points = await this.#group(name).points();
+    const points = await this.#group(name).history.points();
     return {
       group: name,
       points: points.toReversed().map((record) => ({
@@ -121,15 +122,15 @@ export class AgentControl implements ControlHandler {
   }
 
   async restore(name: string, options: RestoreOptions, signal?: AbortSignal): Promise<RestoreAnswer> {
-    return await this.#group(name).restore(options, signal);
+    return await this.#group(name).history.restore(options, signal);
   }
 
   async verify(name: string, options: VerifyOptions, signal?: AbortSignal): Promise<VerifyAnswer> {
-    return await this.#group(name).verify(options, signal);
+    return await this.#group(name).history.verify(options, signal);
   }
 
   async promote(name: string, options: PromoteOptions): Promise<PromoteAnswer> {
-    const { epoch, cut, seconds, loss } = await this.#group(name).promote(options);
+    const { epoch, cut, seconds, loss } = await this.#group(name).promotion.promote(options);
     return {
       epoch: jsonNumber(epoch),
       cut: cutRef(cut),
@@ -145,19 +146,19 @@ export class AgentControl implements ControlHandler {
 
   async abortPromotion(name: string): Promise<RoleAnswer> {
     const group = this.#group(name);
-    await group.abortPromotion();
+    await group.promotion.abort();
     return roleAnswer(group);
   }
 
   async form(name: string, options: FormOptions): Promise<RoleAnswer> {
     const group = this.#group(name);
-    await group.form(options.alone);
+    await group.roles.form(options.alone);
     return roleAnswer(group);
   }
 
   async adopt(name: string): Promise<RoleAnswer> {
     const group = this.#group(name);
-    await group.adopt();
+    await group.roles.adopt();
     return roleAnswer(group);
   }
 

@@ -174,7 +174,7 @@ async function keepDialing(
       if (signal.aborted) return;
       attempt++;
       const failure = explain(error);
-      for (const group of shared) group.peerUnreachable(peer.name, failure);
+      for (const group of shared) group.peers.unreachable(peer.name, failure);
       // The same failure again and again is one line in the log, not one for each attempt.
       if (failure !== lastFailure) options.log.warn("link.failed", { peer: peer.name, error });
       lastFailure = failure;
@@ -217,7 +217,7 @@ async function keepConversing(
         error,
       });
     }
-    attempt = performance.now() - begun > 2000 || group.wantsPeers() ? 0 : attempt + 1;
+    attempt = performance.now() - begun > 2000 || group.peers.wanted() ? 0 : attempt + 1;
     await Promise.race([ended, pause(backoffDelayMs(attempt, Math.random()), signal)]);
   }
 }

@@ -4,6 +4,7 @@ import type { CutStore } from "../../shared/wire/messages.ts";
 import type { Coherency, CutId, PeerState } from "../../shared/words.ts";
 import type { AgentStatus, CutStatus, GroupStatus, Lag, PeerStatus, Reason, StoreStatus } from "../control/api.ts";
 import { cutRef, jsonNumber, statusSchema } from "../control/api.ts";
+import type { ReplicaStanding } from "../workers/replica-worker.ts";
 import type { GroupAgent } from "./group.ts";
 
 /** Everything that an agent says of itself, from what its groups know at this instant. */
@@ -24,7 +25,7 @@ export function agentStatus(
 
 function groupStatus(group: GroupAgent): GroupStatus {
   const standing = group.standing;
-  const replica = group.replicaStanding;
+  const replica = group.workers.replicaStanding;
   const reign = group.reign;
   const cutStores: readonly CutStore[] = reign?.standing.stores ?? replica?.record?.stores ?? [];
   return {
@@ -35,12 +36,12 @@ function groupStatus(group: GroupAgent): GroupStatus {
     peers: Object.fromEntries(peerNames(group).map((peer) => [peer, peerStatus(group, peer)])),
     promotable: promotable(group),
     stores: Object.fromEntries(group.stores.map((store) => [store.name, storeStatus(store, cutStores)])),
-    waitingFor: group.waitingFor(),
+    waitingFor: group.peers.waitingFor(),
     halted: halted(group),
     history: {
       points: replica?.pointCount ?? 0,
       bytes: replica?.historyBytes ?? 0,
-      oldestAt: group.oldestPointAt ?? null,
+      oldestAt: oldestPointAt(replica),
     },
     ...(reign?.lastFreezeMs === undefined ? {} : { lastFreezeMs: reign.lastFreezeMs }),
   };
@@ -48,11 +49,12 @@ function groupStatus(group: GroupAgent): GroupStatus {
 
 /** Why the group stands still, on this node or where it is followed. */
 function halted(group: GroupAgent): Reason | null {
-  const { reign, standing, following } = group;
+  const { reign, standing } = group;
+  const { following, copyProblem, copyHint } = group.workers;
   const reason = (message: string, hint: string): Reason => ({ code: "HALTED", message, hint, flag: null });
   if (reign !== undefined && reign.halted !== "") return reason(reign.halted, reign.haltedHint);
   if (standing !== undefined && standing.halted !== "") return reason(standing.halted, "See the agent's log.");
-  if (group.copyProblem !== "") return reason(group.copyProblem, group.copyHint);
+  if (copyProblem !== "") return reason(copyProblem, copyHint);
   const source = following?.source?.halted ?? "";
   return source === "" ? null : reason(`${following?.session.peer}: ${source}`, "See its status for what to do.");
 }
@@ -61,7 +63,7 @@ function cutStatus(group: GroupAgent): CutStatus | null {
   const standing = group.standing;
   if (standing === undefined || standing.committed.seq === 0n) return null;
   const coherency = (group.reign?.standing.coherency ??
-    group.replicaStanding?.record?.coherency ??
+    group.workers.replicaStanding?.record?.coherency ??
     "independent") as Coherency;
   return {
     ...cutRef(standing.committed),
@@ -73,9 +75,9 @@ function cutStatus(group: GroupAgent): CutStatus | null {
 
 /** A primary shows its replicas; a replica whom it follows, or would. */
 function peerNames(group: GroupAgent): string[] {
-  const others = group.members().filter((name) => name !== group.options.node);
+  const others = group.peers.members().filter((name) => name !== group.node);
   if (group.role === "primary") return others;
-  const primary = group.following?.session.peer ?? group.lastPrimary ?? group.config.primary;
+  const primary = group.workers.following?.session.peer ?? group.peers.lastPrimary ?? group.config.primary;
   return others.filter((name) => name === primary);
 }
 
@@ -85,7 +87,7 @@ function peerStatus(group: GroupAgent, peer: string): PeerStatus {
 
 function followerStatus(group: GroupAgent, peer: string): PeerStatus {
   const reign = group.reign;
-  const note = group.peerNote(peer);
+  const note = group.peers.note(peer);
   const view = reign?.view(peer);
   const connected = view !== undefined && view.state !== "connecting";
   const state: PeerState = connected ? view.state : note?.state === "refused" ? "refused" : "connecting";
@@ -108,10 +110,10 @@ function followerStatus(group: GroupAgent, peer: string): PeerStatus {
 }
 
 function primaryStatus(group: GroupAgent, peer: string): PeerStatus {
-  const { following, replicaStanding } = group;
-  const note = group.peerNote(peer);
-  const alive = following !== undefined && group.primaryAlive();
-  const loss = group.loss();
+  const { following, replicaStanding } = group.workers;
+  const note = group.peers.note(peer);
+  const alive = following !== undefined && group.peers.primaryAlive();
+  const loss = group.peers.loss();
   const durable = replicaStanding?.committed;
   const state: PeerState =
     following === undefined
@@ -140,7 +142,7 @@ function primaryStatus(group: GroupAgent, peer: string): PeerStatus {
       replicaStanding === undefined || durable === undefined
         ? null
         : optionalCut({ epoch: durable.epoch, seq: replicaStanding.applied }),
-    rpo: rpo(group, group.options.node, loss.seconds),
+    rpo: rpo(group, group.node, loss.seconds),
   };
 }
 
@@ -155,12 +157,12 @@ function rpo(group: GroupAgent, replica: string, seconds: number | null): PeerSt
 }
 
 function promotable(group: GroupAgent): GroupStatus["promotable"] {
-  const loss = group.loss();
+  const loss = group.peers.loss();
   const lag: Lag = {
     bytes: loss.bytes ?? null,
     cuts: loss.cuts ?? null,
     seconds: loss.seconds,
-    basis: group.primaryAlive() ? basis(group) : "silence",
+    basis: group.peers.primaryAlive() ? basis(group) : "silence",
   };
   if (group.role === "primary") {
     return {
@@ -171,9 +173,10 @@ function promotable(group: GroupAgent): GroupStatus["promotable"] {
     };
   }
   // That the primary lives, or that some loss is to be accepted, is no fault of the copy.
-  const refusals = group.refusals({ acceptLoss: true, accept: ["live-primary"] });
+  const refusals = group.promotion.refusals({ acceptLoss: true, accept: ["live-primary"] });
   const why: Reason[] = refusals.map(({ code, message, hint, flag }) => ({ code, message, hint, flag: flag ?? null }));
-  const unapplied = group.following?.acknowledged?.unappliedBytes ?? group.replicaStanding?.unappliedBytes ?? 0;
+  const { following, replicaStanding } = group.workers;
+  const unapplied = following?.acknowledged?.unappliedBytes ?? replicaStanding?.unappliedBytes ?? 0;
   return {
     ok: why.length === 0,
     why,
@@ -193,6 +196,11 @@ function storeStatus(store: GroupAgent["stores"][number], cutStores: readonly Cu
     files: last?.files ?? 0,
     behind: last?.behind.length ?? 0,
   };
+}
+
+function oldestPointAt(replica: ReplicaStanding | undefined): string | null {
+  const at = replica?.oldestPointUs ?? 0;
+  return at === 0 ? null : new Date(at / 1000).toISOString();
 }
 
 function optionalCut(cut: CutId | undefined): ReturnType<typeof cutRef> | null {

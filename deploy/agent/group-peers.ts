@@ -1,0 +1,360 @@
+import { membersOf } from "../../shared/config/config.ts";
+import { configurationDigest } from "../../shared/config/digest.ts";
+import { explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
+import { type Decision, decide, wireMajor, wireMinor } from "../../shared/session/connect.ts";
+import { decodeMessage } from "../../shared/wire/codec.ts";
+import type { Hello } from "../../shared/wire/messages.ts";
+import { type CutId, cutText, type NodeName } from "../../shared/words.ts";
+import type { ReplicaStanding } from "../workers/replica-worker.ts";
+import { Following } from "./following.ts";
+import type { GroupWorkers, ReplicaWorker } from "./group-workers.ts";
+import { RefusedByPeer, type Session } from "./session.ts";
+
+/** After a change of role peers are dialed at once for so long. */
+const eagerMs = 5000;
+/** A primary that was not heard of for so long does not count as alive. */
+const silenceMsMax = 3000;
+
+export interface PeerNote {
+  readonly state: "connecting" | "refused" | "idle";
+  readonly reason: string;
+  /** True when it answered in this run that it has no state for the group. */
+  readonly unformed: boolean;
+}
+
+/** What a promotion now would lose, as far as this node can know. */
+export interface Loss {
+  readonly empty: boolean;
+  readonly text: string;
+  readonly seconds: number;
+  readonly cuts: number | undefined;
+  readonly bytes: number | undefined;
+}
+
+/** What a conversation may make of this node. */
+export interface RoleChanges {
+  /** Nobody has the group, and this node is the one that the configuration names. */
+  formAsNamed(): Promise<void>;
+  fence(by: bigint, peer: string): Promise<void>;
+}
+
+/** The conversations about one group: who is there, what we are for each other, what a primary has that we have not. */
+export class GroupPeers {
+  readonly #workers: GroupWorkers;
+  readonly #sessions = new Set<Session>();
+  readonly #notes = new Map<string, PeerNote>();
+  #lastPrimary: string | undefined;
+  #coveredAt = performance.now();
+  #generation = 0n;
+  #followed = 0;
+  #eager = 0;
+
+  constructor(workers: GroupWorkers) {
+    this.#workers = workers;
+  }
+
+  get lastPrimary(): string | undefined {
+    return this.#lastPrimary;
+  }
+
+  note(peer: string): PeerNote | undefined {
+    return this.#notes.get(peer);
+  }
+
+  members(): NodeName[] {
+    return membersOf(this.#workers.config);
+  }
+
+  /** True for a moment after a change of role: peers should hear of it at once. */
+  wanted(): boolean {
+    return performance.now() < this.#eager;
+  }
+
+  unreachable(peer: string, reason: string): void {
+    this.#notes.set(peer, { state: "connecting", reason, unformed: false });
+  }
+
+  /** What this node is has changed, or it stops: every conversation begins anew. */
+  closeSessions(): void {
+    this.#eager = performance.now() + eagerMs;
+    for (const session of this.#sessions) session.channel.close();
+  }
+
+  /** One session from hello to its end. */
+  async converse(session: Session, changes: RoleChanges): Promise<void> {
+    const { peer } = session;
+    const workers = this.#workers;
+    this.#sessions.add(session);
+    try {
+      const ours = await this.#hello();
+      if (session.dialed) await session.greet(ours);
+      else await session.welcome(ours);
+      const { theirs } = session;
+      if (theirs.node !== peer) throw new WrongPeer(peer, theirs.node);
+      // Cut off to what a catalog can be asked for: a number beyond it is no cut's, and refused by the table.
+      const digest =
+        workers.primary === undefined
+          ? undefined
+          : await workers.primary.worker.call("digestAt", { seq: BigInt.asUintN(53, theirs.committed.seq) });
+      const decision = decide(ours, theirs, {
+        digestAt: () => digest,
+        forgottenUpTo: workers.primary?.reign.standing.forgotten ?? 0n,
+        followed: this.#followedMember(),
+      });
+      this.#notes.set(peer, { state: "idle", reason: "", unformed: theirs.groupId === "" });
+      workers.log.info("session.opened", {
+        peer,
+        decision: decision.kind,
+        role: workers.role,
+        theirRole: theirs.role,
+      });
+      await this.#act(session, decision, changes);
+    } catch (error) {
+      this.#notes.set(peer, { state: "refused", reason: explain(error), unformed: false });
+      session.channel.close(error instanceof Error ? error : new Error(String(error)));
+      if (!workers.stopped) throw error;
+    } finally {
+      this.#sessions.delete(session);
+      session.channel.close();
+    }
+  }
+
+  async #hello(): Promise<Hello> {
+    const workers = this.#workers;
+    const { node, software } = workers.options;
+    await workers.refresh();
+    const { standing, replicaStanding, primary, config } = workers;
+    const lastObject =
+      replicaStanding?.lastObject ?? (primary === undefined ? 0 : primary.reign.standing.nextObject - 1);
+    this.#generation += 1n;
+    return {
+      major: wireMajor,
+      minor: wireMinor,
+      features: replicaStanding?.adopting === true ? ["zstd", "adopting"] : ["zstd"],
+      software,
+      node,
+      group: config.name,
+      groupId: standing?.groupId ?? "",
+      role: workers.role,
+      epoch: standing?.epoch ?? 0n,
+      epochs: standing?.epochs ?? [],
+      incarnation: primary?.reign.standing.incarnation ?? "",
+      committed: standing?.committed ?? ({ epoch: 0n, seq: 0n } as CutId),
+      digest: new Uint8Array(standing?.digest ?? new Uint8Array(0)),
+      stores: [...config.stores.values()].map((store) => ({
+        name: store.name,
+        kind: store.kind,
+        digest: configurationDigest(store),
+      })),
+      generation: this.#generation,
+      epochSeen: standing?.epochSeen ?? 0n,
+      lastObject,
+    };
+  }
+
+  /** One that the configuration has no more was renamed, or will not come back: it keeps nobody away. */
+  #followedMember(): string | undefined {
+    const followed = this.#workers.replicaStanding?.followed;
+    return this.members().find((member) => member === followed);
+  }
+
+  async #act(session: Session, decision: Decision, changes: RoleChanges): Promise<void> {
+    const { peer } = session;
+    const { log, config, primary } = this.#workers;
+    switch (decision.kind) {
+      case "ship":
+        await primary?.reign.serve(session, decision.base);
+        return;
+      case "follow":
+        await this.#follow(session, decision);
+        return;
+      case "idle":
+        this.#notes.set(peer, { state: "idle", reason: decision.why, unformed: session.theirs.groupId === "" });
+        if (session.theirs.role === "primary") log.warn("primary.ignored", { peer, reason: decision.why });
+        if (this.mayForm()) await changes.formAsNamed();
+        else await this.#drain(session);
+        return;
+      case "refuse":
+        this.#notes.set(peer, { state: "refused", reason: decision.message, unformed: false });
+        log.error("session.refused", { peer, code: decision.code, reason: decision.message, hint: decision.hint });
+        await session.send({ kind: "refusal", code: decision.code, message: decision.message, hint: decision.hint });
+        session.channel.close();
+        return;
+      case "fenced":
+        await changes.fence(decision.by, peer);
+        return;
+      case "replica-newer": {
+        const reason = `the replica ${peer} is newer (cut ${cutText(decision.theirs)}) than this primary: promote it`;
+        await primary?.reign.standStill(reason);
+        this.#notes.set(peer, { state: "refused", reason, unformed: false });
+        log.error("primary.reverted", {
+          peer,
+          epoch: decision.theirs.epoch,
+          seq: decision.theirs.seq,
+          code: "REPLICA_NEWER",
+          reason,
+        });
+        await session.send({
+          kind: "refusal",
+          code: "REPLICA_NEWER",
+          message: reason,
+          hint: `On ${peer}: understudy promote ${config.name}`,
+        });
+        session.channel.close();
+        return;
+      }
+    }
+  }
+
+  /**
+   * Nothing to do for each other: the channel stays open, so that the end of the other side is noticed.
+   * @throws {RefusedByPeer | ProtocolViolation} when the other sees that otherwise
+   */
+  async #drain(session: Session): Promise<void> {
+    const frame = await session.next();
+    if (frame === undefined) return;
+    const message = decodeMessage(frame.header);
+    if (message.kind === "refusal") throw new RefusedByPeer(session.peer, message.code, message.message, message.hint);
+    throw new ProtocolViolation(`a ${message.kind} came from ${session.peer}, with whom there is nothing to do`);
+  }
+
+  async #follow(session: Session, decision: Extract<Decision, { kind: "follow" }>): Promise<void> {
+    const workers = this.#workers;
+    const worker = workers.replica;
+    if (worker === undefined) return;
+    // A half-open older session can neither stage nor commit from here on.
+    this.#replaceFollowing();
+    const { generation, standing } = await this.#openSession(worker, session, decision);
+    this.#replaceFollowing();
+    const following = new Following(
+      session,
+      worker,
+      workers.config.name,
+      generation,
+      this.#coveredAt,
+      workers.log,
+      workers.options.metrics,
+    );
+    workers.following = following;
+    this.#lastPrimary = session.peer;
+    following.acknowledge({
+      received: standing.committed,
+      durable: standing.committed,
+      applied: { epoch: standing.committed.epoch, seq: standing.applied },
+      suspect: standing.suspect,
+      unappliedBytes: standing.unappliedBytes,
+    });
+    try {
+      await following.run();
+    } finally {
+      if (workers.following === following) {
+        this.#coveredAt = following.coveredAt;
+        workers.following = undefined;
+        if (workers.replica === worker && !workers.stopped)
+          workers.replicaStanding = await worker.call("endSession", undefined);
+      }
+    }
+  }
+
+  async #openSession(
+    worker: ReplicaWorker,
+    { theirs, peer }: Session,
+    decision: Extract<Decision, { kind: "follow" }>,
+  ): Promise<{ generation: number; standing: ReplicaStanding }> {
+    const workers = this.#workers;
+    let generation = 0;
+    let standing: ReplicaStanding;
+    try {
+      if (decision.join) {
+        await worker.call("join", { groupId: theirs.groupId, epoch: theirs.epoch, epochs: theirs.epochs });
+      } else if (decision.adoptEpoch) {
+        await worker.call("adoptEpoch", { epoch: theirs.epoch, epochs: theirs.epochs });
+      }
+      await worker.call("openCopy", undefined);
+      generation = ++this.#followed;
+      standing = await worker.call("startSession", {
+        incarnation: theirs.incarnation,
+        generation,
+        primary: peer,
+        epoch: theirs.epoch,
+      });
+      workers.replicaStanding = standing;
+      workers.copyProblem = "";
+    } catch (error) {
+      workers.copyUnusable(error);
+      throw error;
+    }
+    // Several may have begun while the worker was asked: the last that it heard of is the one.
+    if (generation !== this.#followed) throw new ProtocolViolation("a newer session replaced this one");
+    return { generation, standing };
+  }
+
+  #replaceFollowing(): void {
+    this.#workers.following?.stop(new ProtocolViolation("a newer session replaced this one"));
+    this.#workers.following = undefined;
+  }
+
+  /** Named primary, nothing here, and every replica has said that it has nothing either. */
+  mayForm(): boolean {
+    const { role, config, options } = this.#workers;
+    if (role !== "unformed" || config.primary !== options.node) return false;
+    return this.waitingFor().length === 0;
+  }
+
+  /** Whom an unformed group waits for. */
+  waitingFor(): string[] {
+    const { role, config, options } = this.#workers;
+    if (role !== "unformed") return [];
+    if (config.primary !== options.node) return [config.primary];
+    return [...config.replicas.keys()].filter((replica) => this.#notes.get(replica)?.unformed !== true);
+  }
+
+  primaryAlive(): boolean {
+    const { following } = this.#workers;
+    return following !== undefined && performance.now() - following.session.lastHeardAt < silenceMsMax;
+  }
+
+  /**
+   * What the primary wrote while this agent did not run is not known here, and no promise was kept in that time: all since
+   * the last cut counts as missing until the primary says otherwise.
+   */
+  missingSince(standing: ReplicaStanding): void {
+    const unknownMs = Math.max(0, Date.now() - standing.lastTakenAtUs / 1000);
+    if (standing.committed.seq > 0n) this.#coveredAt = performance.now() - unknownMs;
+  }
+
+  loss(): Loss {
+    const { following, replicaStanding } = this.#workers;
+    const seconds = following?.lagSeconds() ?? (performance.now() - this.#coveredAt) / 1000;
+    const source = following?.source;
+    const durable = replicaStanding?.committed;
+    if (following !== undefined && source !== undefined && durable !== undefined && this.primaryAlive()) {
+      // What the source last said may be older than what came since.
+      const cuts = Math.max(0, Number(source.taken.seq - durable.seq));
+      return {
+        empty: seconds === 0,
+        text: `${cuts} cuts and ${source.backlogBytes} bytes known, ${seconds.toFixed(1)} s`,
+        seconds,
+        cuts,
+        bytes: source.backlogBytes,
+      };
+    }
+    return {
+      empty: false,
+      text: `unknown, since the primary does not answer: at most what it wrote in the last ${seconds.toFixed(1)} s`,
+      seconds,
+      cuts: undefined,
+      bytes: undefined,
+    };
+  }
+}
+
+class WrongPeer extends UnderstudyError {
+  readonly code = "WRONG_PEER";
+  readonly remedy = "stop";
+  readonly state = "The session is closed.";
+  readonly hint = "Each node has its own key; look whether a state directory was copied.";
+  constructor(expected: string, said: string) {
+    super(`the key belongs to ${expected}, the hello comes from ${said}`);
+  }
+}

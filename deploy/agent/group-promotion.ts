@@ -1,0 +1,168 @@
+import { PromotionRefused, promotionRefusals, type Refusal } from "../../replica/promote/promote.ts";
+import { HookFailed, runHook } from "../../shared/hooks.ts";
+import { type Consistency, type CutId, cutText, type Epoch, meets } from "../../shared/words.ts";
+import type { PromoteOptions } from "../control/api.ts";
+import type { ReplicaStanding } from "../workers/replica-worker.ts";
+import { kindTraits } from "../workers/store-adapters.ts";
+import type { GroupHistory } from "./group-history.ts";
+import type { GroupPeers, Loss } from "./group-peers.ts";
+import { type GroupWorkers, type ReplicaWorker, WrongRole } from "./group-workers.ts";
+
+/** From replica to primary: may it, what does it cost, and the way there, which a restart goes on with. */
+export class GroupPromotion {
+  readonly #workers: GroupWorkers;
+  readonly #peers: GroupPeers;
+  readonly #history: GroupHistory;
+
+  constructor(workers: GroupWorkers, peers: GroupPeers, history: GroupHistory) {
+    this.#workers = workers;
+    this.#peers = peers;
+    this.#history = history;
+  }
+
+  /** What stands in the way of promoting this node now. */
+  refusals(accept: PromoteOptions): Refusal[] {
+    const workers = this.#workers;
+    const standing = workers.replicaStanding;
+    if (standing === undefined) {
+      return promotionRefusals({
+        role: workers.role,
+        committed: { epoch: 0n, seq: 0n } as CutId,
+        suspect: "",
+        halted: "",
+        stores: [],
+        primaryAlive: false,
+        lossKnownEmpty: true,
+        lossText: "",
+        accept: { loss: true, lossFrom: undefined, suspect: true, consistency: true, livePrimary: true },
+      });
+    }
+    const loss = this.#peers.loss();
+    return promotionRefusals({
+      role: standing.role,
+      committed: standing.committed,
+      suspect: standing.suspect,
+      halted: standing.halted || workers.copyProblem,
+      stores: (standing.record?.stores ?? []).map((store) => ({
+        name: store.name,
+        consistency: store.consistency,
+        required: this.#required(store),
+      })),
+      primaryAlive: this.#peers.primaryAlive(),
+      lossKnownEmpty: loss.empty,
+      lossText: `what the primary had after cut ${cutText(standing.committed)} is lost: ${loss.text}`,
+      accept: {
+        loss: accept.acceptLoss === true,
+        lossFrom: typeof accept.acceptLoss === "string" ? accept.acceptLoss : undefined,
+        suspect: accept.accept.includes("suspect"),
+        consistency: accept.accept.includes("consistency"),
+        livePrimary: accept.accept.includes("live-primary"),
+      },
+    });
+  }
+
+  #required(store: { readonly name: string; readonly kind: string }): Consistency {
+    const byKind = kindTraits[store.kind as keyof typeof kindTraits]?.require ?? "whole";
+    return this.#workers.config.require.get(store.name as never) ?? byKind;
+  }
+
+  async promote(options: PromoteOptions): Promise<{ epoch: bigint; cut: CutId; seconds: number; loss: Loss }> {
+    const workers = this.#workers;
+    return await workers.exclusively(async () => {
+      const begun = performance.now();
+      const worker = workers.replica;
+      if (worker === undefined) throw new PromotionRefused(this.refusals(options), false);
+      // What kept the copy from being opened may be mended by now, with no primary left to ask for it again.
+      if (workers.copyProblem !== "") await workers.openCopy();
+      workers.replicaStanding = await worker.call("standing", undefined);
+      const refusals = this.refusals(options);
+      if (refusals.length > 0) throw new PromotionRefused(await this.#withBetterPoint(refusals), false);
+      const loss = this.#peers.loss();
+      const { beforePromote } = workers.config.hooks;
+      if (beforePromote !== undefined)
+        await runHook("before_promote", beforePromote, { ...workers.environment(), UNDERSTUDY_REASON: "promote" });
+      workers.replicaStanding = await worker.call("seal", undefined);
+      workers.following = undefined;
+      this.#peers.closeSessions();
+      const { epoch, cut } = await this.#finish(options.accept.includes("suspect"));
+      return { epoch, cut, loss, seconds: (performance.now() - begun) / 1000 };
+    });
+  }
+
+  /** Where the last cut is worth too little: the newest recovery point that is not. */
+  async #withBetterPoint(refusals: readonly Refusal[]): Promise<Refusal[]> {
+    if (!refusals.some((refusal) => refusal.code === "CONSISTENCY")) return [...refusals];
+    const good = (await this.#history.points()).findLast((point) =>
+      point.stores.every((store) => meets(store.consistency, this.#required(store))),
+    );
+    const { name } = this.#workers.config;
+    const hint =
+      good === undefined
+        ? "No recovery point has it; wait for the next cut."
+        : `The newest recovery point that has it is ${cutText(good.cut)} of ${new Date(good.takenAtUs / 1000).toISOString()}: understudy restore ${name} --at ${cutText(good.cut)} --to DIR.`;
+    return refusals.map((refusal) => (refusal.code === "CONSISTENCY" ? { ...refusal, hint } : refusal));
+  }
+
+  /** The agent ended between seal and epoch. Whether that can be finished or not, it runs, and can be asked. */
+  async resume(standing: ReplicaStanding): Promise<void> {
+    await this.#workers.exclusively(async () => {
+      try {
+        // With a mark the accepted apply had begun.
+        await this.#finish(standing.suspect !== "" && standing.applying !== undefined);
+      } catch (error) {
+        this.#workers.log.error("promotion.failed", { error });
+      }
+    });
+  }
+
+  /** @throws when it cannot be finished; up to the new epoch the node is a replica again then */
+  async #finish(acceptSuspect: boolean): Promise<{ epoch: bigint; cut: CutId }> {
+    const workers = this.#workers;
+    const worker = workers.replica;
+    if (worker === undefined) throw new WrongRole("a promotion", workers.role);
+    const { epoch, cut } = await this.#takeOver(worker, acceptSuspect);
+    workers.log.info("replica.promoted", { epoch, seq: cut.seq });
+    await workers.becomePrimary();
+    this.#peers.closeSessions();
+    this.#history.discard();
+    for (const [name, hook] of [
+      ["after_promote", workers.config.hooks.afterPromote],
+      ["start_service", workers.config.hooks.startService],
+    ] as const) {
+      if (hook === undefined) continue;
+      try {
+        await runHook(name, hook, { ...workers.environment(), UNDERSTUDY_REASON: "promote" });
+      } catch (error) {
+        if (!(error instanceof HookFailed)) throw error;
+        // The node is primary whatever its service does: said loudly, and left to the operator.
+        workers.log.error("hook.failed", { hook: name, error });
+      }
+    }
+    return { epoch, cut };
+  }
+
+  async #takeOver(worker: ReplicaWorker, acceptSuspect: boolean): Promise<{ epoch: Epoch; cut: CutId }> {
+    const workers = this.#workers;
+    try {
+      await worker.call("openCopy", undefined);
+      return await worker.call("takeOver", { acceptSuspect });
+    } catch (error) {
+      workers.replicaStanding = await worker.call("standing", undefined);
+      if (workers.role === "promoting") {
+        workers.replicaStanding = await worker.call("unseal", undefined);
+        this.#peers.closeSessions();
+      }
+      throw error;
+    }
+  }
+
+  async abort(): Promise<void> {
+    const workers = this.#workers;
+    await workers.exclusively(async () => {
+      if (workers.replica === undefined || workers.role !== "promoting")
+        throw new WrongRole("there is no promotion to abort", workers.role);
+      workers.replicaStanding = await workers.replica.call("unseal", undefined);
+      this.#peers.closeSessions();
+    });
+  }
+}

@@ -1,0 +1,137 @@
+import { mkdir } from "node:fs/promises";
+import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
+import { runHook } from "../../shared/hooks.ts";
+import type { GroupPeers, RoleChanges } from "./group-peers.ts";
+import type { GroupPromotion } from "./group-promotion.ts";
+import { type GroupWorkers, WrongRole } from "./group-workers.ts";
+
+/** A group is not formed while a replica might have it already. */
+export class NotAnswered extends UnderstudyError {
+  readonly code = "NOT_ANSWERED";
+  readonly remedy = "stop";
+  readonly state = "The group is still unformed.";
+  readonly hint: string;
+  override readonly exitCode = exitCodes.refused;
+  constructor(missing: readonly string[]) {
+    super(`${missing.join(", ")} did not answer yet whether the group exists there`);
+    this.hint =
+      "Start them, or use `understudy form GROUP --alone` when you know that they have no copy of this group.";
+  }
+}
+
+/** What this node becomes: from what its catalog says at the start, by what a peer shows it, by what a person asks. */
+export class GroupRoles implements RoleChanges {
+  readonly #workers: GroupWorkers;
+  readonly #peers: GroupPeers;
+  readonly #promotion: GroupPromotion;
+
+  constructor(workers: GroupWorkers, peers: GroupPeers, promotion: GroupPromotion) {
+    this.#workers = workers;
+    this.#peers = peers;
+    this.#promotion = promotion;
+  }
+
+  /** Goes on in the role that the catalog has. */
+  async start(): Promise<void> {
+    const workers = this.#workers;
+    await mkdir(workers.directory, { recursive: true, mode: 0o700 });
+    const standing = await workers.openReplica();
+    this.#peers.missingSince(standing);
+    if (standing.role === "primary") await workers.becomePrimary();
+    else if (standing.role === "replica") await workers.openCopy();
+    else if (standing.role === "promoting") await this.#promotion.resume(standing);
+    // Its service may have been started again meanwhile, or the agent died before it was told to stop.
+    else if (standing.role === "fenced") this.#onFenced().catch((error: unknown) => workers.options.onFatal(error));
+    workers.log.info("group.opened", {
+      role: workers.role,
+      epoch: workers.standing?.epoch ?? 0,
+      seq: workers.standing?.committed.seq ?? 0,
+    });
+  }
+
+  async form(alone: boolean): Promise<void> {
+    const workers = this.#workers;
+    await workers.exclusively(async () => {
+      const { config, options, role } = workers;
+      if (role !== "unformed") throw new WrongRole("a group is born once", role);
+      if (config.primary !== options.node)
+        throw new WrongRole(`the configuration names ${config.primary} as the group's first primary`, role);
+      const missing = this.#peers.waitingFor();
+      if (missing.length > 0 && !alone) throw new NotAnswered(missing);
+      await this.#form();
+    });
+  }
+
+  async formAsNamed(): Promise<void> {
+    await this.#workers.exclusively(async () => {
+      if (this.#peers.mayForm()) await this.#form();
+    });
+  }
+
+  async #form(): Promise<void> {
+    const workers = this.#workers;
+    await workers.becomePrimary();
+    const standing = await workers.primary?.worker.call("form", undefined);
+    if (standing === undefined) return;
+    workers.log.info("group.formed", { id: standing.groupId });
+    await workers.closePrimary();
+    await workers.becomePrimary();
+    this.#peers.closeSessions();
+  }
+
+  /** A higher epoch was met: this reign is over, here and after every restart. */
+  async fence(by: bigint, peer: string): Promise<void> {
+    const workers = this.#workers;
+    await workers.exclusively(async () => {
+      const { primary } = workers;
+      if (primary === undefined || workers.role !== "primary") return;
+      workers.log.error("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
+      await primary.worker.call("fence", { by });
+      await workers.closePrimary();
+      this.#peers.missingSince(await workers.openReplica());
+      this.#peers.closeSessions();
+      await this.#onFenced();
+    });
+  }
+
+  async #onFenced(): Promise<void> {
+    const { config, log, standing } = this.#workers;
+    const hook = config.hooks.onFenced ?? config.hooks.stopService;
+    if (hook === undefined) return;
+    const reason = `fenced by epoch ${standing?.epochSeen ?? 0n}`;
+    try {
+      await runHook("on_fenced", hook, { ...this.#workers.environment(), UNDERSTUDY_REASON: reason });
+    } catch (error) {
+      log.error("hook.failed", { hook: "on_fenced", error });
+    }
+  }
+
+  /**
+   * Takes what lies in the copies' places for a start: compared with the primary, only the difference is shipped. What this
+   * node knew of the group's cuts is forgotten, its recovery points with it.
+   */
+  async adopt(): Promise<void> {
+    const workers = this.#workers;
+    await workers.exclusively(async () => {
+      const { replica, role } = workers;
+      if (replica === undefined || (role !== "replica" && role !== "unformed"))
+        throw new WrongRole("a copy is adopted by a replica", role);
+      workers.following = undefined;
+      this.#peers.closeSessions();
+      workers.replicaStanding = await replica.call("adopt", undefined);
+      workers.log.warn("copy.adopting", {});
+    });
+  }
+
+  /** Goes on from what this primary has, although a replica is newer: see Reign.acceptSource. */
+  async acceptSource(): Promise<void> {
+    const { primary, role, log } = this.#workers;
+    if (primary === undefined) throw new WrongRole("only a primary has a source to accept", role);
+    const { reign } = primary;
+    await this.#workers.exclusively(async () => {
+      await reign.acceptSource();
+      log.warn("source.accepted", { epoch: reign.standing.epoch, seq: reign.standing.committed.seq });
+      this.#peers.closeSessions();
+    });
+  }
+}

@@ -1,0 +1,314 @@
+import { join } from "node:path";
+import { type Config, type GroupConfig, nodeNamed, type StoreOnNode, storeOnNode } from "../../shared/config/config.ts";
+import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
+import type { Log } from "../../shared/log.ts";
+import type { Metrics } from "../../shared/metrics.ts";
+import { cutText, type NodeName, type Role } from "../../shared/words.ts";
+import { groupDirectory } from "../control/state-layout.ts";
+import { RemoteError } from "../workers/port-peer.ts";
+import type { PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
+import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
+import { placementOf } from "../workers/store-adapters.ts";
+import type { Following } from "./following.ts";
+import { hintOf, Reign } from "./reign.ts";
+import { WorkerThread } from "./worker-thread.ts";
+
+/** How long whoever asks for the status waits for the catalog's worker. */
+const refreshMsMax = 500;
+const retryStartMs = 3000;
+
+export type PrimaryWorker = WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>;
+export type ReplicaWorker = WorkerThread<ReplicaMainCalls, ReplicaWorkerCalls>;
+
+/** This node cannot do that in the role it has. */
+export class WrongRole extends UnderstudyError {
+  readonly code = "WRONG_ROLE";
+  readonly remedy = "stop";
+  readonly state = "Nothing was done.";
+  readonly hint = "See `understudy status` for the role of each node.";
+  override readonly exitCode = exitCodes.refused;
+  constructor(what: string, role: Role) {
+    super(`${what}: this node is ${role}`);
+  }
+}
+
+export interface GroupOptions {
+  readonly config: Config;
+  readonly group: GroupConfig;
+  readonly node: NodeName;
+  readonly stateDirectory: string;
+  readonly software: string;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  /** Something happened after which only a restart through recovery is safe. */
+  readonly onFatal: (error: unknown) => void;
+}
+
+/** The worker that holds the group's catalog on this node, of the kind that its role wants, and what it said last. */
+export class GroupWorkers {
+  readonly config: GroupConfig;
+  readonly options: GroupOptions;
+  readonly log: Log;
+  readonly stores: readonly StoreOnNode[];
+  #primary: { readonly worker: PrimaryWorker; readonly reign: Reign } | undefined;
+  #replica: ReplicaWorker | undefined;
+  /** What the replica's worker said last: whoever makes it change something keeps its answer here. */
+  replicaStanding: ReplicaStanding | undefined;
+  /** The session whose frames the replica's worker takes: it hears what became of them. */
+  following: Following | undefined;
+  copyProblem = "";
+  copyHint = "";
+  #stopped = false;
+  #changing: Promise<unknown> = Promise.resolve();
+
+  constructor(options: GroupOptions) {
+    this.options = options;
+    this.config = options.group;
+    this.log = options.log.with({ group: options.group.name });
+    this.stores = [...options.group.stores.values()].map((store) => storeOnNode(store, options.node));
+  }
+
+  get role(): Role {
+    return this.#primary?.reign.standing.role ?? this.replicaStanding?.role ?? "unformed";
+  }
+
+  get standing(): PrimaryStanding | ReplicaStanding | undefined {
+    return this.#primary?.reign.standing ?? this.replicaStanding;
+  }
+
+  get primary(): { readonly worker: PrimaryWorker; readonly reign: Reign } | undefined {
+    return this.#primary;
+  }
+
+  get replica(): ReplicaWorker | undefined {
+    return this.#replica;
+  }
+
+  get stopped(): boolean {
+    return this.#stopped;
+  }
+
+  get directory(): string {
+    return groupDirectory(this.options.stateDirectory, this.config.name);
+  }
+
+  get catalogPath(): string {
+    return join(this.directory, "catalog.db");
+  }
+
+  /** What a hook is told. */
+  environment(): Record<string, string> {
+    const standing = this.standing;
+    return {
+      UNDERSTUDY_GROUP: this.config.name,
+      UNDERSTUDY_NODE: this.options.node,
+      UNDERSTUDY_ROLE: this.role,
+      UNDERSTUDY_EPOCH: String(standing?.epoch ?? 0),
+      UNDERSTUDY_CUT: standing === undefined ? "" : cutText(standing.committed),
+      UNDERSTUDY_REASON: "",
+    };
+  }
+
+  /** Changes of role come one after the other. */
+  async exclusively<T>(change: () => Promise<T>): Promise<T> {
+    const turn = this.#changing.then(change, change);
+    this.#changing = turn.catch(() => undefined);
+    return await turn;
+  }
+
+  async openReplica(): Promise<ReplicaStanding> {
+    const worker: ReplicaWorker = new WorkerThread<ReplicaMainCalls, ReplicaWorkerCalls>(
+      "replica-worker",
+      this.#replicaEvents(),
+      (error) => this.#died(error),
+    );
+    this.#replica = worker;
+    const standing = await worker.call("open", {
+      groupName: this.config.name,
+      catalogPath: this.catalogPath,
+      placements: this.stores.map(placementOf),
+      stagingBytesMax: this.config.limits.stagingBytes,
+      keepHistory: this.#keepsHistory(),
+      retention: this.config.retention,
+    });
+    this.replicaStanding = standing;
+    return standing;
+  }
+
+  #replicaEvents(): ReplicaMainCalls {
+    return {
+      taken: ({ generation, bytes }) => {
+        if (this.following?.generation === generation) this.following.taken(bytes);
+      },
+      acknowledged: (message) => {
+        if (message.suspect !== "" && this.replicaStanding?.suspect === "") {
+          this.log.error("copy.suspect", {
+            reason: message.suspect,
+            hint: `understudy verify ${this.config.name}, then understudy adopt ${this.config.name}`,
+          });
+        }
+        if (this.replicaStanding !== undefined) {
+          if (message.suspect !== "" && message.suspect !== this.replicaStanding.suspect)
+            this.log.error("copy.suspect", { reason: message.suspect, seq: message.applied.seq });
+          this.replicaStanding = {
+            ...this.replicaStanding,
+            committed: message.durable,
+            applied: message.applied.seq,
+            suspect: message.suspect,
+          };
+        }
+        this.following?.acknowledge(message);
+      },
+      applied: ({ cuts, ms, strangers, metadataPartial }) => {
+        if (cuts > 0) this.options.metrics.applySeconds.observe({ group: this.config.name }, ms / 1000);
+        this.log.debug("batch.applied", { cuts, ms: Math.round(ms) });
+        if (strangers.length > 0)
+          this.log.error("stranger.put_aside", { paths: strangers.slice(0, 20).join(", "), count: strangers.length });
+        if (metadataPartial > 0) this.log.warn("metadata.partial", { objects: metadataPartial });
+      },
+      rejected: ({ cut, committed, error }) => {
+        this.following
+          ?.reject(cut, committed, error)
+          .catch((failure: unknown) => this.log.debug("rejection.unsent", { error: failure }));
+      },
+      failed: ({ error }) => this.options.onFatal(new RemoteError(error)),
+    };
+  }
+
+  #keepsHistory(): boolean {
+    return Object.values(this.config.retention.keep).some((ms) => ms !== undefined && ms > 0);
+  }
+
+  #died(error: Error): void {
+    if (!this.#stopped) this.options.onFatal(error);
+  }
+
+  /** A copy that is not there stops this group until it is, and nothing else. */
+  async openCopy(): Promise<void> {
+    try {
+      await this.#replica?.call("openCopy", undefined);
+      this.copyProblem = "";
+    } catch (error) {
+      this.copyUnusable(error);
+      this.log.error("copy.unusable", { error });
+    }
+  }
+
+  copyUnusable(error: unknown): void {
+    this.copyProblem = explain(error);
+    this.copyHint = hintOf(error);
+  }
+
+  /** Takes what changes by itself (points, backlog) from the worker, for status. */
+  async refresh(): Promise<void> {
+    const replica = this.#replica;
+    if (replica === undefined) return;
+    const refreshed = replica.call("standing", undefined).then((standing) => {
+      // It may have made room for another role meanwhile.
+      if (this.#replica === replica) this.replicaStanding = standing;
+    });
+    // A worker that is busy with what a peer sends answers late: then what was known last must do.
+    const late = Promise.withResolvers<void>();
+    const timer = setTimeout(late.resolve, refreshMsMax);
+    try {
+      await Promise.race([refreshed, late.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async becomePrimary(): Promise<void> {
+    await this.#closeReplica();
+    const worker: PrimaryWorker = new WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>(
+      "primary-worker",
+      {
+        wake: () => this.#primary?.reign.changed(),
+        frame: async (argument) => await this.#primary?.reign.forward(argument),
+        stagedRuns: async (argument) =>
+          (await this.#primary?.reign.stagedRuns(argument)) ?? { blockSize: 0, digests: new Uint8Array(0) },
+        freeze: async () => await this.#primary?.reign.freeze(),
+        thaw: async () => (await this.#primary?.reign.thaw()) ?? 0,
+        failed: ({ message }) => this.options.onFatal(new Error(message)),
+      },
+      (error) => this.#died(error),
+    );
+    const standing = await worker.call("open", {
+      catalogPath: this.catalogPath,
+      stores: this.stores,
+      holdSecondsMax: this.config.limits.snapshotHoldMs / 1000,
+      environment: this.environment(),
+    });
+    const reign = new Reign(worker, standing, {
+      config: this.config,
+      node: this.options.node,
+      log: this.log,
+      metrics: this.options.metrics,
+      environment: () => this.environment(),
+      onStanding: () => {},
+      frozenMarkPath: join(this.directory, "frozen"),
+    });
+    reign.compressFor = (peer) => this.#compressFor(peer);
+    this.#primary = { worker, reign };
+    // Until here whoever asked was told what this node was before.
+    this.replicaStanding = undefined;
+    if (standing.role === "primary") await this.#startReign();
+  }
+
+  async #startReign(): Promise<void> {
+    const primary = this.#primary;
+    if (primary === undefined) return;
+    try {
+      await primary.worker.call("start", undefined);
+    } catch (error) {
+      // The source is not there (yet): the reign stands still, says so, and looks again.
+      primary.reign.halted = explain(error);
+      primary.reign.haltedHint = hintOf(error);
+      this.log.error("source.unusable", { error });
+      this.#retryStart();
+      return;
+    }
+    primary.reign.run();
+    this.log.info("reign.started", { epoch: primary.reign.standing.epoch, seq: primary.reign.standing.committed.seq });
+  }
+
+  #retryStart(): void {
+    setTimeout(() => {
+      if (this.#stopped || this.#primary === undefined) return;
+      this.#startReign().catch((error: unknown) => this.options.onFatal(error));
+    }, retryStartMs).unref();
+  }
+
+  #compressFor(peer: string): boolean {
+    const { config, node } = this.options;
+    const lines = [nodeNamed(config, node).line, nodeNamed(config, peer).line];
+    if (lines.some((line) => line.compress === "never")) return false;
+    if (lines.some((line) => line.compress === "always")) return true;
+    // On a fast link compressing costs more than it saves; a line with a rate is a slow one.
+    return lines.some((line) => line.rateBytesPerSecond !== undefined);
+  }
+
+  async closePrimary(): Promise<void> {
+    const primary = this.#primary;
+    await primary?.reign.stop();
+    await primary?.worker.close();
+    this.#primary = undefined;
+  }
+
+  /** From here on nobody asks the worker anything: it has no catalog any more while it closes. */
+  async #closeReplica(): Promise<void> {
+    const replica = this.#replica;
+    this.#replica = undefined;
+    await replica?.close();
+  }
+
+  /** The agent stops: what ends from here on ends because of that. */
+  stopping(): void {
+    this.#stopped = true;
+  }
+
+  async stop(): Promise<void> {
+    this.stopping();
+    await this.closePrimary();
+    await this.#closeReplica();
+  }
+}
