@@ -226,8 +226,8 @@ export class GroupWorkers {
         frame: async (argument) => await this.#primary?.reign.forward(argument),
         stagedRuns: async (argument) =>
           (await this.#primary?.reign.stagedRuns(argument)) ?? { blockSize: 0, digests: new Uint8Array(0) },
-        freeze: async () => await this.#primary?.reign.freeze(),
-        thaw: async () => (await this.#primary?.reign.thaw()) ?? 0,
+        freeze: async () => await this.#primary?.reign.freezing.freeze(),
+        thaw: async () => (await this.#primary?.reign.freezing.thaw()) ?? 0,
         failed: ({ message }) => this.options.onFatal(new Error(message)),
       },
       (error) => this.#died(error),

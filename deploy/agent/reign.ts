@@ -1,15 +1,12 @@
-import { rm, stat, writeFile } from "node:fs/promises";
 import type { StagedQuestion } from "../../primary/ship/shipment.ts";
-import type { GroupConfig } from "../../shared/config/config.ts";
 import { replicaSettings } from "../../shared/config/config.ts";
-import { exitCodes, explain, isSystemError, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
-import { runHook } from "../../shared/hooks.ts";
-import type { Log } from "../../shared/log.ts";
+import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Acknowledgement, Message } from "../../shared/wire/messages.ts";
 import { type CutId, compareCuts, cutText, type NodeName, type PeerState, sameCut, seq } from "../../shared/words.ts";
 import type { CutResult, PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
+import { Freezing, type FreezingOptions } from "./freezing.ts";
 import { configurationWait } from "./schedule.ts";
 import type { Session } from "./session.ts";
 import type { WorkerThread } from "./worker-thread.ts";
@@ -57,21 +54,17 @@ export interface FollowerView {
   readonly lagCuts: number | undefined;
 }
 
-export interface ReignOptions {
-  readonly config: GroupConfig;
+export interface ReignOptions extends FreezingOptions {
   readonly node: NodeName;
-  readonly log: Log;
   readonly metrics: Metrics;
-  readonly environment: () => Record<string, string>;
   readonly onStanding: (standing: PrimaryStanding) => void;
-  /** This file is there while the application may be frozen: who starts after a crash thaws it. */
-  readonly frozenMarkPath: string;
 }
 
 /** The primary's side of a group: takes cuts whenever there is something new and somebody who can take it. */
 export class Reign {
   readonly #options: ReignOptions;
   readonly #worker: WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>;
+  readonly freezing: Freezing;
   readonly #followers = new Map<string, Follower>();
   /** The last that was known of each replica, also while it is away. */
   readonly #known = new Map<string, { durable: CutId; applied: CutId; coveredAt: number }>();
@@ -91,12 +84,6 @@ export class Reign {
   #timer: NodeJS.Timeout | undefined;
   #backlogBytes = 0;
   #acknowledged = new Set<() => void>();
-  #frozenAt = 0;
-  #thawTimer: NodeJS.Timeout | undefined;
-  #thawed: Promise<number> | undefined;
-  #freezeExceeded = false;
-  /** The application was frozen, and no thaw has succeeded since. */
-  #thawOwed = false;
   halted = "";
   haltedHint = "";
   /** A replica is newer than this primary: nothing is cut until a person decides. */
@@ -111,6 +98,7 @@ export class Reign {
     this.#worker = worker;
     this.#standing = standing;
     this.#options = options;
+    this.freezing = new Freezing(options);
     this.halted = standing.halted;
     this.#reverted = standing.halted !== "";
     if (this.#reverted) this.haltedHint = revertedHint;
@@ -427,10 +415,10 @@ export class Reign {
     let retryAt = 0;
     let restUntil = 0;
     let thawAt = 0;
-    await this.#findOwedThaw();
+    await this.freezing.findOwedThaw();
     while (!this.#stopped) {
       const now = performance.now();
-      if (this.#thawOwed) {
+      if (this.freezing.thawOwed) {
         if (now < thawAt) await this.#sleep(thawAt - now);
         else if (!(await this.#thawAgain())) thawAt = performance.now() + retryMs;
         continue;
@@ -472,7 +460,7 @@ export class Reign {
         this.#dirty = true;
         this.#depth = "scan";
         // The application was paused for nothing: not again before it would have been anyway.
-        const paused = this.#frozenAt >= now ? (this.#options.config.freezeEveryMs ?? 0) : 0;
+        const paused = this.freezing.frozenAt >= now ? (this.#options.config.freezeEveryMs ?? 0) : 0;
         retryAt = performance.now() + Math.max(retryMs, paused);
         const reason = explain(error);
         if (reason !== this.halted) this.#options.log.error("cut.failed", { error });
@@ -559,7 +547,8 @@ export class Reign {
     const sinks: Follower[] = [];
     let waitMs: number | undefined;
     // A freeze is never for each change, nor for each replica or each of its sessions.
-    const thawedUntil = this.#frozenAt > 0 ? this.#frozenAt + (this.#options.config.freezeEveryMs ?? 0) : 0;
+    const { frozenAt } = this.freezing;
+    const thawedUntil = frozenAt > 0 ? frozenAt + (this.#options.config.freezeEveryMs ?? 0) : 0;
     for (const follower of this.#followers.values()) {
       if (follower.gone || follower.inFlight.length >= inFlightMax) continue;
       const first = follower.base.seq === 0n;
@@ -573,69 +562,10 @@ export class Reign {
     return { sinks, waitMs };
   }
 
-  /** The application is paused; thawed again at the latest at the limit, whatever the cut does meanwhile. */
-  async freeze(): Promise<void> {
-    const { config, environment, frozenMarkPath } = this.#options;
-    const { freeze } = config.hooks;
-    if (freeze === undefined) return;
-    const holdMs = config.limits.snapshotHoldMs;
-    this.#freezeExceeded = false;
-    this.#thawed = undefined;
-    await writeFile(frozenMarkPath, "");
-    this.#thawOwed = true;
-    this.#frozenAt = performance.now();
-    // Ended at the limit too: what freezes after the thaw would stay frozen.
-    const limited = { ...freeze, timeoutMs: Math.min(freeze.timeoutMs, holdMs) };
-    await runHook("freeze", limited, { ...environment(), UNDERSTUDY_REASON: "cut" });
-    this.#thawTimer = setTimeout(
-      () => {
-        this.#freezeExceeded = true;
-        this.#options.log.error("freeze.exceeded", { limitMs: holdMs });
-        this.#thawed = this.#runThaw("cut");
-        this.#thawed.catch((error: unknown) => this.#options.log.debug("thaw.owed", { error }));
-      },
-      Math.max(0, this.#frozenAt + holdMs - performance.now()),
-    );
-  }
-
-  async thaw(): Promise<number> {
-    clearTimeout(this.#thawTimer);
-    this.#thawed ??= this.#runThaw("cut");
-    const ms = await this.#thawed;
-    if (this.#freezeExceeded) throw new FreezeExceeded(this.#options.config.limits.snapshotHoldMs);
-    return ms;
-  }
-
-  async #runThaw(reason: string): Promise<number> {
-    const { config, environment, frozenMarkPath, log } = this.#options;
-    const { thaw } = config.hooks;
-    try {
-      if (thaw !== undefined) await runHook("thaw", thaw, { ...environment(), UNDERSTUDY_REASON: reason });
-    } catch (error) {
-      log.error("thaw.failed", { error, hint: "The application may still be paused; thaw is tried again." });
-      throw error;
-    }
-    const ms = performance.now() - this.#frozenAt;
-    await rm(frozenMarkPath, { force: true });
-    this.#thawOwed = false;
-    return ms;
-  }
-
-  /** Whether the process that ended last left the application frozen. */
-  async #findOwedThaw(): Promise<void> {
-    if (this.#options.config.hooks.thaw === undefined) return;
-    try {
-      await stat(this.#options.frozenMarkPath);
-      this.#thawOwed = true;
-    } catch (error) {
-      if (!isSystemError(error, "ENOENT")) throw error;
-    }
-  }
-
-  /** A thaw that failed, or that nobody was there for. Gives whether the application runs. */
+  /** Gives whether the application runs again. */
   async #thawAgain(): Promise<boolean> {
     try {
-      await this.#runThaw("recover");
+      await this.freezing.thawAgain();
       return true;
     } catch (error) {
       this.halted = `the application may still be frozen: ${explain(error)}`;
@@ -695,15 +625,4 @@ export class SourceReverted extends UnderstudyError {
   readonly state = "Nothing is cut and nothing is shipped; the replica keeps what it has and can be promoted.";
   readonly hint = revertedHint;
   override readonly exitCode = exitCodes.refused;
-}
-
-/** The application was thawed before the cut was read: what was read is not one instant. */
-export class FreezeExceeded extends UnderstudyError {
-  readonly code = "FREEZE_EXCEEDED";
-  readonly remedy = "retry";
-  readonly state = "The application runs again; the cut was dropped, the replicas keep the one before.";
-  readonly hint = "Raise limits.snapshot_hold, or look at what makes the freeze long.";
-  constructor(limitMs: number) {
-    super(`the freeze took longer than ${limitMs} ms`);
-  }
 }
