@@ -178,7 +178,10 @@ export function metricIn(text: string, name: string, label = ""): number {
   return sum;
 }
 
-/** Two nodes on this machine, joined over loopback, with one group `app`: alpha has the data, bravo follows. */
+/**
+ * Two nodes on this machine, joined over loopback, with one group `app`: alpha has the data, bravo follows. Elsewhere a
+ * replica has a disk of its own: give it a directory on another filesystem where that matters.
+ */
 export interface Pair {
   readonly config: string;
   start(node: "alpha" | "bravo"): Agent;
@@ -194,8 +197,9 @@ export async function preparePair(
   directory: string,
   stores: Readonly<Record<string, StoreSpec>>,
   more = "",
+  replicaDirectory = directory,
 ): Promise<Pair> {
-  const states = { alpha: join(directory, "state-alpha"), bravo: join(directory, "state-bravo") };
+  const states = { alpha: join(directory, "state-alpha"), bravo: join(replicaDirectory, "state-bravo") };
   const nodes: string[] = [];
   for (const [name, state] of Object.entries(states)) {
     mkdirSync(state, { recursive: true, mode: 0o700 });
@@ -204,9 +208,9 @@ export async function preparePair(
   }
   const copies: Record<string, string> = {};
   const lines = Object.entries(stores).map(([name, { kind, path }]) => {
-    const copy = join(directory, `copy-${name}`, kind === "sqlite" ? "copy.db" : "");
+    const copy = join(replicaDirectory, `copy-${name}`, kind === "sqlite" ? "copy.db" : "");
     copies[name] = copy.replace(/\/$/, "");
-    if (kind === "sqlite") mkdirSync(join(directory, `copy-${name}`), { recursive: true });
+    if (kind === "sqlite") mkdirSync(join(replicaDirectory, `copy-${name}`), { recursive: true });
     return `      ${name}: { kind: ${kind}, path: "${path}", at: { bravo: "${copies[name]}" } }`;
   });
   const config = join(directory, "understudy.yaml");

@@ -11,6 +11,7 @@ import { randomPages } from "./random-pages.ts";
 import { Scratch } from "./scratch.ts";
 import { smallFiles } from "./small-files.ts";
 import { sqliteCommits } from "./sqlite-commits.ts";
+import { sqliteWriters } from "./sqlite-writers.ts";
 
 const benchmarks: Readonly<Record<string, Benchmark>> = {
   "small-files": smallFiles,
@@ -18,6 +19,7 @@ const benchmarks: Readonly<Record<string, Benchmark>> = {
   "few-changes": fewChanges,
   "random-pages": randomPages,
   "sqlite-commits": sqliteCommits,
+  "sqlite-writers": sqliteWriters,
   promotion,
 };
 

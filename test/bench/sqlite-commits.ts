@@ -1,24 +1,19 @@
-import { spawn } from "node:child_process";
 import { mkdirSync, readdirSync, statSync, watch } from "node:fs";
 import { join } from "node:path";
-import { DatabaseSync } from "node:sqlite";
-import { fileURLToPath } from "node:url";
-import { absent, atLeast, atMost, type Benchmark, type Finding, milliseconds, noted, round } from "./benchmark.ts";
+import { absent, atMost, type Benchmark, type Finding, milliseconds, noted } from "./benchmark.ts";
 import { findLitestream, missingTools, startLitestream, startSsh } from "./other-tools.ts";
-import { type Agent, firstCopy, inStep, metricIn, type Pair, preparePair } from "./pair.ts";
-import { median, percentile, Scratch, settleDisk, until } from "./scratch.ts";
-import type { WriterReport } from "./sqlite-writer.ts";
+import { type Agent, firstCopy, inStep, metricIn, preparePair } from "./pair.ts";
+import { median, percentile, Scratch, until } from "./scratch.ts";
+import { makeDatabase, runWriter, type WriterReport } from "./sqlite-writer.ts";
 
-const writer = fileURLToPath(new URL("sqlite-writer.ts", import.meta.url));
 const rate = 100;
-const rowsBefore = 20_000;
 
 /**
  * From a commit of the application to its durable acknowledgement, as the primary hears it: the commit counts from when
- * it returned to the application. Then what the writer loses by us, and what a replica that stands still does to it.
+ * it returned to the application.
  */
 export const sqliteCommits: Benchmark = async (options) => {
-  const { directory, seconds = 20, repeat = 3, stopSeconds = 10, say } = options;
+  const { directory, seconds = 20, say } = options;
   using scratch = new Scratch(directory, "sqlite");
   const findings: Finding[] = [];
   const database = join(scratch.path, "app.db");
@@ -32,39 +27,8 @@ export const sqliteCommits: Benchmark = async (options) => {
     findings.push(...(await latency(primary, replica, database, seconds, say)));
   }
   findings.push(...(await litestreamLatency(scratch.path, options, seconds)));
-  findings.push(...(await throughput(pair, database, repeat, Math.min(seconds, 10), say)));
-  findings.push(...(await standstill(pair, database, stopSeconds, say)));
   return findings;
 };
-
-function makeDatabase(path: string): void {
-  using database = new DatabaseSync(path);
-  database.exec("PRAGMA journal_mode=WAL; CREATE TABLE rows (id INTEGER PRIMARY KEY, at REAL, body BLOB)");
-  database.exec("BEGIN");
-  const insert = database.prepare("INSERT INTO rows (at, body) VALUES (?, ?)");
-  for (let n = 0; n < rowsBefore; n++) insert.run(n, new Uint8Array(200));
-  database.exec("COMMIT");
-}
-
-async function write(
-  database: string,
-  seconds: number,
-  commitsPerSecond: number,
-  synchronous = "FULL",
-): Promise<WriterReport> {
-  const parameters = [writer, database, String(seconds), String(commitsPerSecond), synchronous];
-  const child = spawn(process.execPath, parameters, { stdio: ["ignore", "pipe", "inherit"] });
-  let out = "";
-  child.stdout.setEncoding("utf8").on("data", (text: string) => {
-    out += text;
-  });
-  const code = await new Promise<number | null>((resolve, reject) => {
-    child.once("error", reject);
-    child.once("close", resolve);
-  });
-  if (code !== 0) throw new Error(`the writer ended with ${code}`);
-  return JSON.parse(out) as WriterReport;
-}
 
 /** How far the log of a database was covered from a moment on. */
 interface Covered {
@@ -97,7 +61,7 @@ async function latency(
   await primary.control.metrics();
   await replica.control.metrics();
   const cpu = [primary.cpuSeconds(), replica.cpuSeconds()];
-  const report = await write(database, seconds, rate);
+  const report = await runWriter(database, { seconds, rate });
   const spent = [primary, replica].map((agent, i) => agent.cpuSeconds() - cpu[i]!);
   await until("the last commit is durable", () => inStep(primary, replica), 20_000);
   stop();
@@ -184,7 +148,7 @@ async function litestreamLatency(
   const watcher = watch(pieces, (_event, name) => {
     if (name !== null) written.set(name, Number(process.hrtime.bigint()) / 1e6);
   });
-  const report = await write(database, seconds, rate);
+  const report = await runWriter(database, { seconds, rate });
   await new Promise((resolve) => setTimeout(resolve, 1000));
   watcher.close();
   const pageSize = 4096;
@@ -223,96 +187,4 @@ async function pieceDirectory(replica: string): Promise<string> {
     20_000,
   );
   return found;
-}
-
-/** A writer that never pauses, with and without us, in turns. */
-async function throughput(
-  pair: Pair,
-  database: string,
-  repeat: number,
-  seconds: number,
-  say: (text: string) => void,
-): Promise<Finding[]> {
-  const findings: Finding[] = [];
-  for (const synchronous of ["FULL", "NORMAL"]) {
-    const alone: number[] = [];
-    const followed: number[] = [];
-    for (let i = 0; i < repeat; i++) {
-      settleDisk();
-      alone.push(perSecond(await write(database, seconds, 0, synchronous)));
-      await using replica = pair.start("bravo");
-      await replica.ready();
-      await using primary = pair.start("alpha");
-      await primary.ready();
-      await until("both are in step", () => inStep(primary, replica), 60_000);
-      settleDisk();
-      followed.push(perSecond(await write(database, seconds, 0, synchronous)));
-      await until("the replica has all", () => inStep(primary, replica), 120_000);
-      say(`${synchronous}: alone ${round(alone.at(-1)!)}/s, followed ${round(followed.at(-1)!)}/s`);
-    }
-    const [with_, without] = [median(followed), median(alone)];
-    findings.push(
-      atLeast(
-        `SQLite, writer that never pauses, synchronous=${synchronous}`,
-        `${round(with_)}/s`,
-        `alone ${round(without)}/s`,
-        with_ / without,
-        0.95,
-      ),
-    );
-  }
-  return findings;
-}
-
-function perSecond(report: WriterReport): number {
-  return report.commits / report.seconds;
-}
-
-/** The replica stands still while the writer goes on at its pace; what that costs the writer and the primary. */
-async function standstill(
-  pair: Pair,
-  database: string,
-  seconds: number,
-  say: (text: string) => void,
-): Promise<Finding[]> {
-  await using replica = pair.start("bravo");
-  await replica.ready();
-  await using primary = pair.start("alpha");
-  await primary.ready();
-  await until("both are in step", () => inStep(primary, replica), 60_000);
-  settleDisk();
-  const before = perSecond(await write(database, seconds, 0));
-  await until("the replica has all", () => inStep(primary, replica), 120_000);
-  primary.forgetPeak();
-  const memoryBefore = primary.peakMiB();
-  replica.process.kill("SIGSTOP");
-  let during: number;
-  try {
-    during = perSecond(await write(database, seconds, 0));
-  } finally {
-    replica.process.kill("SIGCONT");
-  }
-  const memory = primary.peakMiB();
-  const begun = performance.now();
-  await until("the replica has caught up", () => inStep(primary, replica), 120_000, 100);
-  const caughtUpMs = performance.now() - begun;
-  say(`standing still: ${round(during)}/s of ${round(before)}/s, primary ${memory.toFixed(0)} MiB`);
-  return [
-    atLeast(
-      `SQLite, replica stopped for ${seconds} s: writer`,
-      `${round(during)}/s`,
-      `replica running ${round(before)}/s`,
-      during / before,
-      0.95,
-    ),
-    atMost(
-      "SQLite, replica stopped: primary's memory",
-      `${memory.toFixed(0)} MiB, ${memoryBefore.toFixed(0)} before`,
-      "",
-      memory,
-      250,
-      " MiB",
-    ),
-    noted("SQLite, replica stopped: caught up after", milliseconds(caughtUpMs)),
-  ];
 }

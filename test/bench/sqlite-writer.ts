@@ -1,11 +1,23 @@
+import { spawn } from "node:child_process";
 import { closeSync, openSync, readSync } from "node:fs";
 import { DatabaseSync } from "node:sqlite";
+import { fileURLToPath } from "node:url";
 
 /**
  * A writer as an application would be: a process of its own, one row for each transaction. `node sqlite-writer.ts
- * DATABASE SECONDS RATE SYNCHRONOUS`; rate 0 is as fast as it can. Prints what it did as one line of JSON, with a stamp
- * for each commit when it is paced: when it returned, and where it stands in the log (salt and last frame).
+ * DATABASE WRITING`, a `Writing` as JSON. Prints what it did as one line of JSON, with a stamp for each commit when it
+ * has a rate: when it returned, and where it stands in the log (salt and last frame).
  */
+
+export interface Writing {
+  readonly seconds: number;
+  /** Commits a second; without it as many as it can. */
+  readonly rate?: number;
+  /** What it rests after each commit. */
+  readonly pauseMs?: number;
+  /** FULL unless given. */
+  readonly synchronous?: string;
+}
 
 export interface WriterReport {
   readonly commits: number;
@@ -16,12 +28,38 @@ export interface WriterReport {
   readonly stamps: readonly (readonly [begunMs: number, atMs: number, salt: string, frame: number])[];
 }
 
+const rowsBefore = 20_000;
+
+export function makeDatabase(path: string): void {
+  using database = new DatabaseSync(path);
+  database.exec("PRAGMA journal_mode=WAL; CREATE TABLE rows (id INTEGER PRIMARY KEY, at REAL, body BLOB)");
+  database.exec("BEGIN");
+  const insert = database.prepare("INSERT INTO rows (at, body) VALUES (?, ?)");
+  for (let n = 0; n < rowsBefore; n++) insert.run(n, new Uint8Array(200));
+  database.exec("COMMIT");
+}
+
+export async function runWriter(path: string, writing: Writing): Promise<WriterReport> {
+  const parameters = [fileURLToPath(import.meta.url), path, JSON.stringify(writing)];
+  const child = spawn(process.execPath, parameters, { stdio: ["ignore", "pipe", "inherit"] });
+  let out = "";
+  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+    out += text;
+  });
+  const code = await new Promise<number | null>((resolve, reject) => {
+    child.once("error", reject);
+    child.once("close", resolve);
+  });
+  if (code !== 0) throw new Error(`the writer ended with ${code}`);
+  return JSON.parse(out) as WriterReport;
+}
+
 /** Shared by all processes of the machine, unlike `performance.now()`. */
 export function machineMs(): number {
   return Number(process.hrtime.bigint()) / 1e6;
 }
 
-function write(path: string, seconds: number, rate: number, synchronous: string): WriterReport {
+function write(path: string, { seconds, rate = 0, pauseMs = 0, synchronous = "FULL" }: Writing): WriterReport {
   const database = new DatabaseSync(path);
   database.exec(`PRAGMA journal_mode=WAL; PRAGMA synchronous=${synchronous}; PRAGMA busy_timeout=5000`);
   database.exec("CREATE TABLE IF NOT EXISTS rows (id INTEGER PRIMARY KEY, at REAL, body BLOB)");
@@ -45,6 +83,7 @@ function write(path: string, seconds: number, rate: number, synchronous: string)
     insert.run(from, body);
     const at = machineMs();
     took.push(at - from);
+    if (pauseMs > 0) Atomics.wait(pause, 0, 0, pauseMs);
     if (rate === 0) continue;
     readSync(index, header, 0, header.length, 0);
     // The salt is there as in the log itself, the frame in the machine's own order.
@@ -60,6 +99,6 @@ function write(path: string, seconds: number, rate: number, synchronous: string)
 }
 
 if (import.meta.main) {
-  const [path = "", seconds = "1", rate = "0", synchronous = "FULL"] = process.argv.slice(2);
-  process.stdout.write(`${JSON.stringify(write(path, Number(seconds), Number(rate), synchronous))}\n`);
+  const [path = "", writing = ""] = process.argv.slice(2);
+  process.stdout.write(`${JSON.stringify(write(path, JSON.parse(writing)))}\n`);
 }
