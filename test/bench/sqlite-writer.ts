@@ -22,6 +22,8 @@ export interface Writing {
 export interface WriterReport {
   readonly commits: number;
   readonly seconds: number;
+  /** Processor time of its own, in all. */
+  readonly cpuMs: number;
   /** How long each commit took, as the application saw it. */
   readonly commitMs: { readonly p50: number; readonly p99: number; readonly max: number };
   /** When it was begun and had returned (monotonic clock, ms), the log's salt, the last frame. */
@@ -71,6 +73,7 @@ function write(path: string, { seconds, rate = 0, pauseMs = 0, synchronous = "FU
   const pause = new Int32Array(new SharedArrayBuffer(4));
   const stamps: [number, number, string, number][] = [];
   const took: number[] = [];
+  const cpu = process.cpuUsage();
   const begun = machineMs();
   for (let n = 0; ; n++) {
     const now = machineMs();
@@ -91,11 +94,18 @@ function write(path: string, { seconds, rate = 0, pauseMs = 0, synchronous = "FU
     stamps.push([from, at, salt, header.readUInt32LE(16)]);
   }
   const spent = (machineMs() - begun) / 1000;
+  const { user, system } = process.cpuUsage(cpu);
   closeSync(index);
   database.close();
   took.sort((a, b) => a - b);
   const at = (share: number): number => took[Math.min(took.length - 1, Math.floor(took.length * share))] ?? 0;
-  return { commits: took.length, seconds: spent, commitMs: { p50: at(0.5), p99: at(0.99), max: at(1) }, stamps };
+  return {
+    commits: took.length,
+    seconds: spent,
+    cpuMs: (user + system) / 1000,
+    commitMs: { p50: at(0.5), p99: at(0.99), max: at(1) },
+    stamps,
+  };
 }
 
 if (import.meta.main) {
