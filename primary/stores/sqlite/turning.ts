@@ -1,13 +1,15 @@
 import type { TurnLimits } from "./holder-protocol.ts";
 
 /** When to do something about the length of the log. */
-export type TurnStep = "rest" | "advance" | "turn";
+export type TurnStep = "rest" | "anchor" | "advance" | "turn";
 
 export interface LogState {
   /** Length of the present generation. */
   readonly logBytes: number;
   /** What was added to it since the reader was last moved up. */
   readonly grownBytes: number;
+  /** The reader stands on a frame of the log; one that began when all was in the database file does not. */
+  readonly anchored: boolean;
   readonly sinceAdvanceMs: number;
   /** Since the last turn, or the last that was prevented. */
   readonly sinceTurnMs: number;
@@ -27,7 +29,9 @@ const lockedShare = 40;
 const preventedMsMax = 10_000;
 
 /**
- * `advance`: move the reader up and let the frames below it go to the database file. Nobody waits for that, and where
+ * `anchor`: let the reader stand on a frame. While it stands before all of them, nothing can be copied to the database
+ * file, and SQLite finds that out anew after each commit of a log of more than 1,000 pages, once it has sorted all of
+ * them: a writer that never pauses would spend half of its time on it. `advance`: move the reader up and let the frames below it go to the database file. Nobody waits for that, and where
  * writers pause for some milliseconds it ends the generation as well; where they do not, it only makes the
  * disk busy, and is tried more rarely. `turn`: end it with the writers shut out for a
  * moment, where they never pause. An application without a busy timeout would meet that as an error, so it is what is
@@ -37,6 +41,7 @@ export function dueStep(state: LogState, walBytesMax: number): TurnStep {
   const fairMs = Math.max(turnMsMin, lockedShare * state.lockedMs);
   const patienceMs = Math.min(preventedMsMax, fairMs * 2 ** Math.min(state.prevented, 20));
   if (state.logBytes >= walBytesMax && state.grownBytes > 0 && state.sinceTurnMs >= patienceMs) return "turn";
+  if (!state.anchored && state.grownBytes > 0) return "anchor";
   const doublings = Math.min(Math.max(0, state.advancesInVain - 1), vainDoublingsMax);
   if (state.grownBytes >= (walBytesMax / 8) * 2 ** doublings) return "advance";
   if (state.grownBytes > 0 && state.sinceAdvanceMs >= advanceMsMax) return "advance";

@@ -50,6 +50,8 @@ export class WalSource {
   /** False from the moment that it is not certain that the holder's reader stands. */
   #held = true;
   #grownFrom: number;
+  /** Where the reader began, all may have been in the database file. */
+  #anchored = false;
   #advancedAt = performance.now();
   #triedAt = Number.NEGATIVE_INFINITY;
   #lockedMs = 0;
@@ -87,6 +89,7 @@ export class WalSource {
     const { journal } = await holder.request({ op: "hold" });
     if (journal !== "wal" || !this.log.provesContinuity()) return false;
     this.#held = true;
+    this.#anchored = false;
     this.#counters.holdersReplaced++;
     return true;
   }
@@ -102,6 +105,7 @@ export class WalSource {
       {
         logBytes: log.logBytes,
         grownBytes: log.bytesRead - this.#grownFrom,
+        anchored: this.#anchored,
         sinceAdvanceMs: now - this.#advancedAt,
         sinceTurnMs: now - this.#triedAt,
         lockedMs: this.#lockedMs,
@@ -113,6 +117,7 @@ export class WalSource {
     if (step === "rest") return false;
     if (step === "turn") return await exclusively(() => this.#turn());
     if (!(await exclusively(() => this.#handOver()))) return false;
+    if (step === "anchor") return true;
     this.#advancesInVain++;
     for (let attempt = 0; attempt < attemptsMax; attempt++) {
       const { busy, log: frames, checkpointed } = await this.#holder.request({ op: "checkpoint" });
@@ -120,6 +125,7 @@ export class WalSource {
       // A reader that began when all was in the file stands in nobody's way: the generation ends with the next commit.
       if (!busy && frames === checkpointed && frames === (log.position?.frame ?? 0)) {
         this.#advancesInVain = 0;
+        this.#anchored = false;
         break;
       }
     }
@@ -143,6 +149,7 @@ export class WalSource {
       await this.#holder.request({ op: "swap" });
     });
     this.#moved();
+    this.#anchored = true;
     this.#counters.advances++;
   }
 
@@ -156,6 +163,7 @@ export class WalSource {
     assert(this.log.position === from, "nobody reads the log on while the holder does");
     this.log.absorb(result.commits, result.end);
     this.#moved();
+    this.#anchored = !result.complete;
     if (result.lockedMs > 0) {
       this.#counters.turnsLocked++;
       this.#counters.turnMs = [...this.#counters.turnMs, result.lockedMs].slice(-turnMsKept);

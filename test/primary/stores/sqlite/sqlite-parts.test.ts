@@ -51,6 +51,7 @@ describe("what is done about the length of a log", () => {
   const quiet: LogState = {
     logBytes: 0,
     grownBytes: 0,
+    anchored: true,
     sinceAdvanceMs: 0,
     sinceTurnMs: Number.POSITIVE_INFINITY,
     lockedMs: 0,
@@ -61,6 +62,9 @@ describe("what is done about the length of a log", () => {
     ["nothing happened", {}, "rest"],
     ["little happened just now", { logBytes: 100, grownBytes: 100 }, "rest"],
     ["little happened, long ago", { logBytes: 100, grownBytes: 100, sinceAdvanceMs: 20_000 }, "advance"],
+    ["a new generation began", { logBytes: 10, grownBytes: 10, anchored: false }, "anchor"],
+    ["the new generation has no commit yet", { anchored: false }, "rest"],
+    ["a generation reached the bound at once", { logBytes: 1000, grownBytes: 1000, anchored: false }, "turn"],
     ["an eighth of the bound came", { logBytes: 200, grownBytes: 125 }, "advance"],
     ["it came, but the writer never pauses", { logBytes: 200, grownBytes: 125, advancesInVain: 9 }, "rest"],
     ["half of the bound came though it never does", { logBytes: 600, grownBytes: 500, advancesInVain: 9 }, "advance"],

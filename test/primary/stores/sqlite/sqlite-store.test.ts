@@ -13,6 +13,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
 import { fileURLToPath } from "node:url";
 import { expect } from "chai";
 import { build } from "esbuild";
@@ -448,6 +449,18 @@ describe("the sqlite store", () => {
     await follower.cut();
     expect(follower.audited()).to.equal(last);
     expect(store.counters().everythingFound).to.equal(1);
+  });
+
+  it("lets the application's own checkpoints copy its first commits soon after a generation began", async () => {
+    await using writer = await Writer.on(path, "journal_mode=WAL");
+    await writer.write(20);
+    await writer.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+    await follow();
+    await writer.write(5);
+    using checkpointer = new DatabaseSync(path);
+    const copied = () => Number(checkpointer.prepare("PRAGMA wal_checkpoint(PASSIVE)").get()?.checkpointed);
+    // Until then each of them sorts the whole log for nothing.
+    await until(() => copied() > 0, "the reader stands on a frame", 3000);
   });
 
   it("cuts a long transaction only when it is committed, and none that is rolled back", async () => {
