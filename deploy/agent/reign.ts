@@ -6,6 +6,7 @@ import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Acknowledgement, Message } from "../../shared/wire/messages.ts";
 import { type CutId, compareCuts, cutText, type NodeName, type PeerState, sameCut, seq } from "../../shared/words.ts";
 import type { CutResult, PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
+import { paceAfter, unpaced } from "./cut-pace.ts";
 import { Freezing, type FreezingOptions } from "./freezing.ts";
 import { configurationWait } from "./schedule.ts";
 import type { Session } from "./session.ts";
@@ -15,12 +16,6 @@ import type { WorkerThread } from "./worker-thread.ts";
 const inFlightMax = 4;
 const sourceStateMs = 1000;
 const retryMs = 3000;
-/**
- * Where the stores' writers do not pause, they get so many times the length of a cut for themselves after it: each cut
- * makes the disk busy, and what is written meanwhile shares the next one.
- */
-const restShare = 3;
-const restMsMax = 30;
 const scanEveryMs = 3600_000;
 const preCopyRounds = 2;
 
@@ -414,6 +409,7 @@ export class Reign {
   async #loop(): Promise<void> {
     let retryAt = 0;
     let restUntil = 0;
+    let pace = unpaced;
     let thawAt = 0;
     await this.freezing.findOwedThaw();
     while (!this.#stopped) {
@@ -446,7 +442,8 @@ export class Reign {
       try {
         const taken = await this.#cut(sinks, now);
         const ended = performance.now();
-        restUntil = this.#dirty ? ended + Math.min(restShare * (ended - now), restMsMax) : 0;
+        pace = paceAfter(pace, { tookMs: ended - now, changedMeanwhile: this.#dirty, rpoMs: this.#rpoMs() });
+        restUntil = ended + pace.restMs;
         for (const request of requests) request.resolve(taken);
         if (this.halted !== "" && !this.#reverted) {
           this.halted = "";
@@ -469,6 +466,12 @@ export class Reign {
         for (const follower of this.#followers.values()) await this.#sendSourceState(follower);
       }
     }
+  }
+
+  #rpoMs(): number | undefined {
+    const { config } = this.#options;
+    const promised = [...config.replicas.keys()].flatMap((name) => replicaSettings(config, name).rpoMs ?? []);
+    return promised.length === 0 ? undefined : Math.min(...promised);
   }
 
   async #cut(sinks: readonly Follower[], begunAt: number): Promise<CutResult> {
