@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { discardHistory } from "../../replica/history/discard.ts";
 import { CopyView } from "../../replica/history/view.ts";
+import { adopting } from "../../replica/receive/adopt.ts";
 import { NoRoom } from "../../replica/receive/refusals.ts";
 import type { ReplicaLimits } from "../../replica/replica-context.ts";
 import type { Catalog, CommitObserver, Standing } from "../../shared/catalog/catalog.ts";
@@ -12,7 +13,8 @@ import { explain } from "../../shared/errors.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import type { Directory, Disk } from "../../shared/ports/disk.ts";
 import type { Seq } from "../../shared/words.ts";
-import { type Tree, treeDifference } from "./disk-tree.ts";
+import { contentsOf, without } from "./adopted-cut.ts";
+import { type Planted, type Tree, treeDifference } from "./disk-tree.ts";
 import { type Change, newestTag, type RecordedCut, recordCuts } from "./recorded-cuts.ts";
 import { ReplicaNode } from "./replica-node.ts";
 import type { ReplicaProgram } from "./replica-program.ts";
@@ -23,7 +25,9 @@ import { type Operation, type OperationKind, type PowerLossMode, SimulatedDisk }
 /** What the replica does, one after the other. Cuts count from 1, in the order of the changes. */
 export type Step =
   | { readonly do: "receive"; readonly cut: number; readonly from: number; readonly to: number }
-  | { readonly do: "commit" | "apply" | "promote" | "abort" };
+  | { readonly do: "commit" | "apply" | "promote" | "abort" | "adopt" }
+  /** Somebody else's hands, in the quiet. */
+  | { readonly do: "stranger"; readonly change: (disk: SimulatedDisk) => void };
 
 /** Takes in a cut, or the part of its messages between two fractions. */
 export function receive(cut: number, from = 0, to = 1): Step {
@@ -34,6 +38,11 @@ export const apply: Step = { do: "apply" };
 export const promote: Step = { do: "promote" };
 /** The session ends. */
 export const abort: Step = { do: "abort" };
+/** Begins anew with what lies in the copies' places; the next cut comes whole. */
+export const adopt: Step = { do: "adopt" };
+export function stranger(change: (disk: SimulatedDisk) => void): Step {
+  return { do: "stranger", change };
+}
 /** A cut of its own from the first frame to the copy. */
 export function whole(cut: number): Step[] {
   return [receive(cut), commit, apply];
@@ -44,6 +53,8 @@ export interface Scenario {
   /** Default: one store, "tree". With several each has a filesystem of its own. */
   readonly stores?: readonly string[];
   readonly changes: readonly Change[];
+  /** What lies in each store's place before the group has a copy: it is adopted. */
+  readonly planted?: Readonly<Record<string, Readonly<Record<string, Planted>>>>;
   readonly steps: readonly Step[];
   /** Crashes begin with this step: what comes before is the state that the scenario starts from. Default: with all. */
   readonly crashFrom?: number;
@@ -60,6 +71,7 @@ interface CatalogImage {
   readonly id: number;
   readonly bytes: Buffer;
   readonly standing: Standing;
+  readonly adopting: boolean;
 }
 
 export type CrashKind = OperationKind | "catalog commit" | "end";
@@ -95,6 +107,10 @@ export class CrashMatrix {
   readonly #stores: readonly string[];
   readonly #copies: Readonly<Record<string, string>>;
   readonly #recovered = new Set<string>();
+  /** Of each store: what lay in its place when it was adopted. */
+  readonly #adopted = new Map<string, Tree>();
+  /** The first cut that is of use: an adoption forgets those before it. */
+  readonly #firstCut: number;
   #images = 0;
   #nodes = 0;
   /** States that were brought up and judged; those that were met before are not counted. */
@@ -110,6 +126,9 @@ export class CrashMatrix {
     this.#cuts = cuts;
     this.#stores = scenario.stores ?? ["tree"];
     this.#copies = Object.fromEntries(this.#stores.map((name) => [name, `/srv/${name}/copy`]));
+    const { steps } = scenario;
+    const next = steps.slice(steps.indexOf(adopt) + 1).find((step) => step.do === "receive");
+    this.#firstCut = steps.includes(adopt) ? (next?.cut ?? 0) : 1;
     // The catalog is modelled at its contract, so where its file lies does not matter: the quickest place.
     this.#directory = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "understudy-crash-"));
   }
@@ -201,7 +220,7 @@ export class CrashMatrix {
           mend(disk);
           mended = true;
           for (const cut of this.#cuts.slice(0, step.do === "receive" ? step.cut : 0)) {
-            if (cut.cut.seq > node.catalog.standing.committed.seq) node.receive(cut);
+            if (this.#wants(node, cut)) node.receive(cut);
           }
         }
       }
@@ -269,14 +288,19 @@ export class CrashMatrix {
   }
 
   #emptyDisk(mount: { readonly capacityBytes?: number } = {}): SimulatedDisk {
-    return new SimulatedDisk({ mounts: this.#stores.map((name) => ({ path: `/srv/${name}`, ...mount })) });
+    const disk = new SimulatedDisk({ mounts: this.#stores.map((name) => ({ path: `/srv/${name}`, ...mount })) });
+    for (const [name, entries] of Object.entries(this.scenario.planted ?? {})) {
+      disk.writeTree(this.#copies[name]!, entries);
+      disk.settle();
+      this.#adopted.set(name, disk.tree(this.#copies[name]!));
+    }
+    return disk;
   }
 
   #take(node: ReplicaNode, step: Step, recorder: Recorder): void {
     switch (step.do) {
       case "receive": {
-        const cut = this.#cut(step.cut);
-        node.receive(cut, Math.round(step.from * cut.messages.length), Math.round(step.to * cut.messages.length));
+        node.receive(this.#cut(step.cut), step.from, step.to);
         break;
       }
       case "commit":
@@ -290,6 +314,18 @@ export class CrashMatrix {
         break;
       case "abort":
         node.endSession();
+        break;
+      case "stranger": {
+        const disk = node.context.disk as SimulatedDisk;
+        disk.asStranger(() => step.change(disk));
+        disk.settle();
+        break;
+      }
+      case "adopt":
+        recorder.acknowledged = 0n;
+        for (const name of this.#stores)
+          this.#adopted.set(name, (node.context.disk as SimulatedDisk).tree(this.#copies[name]!));
+        node.adopt();
     }
   }
 
@@ -362,12 +398,16 @@ export class CrashMatrix {
     this.#judge(node, acknowledged, "after the recovery");
     if (node.catalog.standing.role !== "replica") return;
     for (const cut of this.#cuts) {
-      if (cut.cut.seq <= node.catalog.standing.committed.seq) continue;
+      if (!this.#wants(node, cut)) continue;
       node.receive(cut);
       node.commit();
     }
     node.apply();
     this.#judge(node, this.#cuts.at(-1)!.cut.seq, "after the rest of the session");
+  }
+
+  #wants(node: ReplicaNode, { cut }: RecordedCut): boolean {
+    return cut.seq > node.catalog.standing.committed.seq && cut.seq >= this.#firstCut;
   }
 
   #finish(node: ReplicaNode): void {
@@ -380,17 +420,21 @@ export class CrashMatrix {
   #start(disk: SimulatedDisk, image: CatalogImage | undefined, recorder: Recorder | undefined): ReplicaNode {
     const path = join(this.#directory, `${this.#nodes++}.db`);
     if (image !== undefined) writeFileSync(path, image.bytes);
-    return new ReplicaNode(
+    const node = new ReplicaNode(
       {
         program: this.#program,
         copies: this.#copies,
         limits: { ...smallLimits, ...this.scenario.limits },
         keepHistory: this.scenario.keepHistory ?? true,
+        adopts: this.scenario.planted !== undefined,
       },
       disk,
       path,
       recorder?.observer,
     );
+    // Who was told nothing says it again.
+    if (image !== undefined && this.scenario.steps.includes(adopt) && !adoptedEver(node)) node.adopt();
+    return node;
   }
 
   #recorder(
@@ -408,6 +452,15 @@ export class CrashMatrix {
     const applied = image?.standing.applied ?? 0n;
     for (const name of this.#stores) {
       const tree = existing(disk, this.#copies[name]!);
+      const lay = this.#adopted.get(name);
+      if (lay !== undefined) this.#checkNothingLost(disk, name, lay);
+      if (applying === undefined && lay !== undefined && (applied < this.#firstCut || image?.adopting === true)) {
+        // Until the first cut is applied nothing is touched; until the adoption has ended what it lacks may lie there.
+        const wanted = applied < this.#firstCut ? lay : this.#treeAt(name, applied);
+        const difference = treeDifference(without(tree!, lay, wanted), wanted);
+        if (difference !== undefined) throw new Error(`what was adopted as ${name} is not right: ${difference}`);
+        continue;
+      }
       if (applying === undefined) {
         const difference = applied === 0n ? emptyDifference(tree) : treeDifference(tree!, this.#treeAt(name, applied));
         if (difference !== undefined)
@@ -418,7 +471,16 @@ export class CrashMatrix {
       const known = new Set<string>();
       for (const cut of this.#cuts)
         if (cut.cut.seq <= applying.to) for (const path of cut.paths[name]!) known.add(path);
+      if (lay !== undefined) addPaths(known, lay, "");
       checkNothingNewer(tree, "", known, Number(applying.to));
+    }
+  }
+
+  /** Whatever somebody else's hands brought is in the copy still, or beside it. */
+  #checkNothingLost(disk: SimulatedDisk, name: string, lay: Tree): void {
+    const there = contentsOf(disk.tree(`/srv/${name}`));
+    for (const content of contentsOf(lay)) {
+      if (!there.has(content)) throw new Error(`of what was adopted as ${name} this is lost: ${content.slice(0, 40)}`);
     }
   }
 
@@ -437,7 +499,12 @@ export class CrashMatrix {
     if (standing.committed.seq < acknowledged)
       fail(`cut ${acknowledged} was acknowledged, ${standing.committed.seq} is committed`);
     if (standing.suspect !== "") fail(`the copy is suspect: ${standing.suspect}`);
-    if (catalog.get("SELECT 1 AS found FROM events WHERE name = 'stranger.put_aside'") !== undefined)
+    const { disk } = context;
+    for (const [name, lay] of this.#adopted) this.#checkNothingLost(disk as SimulatedDisk, name, lay);
+    if (
+      this.#adopted.size === 0 &&
+      catalog.get("SELECT 1 AS found FROM events WHERE name = 'stranger.put_aside'") !== undefined
+    )
       fail("a stranger was seen");
     if (standing.applied !== standing.committed.seq && when !== "without a crash")
       fail("something committed is not applied");
@@ -463,7 +530,8 @@ export class CrashMatrix {
     }
     if (this.scenario.keepHistory !== false && standing.role !== "primary") {
       const points = catalog.cuts("point").length;
-      if (BigInt(points) !== standing.applied)
+      const before = adoptedEver(node) ? this.#firstCut - 1 : 0;
+      if (points + before !== Number(standing.applied))
         fail(`there are ${points} recovery points of ${standing.applied} applied cuts`);
     }
   }
@@ -495,7 +563,7 @@ export class CrashMatrix {
         .join(" ");
     const expected = {
       limbo: "",
-      strangers: "",
+      strangers: this.#adopted.size === 0 ? "" : list(home.strangers),
       kept: known("SELECT object AS name FROM kept WHERE store = ?", "o"),
       history: known("SELECT DISTINCT file AS name FROM images WHERE store = ?", "h"),
     };
@@ -527,6 +595,17 @@ export class CrashMatrix {
     }
     home.tree.forget();
   }
+}
+
+function adoptedEver({ catalog }: ReplicaNode): boolean {
+  return catalog.get("SELECT 1 AS found FROM events WHERE name = 'replica.adopting'") !== undefined;
+}
+
+function addPaths(paths: Set<string>, tree: Tree, path: string): void {
+  paths.add(path);
+  if (tree.type !== "directory") return;
+  for (const [name, inner] of Object.entries(tree.entries))
+    addPaths(paths, inner, path === "" ? name : `${path}/${name}`);
 }
 
 export class MatrixFailure extends Error {
@@ -568,7 +647,12 @@ class Recorder {
       }
       const outcome = catalog.db.prepare("PRAGMA wal_checkpoint(TRUNCATE)").get() as { busy: number };
       if (outcome.busy !== 0) throw new Error(`somebody reads while "${purpose}" is committed`);
-      this.#image = { id: this.#nextImage(), bytes: readFileSync(catalog.db.location()!), standing: catalog.standing };
+      this.#image = {
+        id: this.#nextImage(),
+        bytes: readFileSync(catalog.db.location()!),
+        standing: catalog.standing,
+        adopting: adopting(catalog),
+      };
     };
   };
 

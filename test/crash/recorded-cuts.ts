@@ -12,6 +12,8 @@ import type { Tree } from "./disk-tree.ts";
 export interface RecordedCut {
   readonly cut: CutId;
   readonly messages: readonly (readonly [message: BulkMessage, payload: Uint8Array])[];
+  /** The same state for a replica that has nothing yet. */
+  readonly first: readonly (readonly [message: BulkMessage, payload: Uint8Array])[];
   readonly digest: Uint8Array;
   /** What a copy of each store must be. */
   readonly trees: Readonly<Record<string, Tree>>;
@@ -32,7 +34,7 @@ export async function recordCuts(storeNames: readonly string[], changes: readonl
   );
   try {
     let messages: [BulkMessage, Uint8Array][] = [];
-    const sink: ReplicaSink = {
+    const newSink = (): ReplicaSink => ({
       name: "recorder",
       base: { epoch: epoch(1), seq: seq(0) },
       lastObject: 0,
@@ -45,18 +47,23 @@ export async function recordCuts(storeNames: readonly string[], changes: readonl
       async stagedRuns() {
         return { blockSize: 0, digests: new Uint8Array(0) };
       },
-    };
+    });
+    const sink = newSink();
     const cuts: RecordedCut[] = [];
     for (const [index, change] of changes.entries()) {
       change(sources, taggedBytes(index + 1));
       messages = [];
       const taken = await cutInto(primary, [sink]);
       if (!taken.fresh || messages.length === 0) throw new Error(`change ${index + 1} changes nothing`);
+      const delta = messages;
+      messages = [];
+      if (index > 0) await cutInto(primary, [newSink()]);
       const perStore = <T>(of: (source: ModelSource) => T): Record<string, T> =>
         Object.fromEntries(Object.entries(sources).map(([name, source]) => [name, of(source)]));
       cuts.push({
         cut: taken.cut,
-        messages,
+        messages: delta,
+        first: index > 0 ? messages : delta,
         digest: primary.catalog.standing.digest,
         trees: perStore((source) => modelTree(source.nodes)),
         paths: perStore((source) => new Set(source.nodes.keys())),

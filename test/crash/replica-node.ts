@@ -1,11 +1,12 @@
 import type { Receiver } from "../../replica/receive/receive.ts";
 import { defaultReplicaLimits, type ReplicaContext, type ReplicaLimits } from "../../replica/replica-context.ts";
-import type { StoreHome, StorePlacement } from "../../replica/store-home.ts";
+import { CopyOccupied, type StoreHome, type StorePlacement } from "../../replica/store-home.ts";
 import { Catalog, type CommitObserver } from "../../shared/catalog/catalog.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { Disk } from "../../shared/ports/disk.ts";
 import { type CutId, epoch, type Seq, type StoreName, seq } from "../../shared/words.ts";
 import { deliver, testGroup, testIncarnation } from "../model/in-process.ts";
+import { AdoptedCut, type Question } from "./adopted-cut.ts";
 import type { RecordedCut } from "./recorded-cuts.ts";
 import type { ReplicaProgram } from "./replica-program.ts";
 
@@ -15,6 +16,8 @@ export interface NodeSetting {
   readonly copies: Readonly<Record<string, string>>;
   readonly limits: Partial<ReplicaLimits>;
   readonly keepHistory: boolean;
+  /** Where something lies in the copies' places already, the operator says `adopt`. */
+  readonly adopts: boolean;
 }
 
 /** A replica as its worker runs it, on any disk, with the catalog at its contract: what was committed survives. */
@@ -23,6 +26,7 @@ export class ReplicaNode {
   readonly catalog: Catalog;
   readonly context: ReplicaContext;
   #receiver: Receiver | undefined;
+  #adopted: AdoptedCut | undefined;
 
   /** The ordinary start, which is the recovery. */
   constructor(
@@ -62,7 +66,19 @@ export class ReplicaNode {
         path: setting.copies[name]!,
         sidecars: [],
       }));
-      homes = setting.program.openStoreHomes(disk, catalog, "app", placements, false);
+      const open = (): Map<number, StoreHome> =>
+        setting.program.openStoreHomes(disk, catalog, "app", placements, setting.program.adopting(catalog));
+      let occupied = false;
+      try {
+        homes = open();
+      } catch (error) {
+        if (!setting.adopts || !(error instanceof CopyOccupied)) throw error;
+        occupied = true;
+        catalog.transaction("adopt", () =>
+          catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('adopting', 1)"),
+        );
+        homes = open();
+      }
       let now = 1_700_000_000_000_000;
       this.context = {
         catalog,
@@ -76,6 +92,7 @@ export class ReplicaNode {
         setting.program.recoverStaging(this.context);
         setting.program.recoverApply(this.context);
       }
+      if (occupied) this.adopt();
     } catch (error) {
       catalog.close();
       throw error;
@@ -91,9 +108,24 @@ export class ReplicaNode {
     return this.#receiver;
   }
 
-  /** Takes in messages `from` to below `to` of a cut. */
-  receive(cut: RecordedCut, from = 0, to = cut.messages.length): void {
-    for (const [message, payload] of cut.messages.slice(from, to)) deliver(this.receiver, message, payload);
+  /** Takes in the messages of a cut between two fractions; who has no cut gets it as a first one. */
+  receive(cut: RecordedCut, from = 0, to = 1): void {
+    const { committed } = this.catalog.standing;
+    const messages = committed.seq === 0n ? cut.first : cut.messages;
+    for (const frame of messages.slice(Math.round(from * messages.length), Math.round(to * messages.length))) {
+      let [message, payload] = frame;
+      if (committed.seq === 0n && this.#setting.program.adopting(this.catalog)) {
+        if (message.kind === "cutBegin") this.#adopted = new AdoptedCut(cut);
+        [message, payload] = this.#adopted!.frame(frame, (question) => this.#ask(question));
+      }
+      if (message.kind === "cutBegin" && committed.seq === 0n) message = { ...message, base: committed };
+      deliver(this.receiver, message, payload);
+    }
+  }
+
+  #ask(question: Question): Uint8Array {
+    this.#setting.program.stageFromCopy(this.context, question);
+    return this.#setting.program.stagedRunDigests(this.context, question.object).digests.subarray(0, 32);
   }
 
   commit(): CutId {
@@ -104,6 +136,14 @@ export class ReplicaNode {
   apply(): void {
     this.#receiver?.makeWay();
     while (this.#setting.program.applyNext(this.context, this.#setting.keepHistory) !== undefined);
+    if (this.#setting.program.adopting(this.catalog) && this.applied > 0n)
+      this.#setting.program.endAdoption(this.context);
+  }
+
+  /** The operator says that what lies in the copies' places is to be taken for a start. */
+  adopt(): void {
+    this.endSession();
+    this.#setting.program.beginAdoption(this.context);
   }
 
   endSession(): void {

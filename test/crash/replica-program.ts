@@ -3,6 +3,7 @@ import { pathToFileURL } from "node:url";
 import * as apply from "../../replica/apply/apply.ts";
 import * as commit from "../../replica/commit/commit.ts";
 import * as promote from "../../replica/promote/promote.ts";
+import * as adopt from "../../replica/receive/adopt.ts";
 import * as receive from "../../replica/receive/receive.ts";
 import * as resume from "../../replica/receive/resume.ts";
 import * as storeHome from "../../replica/store-home.ts";
@@ -18,9 +19,21 @@ export interface ReplicaProgram {
   readonly openStoreHomes: typeof storeHome.openStoreHomes;
   readonly seal: typeof promote.seal;
   readonly takeOver: typeof promote.takeOver;
+  readonly adopting: typeof adopt.adopting;
+  readonly beginAdoption: typeof adopt.beginAdoption;
+  readonly endAdoption: typeof adopt.endAdoption;
+  readonly stageFromCopy: typeof adopt.stageFromCopy;
 }
 
-export const realProgram: ReplicaProgram = { ...receive, ...commit, ...resume, ...apply, ...storeHome, ...promote };
+export const realProgram: ReplicaProgram = {
+  ...receive,
+  ...commit,
+  ...resume,
+  ...apply,
+  ...storeHome,
+  ...promote,
+  ...adopt,
+};
 
 /** The program in a copy of `replica/`, whose imports of `shared/` lead to the same modules as ours. */
 export async function loadProgram(replicaDirectory: string): Promise<ReplicaProgram> {
@@ -31,6 +44,7 @@ export async function loadProgram(replicaDirectory: string): Promise<ReplicaProg
     "apply/apply.ts",
     "store-home.ts",
     "promote/promote.ts",
+    "receive/adopt.ts",
   ];
   const modules = await Promise.all(
     names.map((name) => import(pathToFileURL(join(replicaDirectory, name)).href) as Promise<object>),

@@ -1,4 +1,5 @@
-import { abort, apply, commit, promote, receive, type Scenario, whole } from "./crash-matrix.ts";
+import { abort, adopt, apply, commit, promote, receive, type Scenario, stranger, whole } from "./crash-matrix.ts";
+import type { Planted } from "./disk-tree.ts";
 import type { Change } from "./recorded-cuts.ts";
 
 /** A tree with everything in it: files of all sizes, sparse, empty, linked, and directories in directories. */
@@ -249,4 +250,86 @@ const exchanged: Scenario = {
   crashFrom: 3,
 };
 
-export const scenarios: readonly Scenario[] = [first, contents, names, types, promotion, pipelined, broken, exchanged];
+/** What an operator may have: nearly the same, more of it, and the types exchanged. */
+const operators = {
+  same: "the same as there",
+  nearly: `${"x".repeat(4096)}${"y".repeat(4096)}${"z".repeat(4096)}`,
+  holes: "w".repeat(6 * 4096),
+  zeros: "v".repeat(3 * 4096),
+  longer: "u".repeat(5 * 4096),
+  "is a directory here": {
+    type: "directory",
+    entries: { "of mine": "a diary", inner: { type: "directory", entries: { x: "deep" } } },
+  },
+  "is a file here": "a file of mine",
+  link: { type: "symlink", target: "somewhere of mine" },
+  folder: { type: "directory", mode: 0o700, entries: { more: "more of mine", "in both": "my version" } },
+  mine: { type: "directory", entries: { of: "nobody's business" } },
+} as const satisfies Readonly<Record<string, Planted>>;
+
+const adoption: Scenario = {
+  name: "adopting what lies there",
+  planted: { tree: operators },
+  changes: [
+    ({ tree }, text) => {
+      tree!.write("same", operators.same);
+      tree!.write("nearly", `${"x".repeat(4096)}${"y".repeat(4096)}`);
+      tree!.write("nearly", text(4096), 2 * 4096);
+      tree!.write("holes", text(600), 5 * 4096);
+      tree!.write("zeros", new Uint8Array(3 * 4096));
+      tree!.write("longer", "u".repeat(2 * 4096));
+      tree!.write("is a directory here", text(90));
+      tree!.makeDirectory("is a file here");
+      tree!.write("is a file here/inside", text(90));
+      tree!.symlink("link", "elsewhere");
+      tree!.makeDirectory("folder");
+      tree!.write("folder/in both", text(3000));
+      tree!.write("new", text(3 * 4096));
+    },
+    ({ tree }, text) => tree!.write("same", text(4096), 10),
+  ],
+  // The link breaks half-way, and the second session goes on with what the first has staged.
+  steps: [receive(1, 0, 0.6), abort, receive(1), commit, apply, ...whole(2)],
+  limits: { resumeBytesMin: 4096 },
+};
+
+/** A copy that somebody else has changed is compared with the primary once more, whatever it had before. */
+const adoptionAgain: Scenario = {
+  name: "adopting a copy that somebody changed",
+  changes: [
+    threeFiles,
+    ({ tree }, text) => {
+      tree!.write("a", text(5000));
+      tree!.remove("c");
+      tree!.write("d", text(3 * 4096));
+    },
+    ({ tree }, text) => {
+      tree!.rename("b", "c");
+      tree!.write("e", text(70));
+    },
+  ],
+  steps: [
+    ...whole(1),
+    ...whole(2),
+    stranger((disk) => {
+      disk.writeTree("/srv/tree/copy", { a: "by a stranger", "brought along": "by a stranger, too" });
+      disk.removeTree("/srv/tree/copy", "d");
+    }),
+    adopt,
+    ...whole(3),
+  ],
+  crashFrom: 7,
+};
+
+export const scenarios: readonly Scenario[] = [
+  first,
+  contents,
+  names,
+  types,
+  promotion,
+  pipelined,
+  broken,
+  exchanged,
+  adoption,
+  adoptionAgain,
+];

@@ -43,6 +43,7 @@ class Pair {
       copies: { tree: "/srv/copy" },
       limits: { transactionBytesMax: 8 * 1024 * 1024 },
       keepHistory: true,
+      adopts: false,
     };
     return new ReplicaNode(setting, this.disk, join(this.#directory, "replica.db"), undefined);
   }
