@@ -1,8 +1,9 @@
 import { assert } from "../../shared/errors.ts";
 import type { ObjectId, Seq } from "../../shared/words.ts";
-import { distrustStaging } from "../receive/resume.ts";
+import { adopting, distrustStaging } from "../receive/resume.ts";
 import { segmentName } from "../receive/staging.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
+import type { StoreHome } from "../store-home.ts";
 import { failing, SyncFailed } from "../sync.ts";
 import { holdsContent } from "./holds-content.ts";
 import { ForeignChange, locate, locateOrFail } from "./locate.ts";
@@ -243,8 +244,15 @@ export function recoverApply(context: ReplicaContext): void {
       if (catalog.get("SELECT 1 AS found FROM kept WHERE object = ?", Number(name.slice(1))) === undefined)
         disk.unlink(home.kept, name);
     }
+    // A crash may have left it so, when the catalog had just forgotten a batch for an adoption.
+    if (adopting(catalog)) emptyLimbo(context, home);
     assert(disk.list(home.limbo).length === 0, `without a mark nothing lies in limbo of store ${home.placement.name}`);
   }
+}
+
+/** A file that a broken apply had moved away may be the only one of its content: it goes to where strangers' files are. */
+export function emptyLimbo({ disk, nowUs }: ReplicaContext, home: StoreHome): void {
+  for (const name of disk.list(home.limbo)) disk.rename(home.limbo, name, home.strangers, `adopted-${nowUs()}-${name}`);
 }
 
 function removeSegments(context: ReplicaContext, seqs: readonly Seq[]): void {

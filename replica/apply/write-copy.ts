@@ -12,6 +12,9 @@ import { type Batch, type ChangedObject, type ChangedPath, onlyBorn, pendingExte
 import { type Stamps, stampsOf } from "./stamps.ts";
 import { writeZeros } from "./write-zeros.ts";
 
+/** Who is quicker than that with files in our way does it on purpose. */
+const putAsideRoundsMax = 8;
+
 /** What the writing found and left. */
 export interface Written {
   /** Of every object that was touched and still has a path, for the catalog's `seen`. */
@@ -45,6 +48,8 @@ class CopyWriter {
   readonly #objects: Map<ObjectId, ChangedObject>;
   #metadataPartial = 0;
   #vacated = false;
+  /** A stranger's file was put aside since the last sync. */
+  #aside = false;
 
   constructor(context: ReplicaContext, batch: Batch, keepHistory: boolean, redo: boolean) {
     this.#context = context;
@@ -62,9 +67,10 @@ class CopyWriter {
     if (this.#vacated) this.#sync();
     const byDepth = [...paths].sort((a, b) => depth(a.path) - depth(b.path));
     for (const path of byDepth.toReversed()) this.#removeDirectory(path);
+    this.#settleAside();
     for (const path of byDepth) this.#makeDirectory(path);
     for (const changed of objects) if (changed.type === "file") this.#writeExtents(changed);
-    for (const path of paths) this.#place(path);
+    this.#placeAll(paths);
     for (const path of paths) this.#dropSpareLink(path);
     const kept = objects.flatMap((changed) => this.#retire(changed));
     for (const changed of objects) if (changed.type !== "directory") this.#setMeta(changed);
@@ -122,7 +128,10 @@ class CopyWriter {
     let place = this.#placeOf(home, path);
     const stat = disk.stat(place.directory, place.name);
     if (stat?.type === "directory") return;
-    if (stat !== undefined) place = this.#putAside(home, path, place);
+    if (stat !== undefined) {
+      place = this.#putAside(home, path, place);
+      this.#settleAside();
+    }
     disk.makeDirectory(place.directory, place.name, 0o700);
     this.#touchParent(store, path);
     this.#touchDirectory(store, path);
@@ -167,15 +176,29 @@ class CopyWriter {
     }
   }
 
-  #place({ store, path, after }: ChangedPath): void {
-    if (after === undefined || after.type === "directory") return;
+  /** Where a stranger's file was in the way, its name is taken only when that is put aside for good. */
+  #placeAll(paths: readonly ChangedPath[]): void {
+    let left = paths;
+    for (let round = 0; left.length > 0; round++) {
+      if (round > putAsideRoundsMax) throw new ForeignChange(`somebody puts files where ${left[0]?.path} belongs`);
+      left = left.filter((path) => !this.#place(path));
+      this.#settleAside();
+    }
+  }
+
+  /** False when a stranger's file was put aside: to be called again. */
+  #place({ store, path, after }: ChangedPath): boolean {
+    if (after === undefined || after.type === "directory") return true;
     const { disk } = this.#context;
     const home = homeOf(this.#context, store);
-    let place = this.#placeOf(home, path);
+    const place = this.#placeOf(home, path);
     const inode = inodeOf(this.#context, after.object);
     const stat = disk.stat(place.directory, place.name);
-    if (stat !== undefined && stat.inode === inode) return;
-    if (stat !== undefined) place = this.#putAside(home, path, place);
+    if (stat !== undefined && stat.inode === inode) return true;
+    if (stat !== undefined) {
+      this.#putAside(home, path, place);
+      return false;
+    }
     const name = objectFileName(after.object);
     const found =
       disk.stat(home.staging, name)?.inode === inode
@@ -188,6 +211,7 @@ class CopyWriter {
       this.#touchPrivate(store, found.where);
     }
     this.#touchParent(store, path);
+    return true;
   }
 
   /** A hard link less: the name that went to limbo is not wanted, since the object has its other names still. */
@@ -330,7 +354,10 @@ class CopyWriter {
     let parent = this.#placeOf(home, dir as StorePath);
     const { disk } = this.#context;
     const stat = disk.stat(parent.directory, parent.name);
-    if (stat !== undefined && stat.type !== "directory") parent = this.#putAside(home, dir as StorePath, parent);
+    if (stat !== undefined && stat.type !== "directory") {
+      parent = this.#putAside(home, dir as StorePath, parent);
+      this.#settleAside();
+    }
     if (stat?.type !== "directory") {
       disk.makeDirectory(parent.directory, parent.name, 0o755);
       this.#strangers.push(`${dir} (made again)`);
@@ -362,7 +389,15 @@ class CopyWriter {
     this.#strangers.push(path);
     this.#touchPrivate(home.number, "strangers");
     this.#touchParent(home.number, path);
+    this.#aside = true;
     return again;
+  }
+
+  /** As with what is vacated: what was put aside must be there for good before something else takes its name. */
+  #settleAside(): void {
+    if (!this.#aside) return;
+    this.#aside = false;
+    this.#sync();
   }
 
   #touchParent(store: number, path: StorePath): void {

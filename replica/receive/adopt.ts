@@ -1,19 +1,16 @@
-import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { joinPath } from "../../shared/catalog/manifest.ts";
 import { assert, isSystemError } from "../../shared/errors.ts";
+import type { Directory, Disk } from "../../shared/ports/disk.ts";
 import { checkStorePath, privateName } from "../../shared/store-path.ts";
 import { epoch, type ObjectId, type StorePath, seq } from "../../shared/words.ts";
+import { emptyLimbo } from "../apply/apply.ts";
 import { putSidecarsAside } from "../promote/promote.ts";
 import { objectFileName, type ReplicaContext } from "../replica-context.ts";
 import type { StoreHome } from "../store-home.ts";
-import { rehashStaged } from "./resume.ts";
+import { failing } from "../sync.ts";
+import { adopting, rehashStaged } from "./resume.ts";
 
 const pieceBytes = 1024 * 1024;
-
-/** True while the copy's place holds files that no cut of this group has written and that may be reused. */
-export function adopting(catalog: Catalog): boolean {
-  return catalog.get("SELECT 1 AS found FROM standing WHERE key = 'adopting'") !== undefined;
-}
 
 /**
  * Forgets everything that this node knows of the group's cuts, but not the group: the next session sends a first cut, and
@@ -52,10 +49,8 @@ export function beginAdoption(context: ReplicaContext): void {
     for (const part of ["staging", "history", "kept"] as const) {
       for (const name of disk.list(home[part])) disk.unlink(home[part], name);
     }
-    // A file that a broken apply had moved away may be the only one of its content here.
-    for (const name of disk.list(home.limbo))
-      disk.rename(home.limbo, name, home.strangers, `adopted-${context.nowUs()}-${name}`);
-    disk.syncFilesystem(home.home);
+    emptyLimbo(context, home);
+    failing(() => disk.syncFilesystem(home.home));
   }
 }
 
@@ -71,7 +66,7 @@ export function endAdoption(context: ReplicaContext): string[] {
   for (const home of homes.values()) {
     if (home.placement.shape === "file") aside.push(...putSidecarsAside(context, home));
     else aside.push(...putLeftoversAside(context, home));
-    disk.syncFilesystem(home.home);
+    failing(() => disk.syncFilesystem(home.home));
   }
   catalog.transaction("adopted", () => {
     for (const path of aside) catalog.event("stranger.put_aside", { path }, context.nowUs());
@@ -132,26 +127,13 @@ export function stageFromCopy(
   if (place === undefined || disk.stat(place.directory, place.name)?.type !== "file") return;
   const name = objectFileName(asked.object);
   if (disk.stat(home.staging, name) !== undefined) disk.unlink(home.staging, name);
-  const from = disk.openFile(place.directory, place.name, "read");
   try {
-    const to = disk.openFile(home.staging, name, "create");
-    try {
-      const buffer = new Uint8Array(pieceBytes);
-      for (let at = 0; ; at += pieceBytes) {
-        const length = disk.read(from, buffer, 0, buffer.length, at);
-        if (length === 0) break;
-        disk.write(to, buffer.subarray(0, length), at);
-      }
-    } catch (error) {
-      // Not worth more than the bytes that it would have saved: they are sent.
-      if (!isSystemError(error, "ENOSPC", "EDQUOT")) throw error;
-      disk.unlink(home.staging, name);
-      return;
-    } finally {
-      disk.closeFile(to);
-    }
-  } finally {
-    disk.closeFile(from);
+    copyFile(disk, place, { directory: home.staging, name });
+  } catch (error) {
+    // Not worth more than the bytes that it would have saved: they are sent.
+    if (!isSystemError(error, "ENOSPC", "EDQUOT")) throw error;
+    if (disk.stat(home.staging, name) !== undefined) disk.unlink(home.staging, name);
+    return;
   }
   catalog.begin();
   const seq = catalog.standing.committed.seq + 1n;
@@ -163,4 +145,28 @@ export function stageFromCopy(
     asked.blockSize,
   );
   rehashStaged(context, asked.object, home.number, asked.blockSize);
+}
+
+interface Place {
+  readonly directory: Directory;
+  readonly name: string;
+}
+
+function copyFile(disk: Disk, source: Place, target: Place): void {
+  const from = disk.openFile(source.directory, source.name, "read");
+  try {
+    const to = disk.openFile(target.directory, target.name, "create");
+    try {
+      const buffer = new Uint8Array(pieceBytes);
+      for (let at = 0; ; at += pieceBytes) {
+        const length = disk.read(from, buffer, 0, buffer.length, at);
+        if (length === 0) break;
+        disk.write(to, buffer.subarray(0, length), at);
+      }
+    } finally {
+      disk.closeFile(to);
+    }
+  } finally {
+    disk.closeFile(from);
+  }
 }

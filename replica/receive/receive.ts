@@ -18,7 +18,7 @@ import { homeOf, type ReplicaContext } from "../replica-context.ts";
 import { singleFileName } from "../store-home.ts";
 import { checkBlocks, fileBytesMax, PendingContent, pendingContentsMax } from "./pending-content.ts";
 import { BaseMismatch, CutDamaged, CutMalformed, NoRoom, Sealed, SenderRefused } from "./refusals.ts";
-import { forgetOpenCut } from "./resume.ts";
+import { adopting, forgetOpenCut } from "./resume.ts";
 import { Staging } from "./staging.ts";
 
 /** A transaction is closed at these bounds, so that the worker never stands still for long. */
@@ -141,7 +141,10 @@ export class Receiver {
       catalog.run("DELETE FROM extents WHERE seq = ?", begin.cut.seq);
     }
     const lastObjectBefore = Number(catalog.get("SELECT max(object) AS last FROM object_versions")?.last ?? 0);
-    const leftovers = catalog.get("SELECT 1 AS found FROM staged WHERE seq > ? LIMIT 1", begin.base.seq) !== undefined;
+    // What is adopted comes into staging while the cut comes, file by file.
+    const leftovers =
+      adopting(catalog) ||
+      catalog.get("SELECT 1 AS found FROM staged WHERE seq > ? LIMIT 1", begin.base.seq) !== undefined;
     catalog.recordCut({
       cut: begin.cut,
       incarnation: begin.incarnation,

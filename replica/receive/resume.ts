@@ -1,7 +1,13 @@
+import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { blockHash, blocksPerRun, hashBytes, trimRun } from "../../shared/manifest/block-hash.ts";
 import { runTerm } from "../../shared/manifest/digest.ts";
 import type { ObjectId } from "../../shared/words.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
+
+/** True while the copy's place holds files that no cut of this group has written and that may be reused. */
+export function adopting(catalog: Catalog): boolean {
+  return catalog.get("SELECT 1 AS found FROM standing WHERE key = 'adopting'") !== undefined;
+}
 
 /**
  * Forgets the cut that a broken session left, in one transaction. Larger staged files are kept with the hashes of what

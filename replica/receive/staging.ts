@@ -18,7 +18,7 @@ const stagedFilesOpenMax = 300;
 /** What one cut has put where, while it is received. */
 class StagedCut {
   readonly cut: CutId;
-  /** An earlier session left files in staging. */
+  /** An earlier session left files in staging, or files are adopted. */
   readonly leftovers: boolean;
   /** Where fresh objects are put, decided at their first extent and kept for the whole cut. */
   readonly fresh = new Map<ObjectId, "inline" | "staged">();
@@ -66,7 +66,7 @@ export class Staging {
     return this.#touched;
   }
 
-  /** `leftovers`: an earlier session may have staged objects of this cut. */
+  /** `leftovers`: an earlier session or an adoption may have staged objects of this cut. */
   begin(cut: CutId, leftovers: boolean): void {
     this.#open = new StagedCut(cut, leftovers);
   }

@@ -99,6 +99,20 @@ export function contentsOf(tree: Tree): Set<string> {
   return contents;
 }
 
+/** The tree with those files and symlinks only whose content is one of these. */
+export function onlyContents(tree: Tree, contents: ReadonlySet<string>): Tree {
+  if (tree.type !== "directory") return tree;
+  const entries = Object.entries(tree.entries).flatMap(([name, inner]): [string, Tree][] =>
+    inner.type === "directory" || [...contentsOf(inner)].every((content) => contents.has(content))
+      ? [[name, onlyContents(inner, contents)]]
+      : [],
+  );
+  return { ...tree, entries: Object.fromEntries(entries) };
+}
+
+/** The trial rename that tells a mount from another may leave its empty file. */
+export const trialName = ".understudy-trial";
+
 /** A tree without what it shares with `other` by path alone and `wanted` does not have. */
 export function without(tree: Tree, other: Tree | undefined, wanted: Tree | undefined): Tree {
   if (tree.type !== "directory") return tree;
@@ -106,7 +120,8 @@ export function without(tree: Tree, other: Tree | undefined, wanted: Tree | unde
   const inOther = other?.type === "directory" ? other.entries : {};
   const inWanted = wanted?.type === "directory" ? wanted.entries : {};
   for (const [name, inner] of Object.entries(tree.entries)) {
-    if (inWanted[name] === undefined && inOther[name] !== undefined) continue;
+    const allowed = inOther[name] !== undefined || name === trialName;
+    if (inWanted[name] === undefined && allowed) continue;
     entries[name] = without(inner, inOther[name], inWanted[name]);
   }
   return { ...tree, entries };

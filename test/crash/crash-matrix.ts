@@ -4,8 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { discardHistory } from "../../replica/history/discard.ts";
 import { CopyView } from "../../replica/history/view.ts";
-import { adopting } from "../../replica/receive/adopt.ts";
 import { NoRoom } from "../../replica/receive/refusals.ts";
+import { adopting } from "../../replica/receive/resume.ts";
 import type { ReplicaLimits } from "../../replica/replica-context.ts";
 import type { Catalog, CommitObserver, Standing } from "../../shared/catalog/catalog.ts";
 import type { SystemErrorCode } from "../../shared/durable/system-error.ts";
@@ -13,7 +13,7 @@ import { explain } from "../../shared/errors.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import type { Directory, Disk } from "../../shared/ports/disk.ts";
 import type { Seq } from "../../shared/words.ts";
-import { contentsOf, without } from "./adopted-cut.ts";
+import { contentsOf, onlyContents, trialName, without } from "./adopted-cut.ts";
 import { type Planted, type Tree, treeDifference } from "./disk-tree.ts";
 import { type Change, newestTag, type RecordedCut, recordCuts } from "./recorded-cuts.ts";
 import { ReplicaNode } from "./replica-node.ts";
@@ -110,7 +110,7 @@ export class CrashMatrix {
   /** Of each store: what lay in its place when it was adopted. */
   readonly #adopted = new Map<string, Tree>();
   /** The first cut that is of use: an adoption forgets those before it. */
-  readonly #firstCut: number;
+  #firstCut: number;
   #images = 0;
   #nodes = 0;
   /** States that were brought up and judged; those that were met before are not counted. */
@@ -183,7 +183,7 @@ export class CrashMatrix {
       const [from, to] = kind === "rename" ? (detail.split(" to /") as [string, string]) : [undefined, detail.slice(1)];
       if (unsynced.has(`/${to}`))
         throw new MatrixFailure(`${this.scenario.name}: /${to} is taken before its vacating is synced`);
-      if (from !== undefined && to.includes("/limbo/")) unsynced.add(from);
+      if (from !== undefined && /\/(limbo|strangers)\//.test(to)) unsynced.add(from);
     }
   }
 
@@ -289,6 +289,7 @@ export class CrashMatrix {
 
   #emptyDisk(mount: { readonly capacityBytes?: number } = {}): SimulatedDisk {
     const disk = new SimulatedDisk({ mounts: this.#stores.map((name) => ({ path: `/srv/${name}`, ...mount })) });
+    this.#adopted.clear();
     for (const [name, entries] of Object.entries(this.scenario.planted ?? {})) {
       disk.writeTree(this.#copies[name]!, entries);
       disk.settle();
@@ -382,6 +383,58 @@ export class CrashMatrix {
     }
   }
 
+  /**
+   * The program is killed here, and before it goes on the operator says `adopt`, in which the power fails. Gives how many
+   * files lay in limbo: those must not be lost either.
+   */
+  adoptAt({ disk: stopped, image, acknowledged, index, step }: CrashPoint): number {
+    const disk = stopped.clone();
+    const points: CrashPoint[] = [];
+    const recorder = this.#recorder(disk, points, image, acknowledged);
+    recorder.recording = false;
+    const node = this.#start(disk, image, recorder);
+    let inLimbo = 0;
+    try {
+      for (const home of node.context.homes.values()) {
+        const { name } = home.placement;
+        const limbo = disk.tree(`/srv/${name}/.understudy/app.${name}/limbo`);
+        if (limbo.type === "directory") inLimbo += Object.keys(limbo.entries).length;
+        // What the batch brings may go again, and what it takes is there still.
+        const there = contentsOf({
+          ...limbo,
+          type: "directory",
+          entries: { limbo, copy: disk.tree(this.#copies[name]!) },
+        });
+        const before = image === undefined ? limbo : this.#treeAt(name, image.standing.applied);
+        this.#adopted.set(name, onlyContents(before, there));
+      }
+      this.#firstCut = this.#cuts.length;
+      recorder.recording = true;
+      recorder.acknowledged = 0n;
+      node.adopt();
+      recorder.now("end", "");
+    } finally {
+      node.close();
+    }
+    for (const point of points) {
+      for (const mode of ["lose-all", "reordered"] as const) {
+        this.failures++;
+        const after = point.disk.afterPowerLoss(mode, seededRandom(point.index));
+        const again = this.#start(after, point.image, undefined);
+        try {
+          if (!adoptedEver(again)) again.adopt();
+          this.#goOn(again, 0n);
+        } catch (error) {
+          const where = `${this.scenario.name}: adopted at point ${index}, in ${step}, power lost (${mode}) before ${point.kind} ${point.detail}`;
+          throw new MatrixFailure(`${where}: ${explain(error)}`, { cause: error });
+        } finally {
+          again.close();
+        }
+      }
+    }
+    return inLimbo;
+  }
+
   /** The same without the rest of the scenario. */
   comeUp({ disk, image, acknowledged }: CrashPoint): void {
     const node = this.#start(disk.afterPowerLoss("lose-all", seededRandom(0)), image, undefined);
@@ -407,7 +460,7 @@ export class CrashMatrix {
   }
 
   #wants(node: ReplicaNode, { cut }: RecordedCut): boolean {
-    return cut.seq > node.catalog.standing.committed.seq && cut.seq >= this.#firstCut;
+    return cut.seq > node.catalog.standing.committed.seq && (cut.seq >= this.#firstCut || !adoptedEver(node));
   }
 
   #finish(node: ReplicaNode): void {
@@ -433,7 +486,7 @@ export class CrashMatrix {
       recorder?.observer,
     );
     // Who was told nothing says it again.
-    if (image !== undefined && this.scenario.steps.includes(adopt) && !adoptedEver(node)) node.adopt();
+    if (image !== undefined && this.#adopted.size > 0 && !adoptedEver(node)) node.adopt();
     return node;
   }
 
@@ -684,14 +737,12 @@ function existing(disk: SimulatedDisk, path: string): Tree | undefined {
 function emptyDifference(tree: Tree | undefined): string | undefined {
   if (tree === undefined) return undefined;
   if (tree.type !== "directory") return `it is a ${tree.type}`;
-  // The trial rename that tells a mount from another may leave its empty file.
-  const name = Object.keys(tree.entries).find((entry) => entry !== ".understudy-trial");
+  const name = Object.keys(tree.entries).find((entry) => entry !== trialName);
   return name === undefined ? undefined : `it has ${name}`;
 }
 
 function checkNothingNewer(tree: Tree, path: string, known: ReadonlySet<string>, to: number): void {
-  if (!known.has(path) && path !== ".understudy-trial")
-    throw new Error(`${path} is in the copy and in no committed cut`);
+  if (!known.has(path) && path !== trialName) throw new Error(`${path} is in the copy and in no committed cut`);
   if (tree.type === "file" && newestTag(tree.bytes) > to) throw new Error(`${path} has bytes of an uncommitted cut`);
   if (tree.type !== "directory") return;
   for (const [name, inner] of Object.entries(tree.entries))

@@ -294,6 +294,31 @@ const mutants: readonly Mutant[] = [
     ],
   },
   {
+    name: "takes the name of a stranger's file before it is put aside for good",
+    dies: "adopting what lies there",
+    invariant: "what a stranger had is in the copy or beside it",
+    edits: [{ file: "apply/write-copy.ts", find: "this.#aside = true;", replace: removed }],
+  },
+  {
+    name: "does not expect what is adopted in staging",
+    dies: "adopting what lies there",
+    killed: true,
+    invariant: "what is staged is what the cut says",
+    edits: [{ file: "receive/receive.ts", find: "adopting(catalog) ||", replace: removed }],
+  },
+  {
+    name: "ends an adoption before what it lacks is put aside for good",
+    dies: "adopting what lies there",
+    invariant: "the copy is a cut and nothing else",
+    edits: [
+      {
+        file: "receive/adopt.ts",
+        find: "failing(() => disk.syncFilesystem(home.home)); } catalog",
+        replace: "} catalog",
+      },
+    ],
+  },
+  {
     name: "knows a file by a name's presence",
     dies: "a promotion",
     invariant: "objects are known by their inode, never by a name's presence",

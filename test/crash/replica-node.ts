@@ -1,8 +1,9 @@
 import type { Receiver } from "../../replica/receive/receive.ts";
 import { defaultReplicaLimits, type ReplicaContext, type ReplicaLimits } from "../../replica/replica-context.ts";
-import { CopyOccupied, type StoreHome, type StorePlacement } from "../../replica/store-home.ts";
+import type { StoreHome, StorePlacement } from "../../replica/store-home.ts";
 import { Catalog, type CommitObserver } from "../../shared/catalog/catalog.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
+import { UnderstudyError } from "../../shared/errors.ts";
 import type { Disk } from "../../shared/ports/disk.ts";
 import { type CutId, epoch, type Seq, type StoreName, seq } from "../../shared/words.ts";
 import { deliver, testGroup, testIncarnation } from "../model/in-process.ts";
@@ -72,7 +73,7 @@ export class ReplicaNode {
       try {
         homes = open();
       } catch (error) {
-        if (!setting.adopts || !(error instanceof CopyOccupied)) throw error;
+        if (!setting.adopts || !(error instanceof UnderstudyError) || error.code !== "COPY_OCCUPIED") throw error;
         occupied = true;
         catalog.transaction("adopt", () =>
           catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('adopting', 1)"),

@@ -19,7 +19,7 @@ export interface ReplicaProgram {
   readonly openStoreHomes: typeof storeHome.openStoreHomes;
   readonly seal: typeof promote.seal;
   readonly takeOver: typeof promote.takeOver;
-  readonly adopting: typeof adopt.adopting;
+  readonly adopting: typeof resume.adopting;
   readonly beginAdoption: typeof adopt.beginAdoption;
   readonly endAdoption: typeof adopt.endAdoption;
   readonly stageFromCopy: typeof adopt.stageFromCopy;
