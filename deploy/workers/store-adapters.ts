@@ -29,6 +29,7 @@ export function createAdapter(
         path: store.path,
         exclude: [...store.exclude],
         trustWatcher: store.trustWatcher,
+        reflink: store.reflink,
         ...(snapshot === undefined
           ? {}
           : {

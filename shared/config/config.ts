@@ -120,6 +120,8 @@ export interface FilesStoreKeys {
   /** The application's own answer to "what changed?". */
   readonly list: Command | undefined;
   readonly trustWatcher: boolean;
+  /** Files that move while they are read, and large ones, are read from a clone where the filesystem has them. */
+  readonly reflink: boolean;
   readonly owners: "numeric" | "ignore";
 }
 

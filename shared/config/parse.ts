@@ -246,11 +246,11 @@ class Reader extends Sections {
       case "files": {
         const written = this.section(filesSchema, value, path);
         if (written?.path === undefined) return undefined;
-        const { snapshot, list, trust_watcher: trustWatcher = false, owners = "numeric" } = written;
+        const { snapshot, list, trust_watcher: trustWatcher = false, reflink = true, owners = "numeric" } = written;
         return {
           name,
           kind,
-          keys: { path: written.path, snapshot, list, trustWatcher, owners },
+          keys: { path: written.path, snapshot, list, trustWatcher, reflink, owners },
           exclude: [...new Set(written.exclude)].toSorted(),
           at: nodesOf(written.at, (there) =>
             onlyGiven<FilesStoreKeys>({
@@ -258,6 +258,7 @@ class Reader extends Sections {
               snapshot: there.snapshot,
               list: there.list,
               trustWatcher: there.trust_watcher,
+              reflink: there.reflink,
               owners: there.owners,
             }),
           ),

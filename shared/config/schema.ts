@@ -284,6 +284,7 @@ const filesKeys = {
   snapshot: strict({ create: command, remove: command, path: absolutePath }).optional(),
   list: command.optional(),
   trust_watcher: truth.optional(),
+  reflink: truth.optional(),
   owners: oneOf(["numeric", "ignore"]).optional(),
 };
 

@@ -10,6 +10,7 @@ import { SourceUnusable } from "../source-unusable.ts";
 import { addDirty, type DirtyPaths, dirtyHow, dirtyPathsMax, markDirty } from "./dirty-paths.ts";
 import { compileExclude, type Exclude } from "./exclude.ts";
 import { FilesView, howYoung, type Round, type ViewRemainder, type ViewSource } from "./files-view.ts";
+import { Reflinks } from "./reflink.ts";
 import { openSnapshot, type SnapshotHooks, type SnapshotTree } from "./snapshot-tree.ts";
 import { joinPath, nativePath, rootPath } from "./source-path.ts";
 import { statSource, typeOf } from "./source-stat.ts";
@@ -19,6 +20,7 @@ const unreadableRetryMs = 30_000;
 const watchRetryMs = 600_000;
 const pollMs = 1000;
 const backlogSamplesMax = 64;
+const unnamedName = /^#\d+$/;
 
 export interface FilesStoreOptions {
   /** Absolute. A symlink is resolved once, at start. */
@@ -33,6 +35,8 @@ export interface FilesStoreOptions {
   readonly snapshot?: SnapshotHooks;
   /** The application itself says what changed since it was last asked; then nothing is watched. */
   readonly list?: () => Promise<readonly StorePath[] | "everything">;
+  /** Read files that move, and large ones, from a clone where the filesystem can; not with `snapshot`. */
+  readonly reflink?: boolean;
   /** In a freeze, believe the watcher (once a cookie's event has proven that all earlier ones were seen). */
   readonly trustWatcher?: boolean;
 }
@@ -48,6 +52,8 @@ export interface FilesHealth {
   readonly losses: number;
   /** Paths that could not be read in the last view, with the reason; the cut keeps their previous version. */
   readonly unreadable: ReadonlyMap<StorePath, string>;
+  /** Undefined where files are never cloned: how many were since the start, and why the last one could not be. */
+  readonly reflink: { readonly cloned: number; readonly reason: string } | undefined;
 }
 
 export interface FilesStore extends StoreAdapter {
@@ -90,6 +96,7 @@ class WatchedTree implements FilesStore {
   #timer: NodeJS.Timeout | undefined;
   readonly #special = new Set<StorePath>();
   #unreadable: ReadonlyMap<StorePath, string> = new Map();
+  readonly #reflinks: Reflinks | undefined;
   #view:
     | { readonly view: FilesView; readonly enteredAt: number; readonly snapshot: SnapshotTree | undefined }
     | undefined;
@@ -99,6 +106,7 @@ class WatchedTree implements FilesStore {
   constructor(options: FilesStoreOptions) {
     this.#options = options;
     this.#exclude = compileExclude(options.exclude);
+    this.#reflinks = options.reflink === true && options.snapshot === undefined ? new Reflinks() : undefined;
     this.#now = options.now ?? Date.now;
   }
 
@@ -110,6 +118,7 @@ class WatchedTree implements FilesStore {
       watchedDirectories: this.#watcher?.size ?? 0,
       losses: this.#losses,
       unreadable: this.#unreadable,
+      reflink: this.#reflinks && { cloned: this.#reflinks.cloned, reason: this.#reflinks.reason },
     };
   }
 
@@ -286,6 +295,7 @@ class WatchedTree implements FilesStore {
       stamps: snapshot?.stamps ?? "live",
       stillness: request.frozen ? "frozen" : snapshot ? "snapshot" : "none",
       exclude: this.#exclude,
+      reflinks: this.#reflinks,
       watcher: snapshot ? undefined : this.#watcher,
       special: this.#special,
       rereadAll: request.depth === "reread",
@@ -401,8 +411,24 @@ class WatchedTree implements FilesStore {
     const path = name === "" ? directory : joinPath(directory, name);
     // A pattern that means directories only is judged when the path is looked at.
     if (path === privateName || path.startsWith(`${privateName}/`) || this.#exclude.matches(path, false)) return;
+
+    if (!renamed && this.#isUnnamed(path, name)) return;
     this.#mark(path, renamed ? dirtyHow.changed | dirtyHow.renamed : dirtyHow.changed);
     this.#signalWake();
+  }
+
+  /**
+   * A file without a name (O_TMPFILE), as our own clones are: the kernel tells of it under its number. Were it to wake
+   * us, each cut would bring about the next. A file that really had this name and lost it is told of as renamed, too.
+   */
+  #isUnnamed(path: StorePath, name: string): boolean {
+    if (!unnamedName.test(name)) return false;
+    try {
+      return statSource(this.#native(path)) === undefined;
+    } catch (error) {
+      if (!isSystemError(error, "EACCES", "ELOOP", "ENAMETOOLONG")) throw error;
+      return false;
+    }
   }
 
   #mark(path: StorePath, how: number): void {

@@ -17,6 +17,7 @@ import { SourceUnusable } from "../source-unusable.ts";
 import { type DirtyPaths, dirtyHow, dirtyPathsMax, markDirty } from "./dirty-paths.ts";
 import type { Exclude } from "./exclude.ts";
 import { FilesystemSync } from "./filesystem-sync.ts";
+import { type ClonedFile, cloneFirstBytesMin, type Reflinks } from "./reflink.ts";
 import { RoundIndex } from "./round-index.ts";
 import { ancestorsOf, baseName, joinPath, nativePath, parentPath, rootPath } from "./source-path.ts";
 import { identityOf, identityOfPath, isForeign, listSource, microseconds, statSource, typeOf } from "./source-stat.ts";
@@ -42,6 +43,8 @@ export interface ViewSource {
   /** What holds the tree still while it is read. */
   readonly stillness: "snapshot" | "frozen" | "none";
   readonly exclude: Exclude;
+  /** Undefined where files are never cloned. */
+  readonly reflinks: Reflinks | undefined;
   /** Directories are watched before they are listed. Undefined where that is done elsewhere, or not at all. */
   readonly watcher: DirectoryWatcher | undefined;
   /** Fifos, sockets and devices met so far; kept over views. */
@@ -110,7 +113,7 @@ export class FilesView implements StoreView {
   /** To be looked at before the round ends: old paths of inodes that were met elsewhere, and what changed its type. */
   #again: DirtyPaths = new Map();
   readonly #againSeen = new Set<StorePath>();
-  #open: SteadyFile | undefined;
+  #open: SteadyFile | ClonedFile | undefined;
   #held: { path: StorePath; descriptor: number } | undefined;
   #turnAt = performance.now();
   #left = false;
@@ -174,7 +177,7 @@ export class FilesView implements StoreView {
 
   read(path: StorePath, offset: number, length: number): Uint8Array | undefined {
     assert(!this.#left, "a view that was left is not read");
-    const descriptor = this.#hold(path);
+    const descriptor = this.#source.reflinks?.descriptorOf(path) ?? this.#hold(path);
     if (descriptor === undefined) return undefined;
     const buffer = new Uint8Array(length);
     try {
@@ -196,6 +199,7 @@ export class FilesView implements StoreView {
     this.#left = true;
     this.#open?.settle(); // The consumer may have stopped in the midst of a file.
     this.#letGo();
+    this.#source.reflinks?.release();
     await this.#onLeave(outcome, {
       complete: this.#complete,
       behind: this.#behind,
@@ -492,11 +496,11 @@ export class FilesView implements StoreView {
         this.#unreadable.set(path, opened.cause);
         return;
       }
-      if (opened.kind === "opened") {
-        const { file } = opened;
+      const file = opened.kind === "replaced" ? undefined : this.#toRead(path, opened, tries);
+      if (file !== undefined) {
         this.#open = file;
         const begun = performance.now();
-        const entry = this.#entry(path, file.stat)!;
+        const entry = "overtaken" in file ? this.#clonedEntry(path, file) : this.#entry(path, file.stat)!;
         yield { kind: "entry", path, entry, content: file };
         this.#open = undefined;
         if (file.settle() === "stable") {
@@ -519,6 +523,21 @@ export class FilesView implements StoreView {
       }
     }
     this.#behind.add(path);
+  }
+
+  /** The file itself, or a clone of one that was met moving, or that takes long to read. */
+  #toRead(
+    path: StorePath,
+    { kind, file }: Extract<Opened, { file: SteadyFile }>,
+    tries: number,
+  ): SteadyFile | ClonedFile | undefined {
+    const { reflinks } = this.#source;
+    const wanted = kind === "busy" || tries > 1 || file.stat.size >= cloneFirstBytesMin;
+    reflinks?.drop(path); // Of an earlier round.
+    const clone = wanted ? reflinks?.clone(path, this.#native(path), file) : undefined;
+    if (clone !== undefined || kind === "opened") return clone ?? file;
+    file.settle();
+    return undefined;
   }
 
   #found(path: StorePath, entry: Entry): Found {
@@ -558,6 +577,13 @@ export class FilesView implements StoreView {
       target,
       seen: isDirectory ? this.#directorySeen(path, stat) : this.#stamps(path, stat),
     };
+  }
+
+  #clonedEntry(path: StorePath, { stat, size, overtaken }: ClonedFile): Entry {
+    const entry = this.#entry(path, stat)!;
+    // A store through mmap tells nobody: its new stamps are looked for soon, event or not.
+    if (overtaken) this.#rememberYoung(path, this.#source.now() + youngMs);
+    return { ...entry, size, seen: { ...entry.seen, size } };
   }
 
   #target(path: StorePath, stat: BigIntStats): string | undefined {

@@ -6,15 +6,15 @@ import { nativePath } from "./source-path.ts";
 import { sameStamps, typeOf } from "./source-stat.ts";
 
 const syncTriesMax = 3;
-const bytesBetweenLooks = 8 * 2 ** 20;
+export const bytesBetweenLooks = 8 * 2 ** 20;
 const openFlags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
 export type Opened =
   | { readonly kind: "opened"; readonly file: SteadyFile }
   /** Nothing, or something else, has the path now. */
   | { readonly kind: "replaced" }
-  /** Stores through mmap come faster than it can be synced. */
-  | { readonly kind: "busy" }
+  /** Stores through mmap come faster than it can be synced: only a clone of it is worth reading. */
+  | { readonly kind: "busy"; readonly file: SteadyFile }
   | { readonly kind: "unreadable"; readonly cause: Error };
 
 /**
@@ -57,7 +57,7 @@ export class SteadyFile implements Content {
     } catch (error) {
       opened = { kind: "unreadable", cause: error as Error };
     }
-    if (opened.kind !== "opened") closeSync(fd);
+    if (opened.kind === "replaced" || opened.kind === "unreadable") closeSync(fd);
     return opened;
   }
 
@@ -73,9 +73,13 @@ export class SteadyFile implements Content {
       const grew = stat.size !== after.size;
       stat = after;
       if (grew) break;
-      if (tries + 1 === syncTriesMax) return { kind: "busy" };
+      if (tries + 1 === syncTriesMax) return { kind: "busy", file: new SteadyFile(fd, stat) };
     }
     return { kind: "opened", file: new SteadyFile(fd, stat) };
+  }
+
+  get descriptor(): number {
+    return this.#fd;
   }
 
   read(buffer: Uint8Array, offset: number): number {

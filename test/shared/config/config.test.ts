@@ -132,6 +132,7 @@ describe("configuration", () => {
       snapshot: undefined,
       list: undefined,
       trustWatcher: false,
+      reflink: true,
       owners: "numeric",
     });
     expect(storeAt(config, "app", "uploads", "bravo")).to.include({ path: "/standby/uploads", owners: "numeric" });
@@ -143,12 +144,13 @@ describe("configuration", () => {
   });
 
   it("lets a node differ in any key of a files store but what decides what is shipped", () => {
-    const at = "at: { bravo: { owners: ignore, trust_watcher: true, list: [ls], path: /b } }";
+    const at = "at: { bravo: { owners: ignore, trust_watcher: true, reflink: false, list: [ls], path: /b } }";
     const config = parseConfig(least({ stores: `      up: { kind: files, path: /a, ${at} }` }), "cluster.yaml");
     expect(storeAt(config, "app", "up", "bravo")).to.deep.include({
       path: "/b",
       owners: "ignore",
       trustWatcher: true,
+      reflink: false,
       list: { run: ["ls"], timeoutMs: 10_000 },
     });
     expect(storeAt(config, "app", "up", "alpha")).to.deep.include({ path: "/a", owners: "numeric", list: undefined });

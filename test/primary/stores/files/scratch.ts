@@ -22,9 +22,10 @@ export class Scratch implements AsyncDisposable {
   aheadMs = 0;
 
   /** `onDisk`: not on a tmpfs, where stores through mmap leave no trace. */
-  constructor(options: { onDisk?: boolean } = {}) {
+  constructor(options: { onDisk?: boolean; within?: string } = {}) {
     const isTmpfs = statfsSync(tmpdir()).type === tmpfsMagic;
-    this.directory = mkdtempSync(join(options.onDisk && isTmpfs ? process.cwd() : tmpdir(), "understudy-files-"));
+    const within = options.within ?? (options.onDisk && isTmpfs ? process.cwd() : tmpdir());
+    this.directory = mkdtempSync(join(within, "understudy-files-"));
     this.root = join(this.directory, "tree");
     mkdirSync(this.root);
   }
