@@ -28,6 +28,8 @@ export interface ReplicaLimits {
   readonly resumeBytesMin: number;
   /** A large cut's transaction is closed after so much, or a second: what a crash takes of it is sent again. */
   readonly transactionBytesMax: number;
+  /** Of a new file, what lies from here on is written past the page cache. */
+  readonly uncachedFrom: number;
   /** Staged bytes of one cut, on all mounts together. */
   readonly stagingBytesMax: number;
 }
@@ -39,6 +41,7 @@ export const defaultReplicaLimits: ReplicaLimits = {
   freeBytesMin: 16 * 1024 * 1024,
   resumeBytesMin: 1024 * 1024,
   transactionBytesMax: 64 * 1024 * 1024,
+  uncachedFrom: 8 * 1024 * 1024,
   stagingBytesMax: Number.MAX_SAFE_INTEGER,
 };
 

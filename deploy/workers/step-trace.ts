@@ -39,6 +39,7 @@ export const traceCommits: { observer: CommitObserver } | Record<never, never> =
 
 const diskSteps: Partial<Record<keyof Disk, string>> = {
   write: "write",
+  writeUncached: "write",
   truncate: "write",
   syncFile: "sync",
   syncDirectory: "sync",

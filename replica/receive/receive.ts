@@ -2,14 +2,8 @@ import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { ContentChange } from "../../shared/catalog/content-change.ts";
 import { joinPath, type ObjectVersion } from "../../shared/catalog/manifest.ts";
 import { assert } from "../../shared/errors.ts";
-import {
-  blockHash,
-  blocksPerRun,
-  equalBytes,
-  hashBytes,
-  hashInRun,
-  zeroHash,
-} from "../../shared/manifest/block-hash.ts";
+import { blocksPerRun, equalBytes, hashBytes, hashInRun, zeroHash } from "../../shared/manifest/block-hash.ts";
+import { blockHashes } from "../../shared/manifest/block-hashes.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
 import type { CutBegin, CutEnd, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
@@ -223,16 +217,21 @@ export class Receiver {
     const blocks = Math.ceil(length / blockSize);
     if (extent.hashes.length !== (extent.zero ? 0 : blocks * hashBytes))
       throw new CutMalformed(`extent of ${blocks} blocks has ${extent.hashes.length} bytes of hashes`);
-    for (let i = 0; i < blocks; i++) {
-      const hash = extent.zero ? zeroHash : extent.hashes.subarray(i * hashBytes, (i + 1) * hashBytes);
-      if (!extent.zero && !extent.held) {
-        const block = bytes.subarray(i * blockSize, Math.min((i + 1) * blockSize, length));
-        if (!equalBytes(blockHash(block), hash)) {
-          throw new CutDamaged(`block ${first + i} of object ${object} does not have its hash`);
-        }
+    if (!extent.zero && !extent.held) {
+      const hashes = blockHashes(bytes, blockSize);
+      if (!equalBytes(hashes, extent.hashes)) {
+        const wrong = hashes.findIndex((byte, at) => byte !== extent.hashes[at]);
+        throw new CutDamaged(
+          `block ${first + Math.floor(wrong / hashBytes)} of object ${object} does not have its hash`,
+        );
       }
-      if (extent.held) this.#checkHeld(extent, store, first + i, hash);
-      content.set(first + i, hash);
+      content.setAll(first, hashes);
+    } else {
+      for (let i = 0; i < blocks; i++) {
+        const hash = extent.zero ? zeroHash : extent.hashes.subarray(i * hashBytes, (i + 1) * hashBytes);
+        if (extent.held) this.#checkHeld(extent, store, first + i, hash);
+        content.set(first + i, hash);
+      }
     }
     open.payloadBytes += bytes.length;
     open.bytesSinceCommit += bytes.length;

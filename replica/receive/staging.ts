@@ -95,16 +95,18 @@ export class Staging {
         const file = this.#stagedFile(open, object, store, extent.blockSize);
         // Beyond its end the file reads as zeros: an extent of many costs nothing, neither here nor on the disk.
         const written = extent.zero ? Math.max(0, Math.min(length, disk.statFile(file).size - offset)) : length;
+        let cached = true;
         this.#writeStaged(
           open,
-          () => (extent.zero ? writeZeros(disk, file, offset, written) : disk.write(file, bytes, offset)),
+          () => {
+            if (extent.zero) writeZeros(disk, file, offset, written);
+            else if (offset >= limits.uncachedFrom && disk.writeUncached?.(file, bytes, offset) === true)
+              cached = false;
+            else disk.write(file, bytes, offset);
+          },
           written,
         );
-        open.sinceWriteback += written;
-        if (open.sinceWriteback >= writebackBytes && offset >= writebackBytes) {
-          open.sinceWriteback = 0;
-          disk.startWriteback?.(file);
-        }
+        if (cached) this.#writeBack(open, file, offset, written);
         return 0;
       }
     }
@@ -258,6 +260,13 @@ export class Staging {
       );
     }
     withinRoom(open, write);
+  }
+
+  #writeBack(open: StagedCut, file: OpenFile, offset: number, written: number): void {
+    open.sinceWriteback += written;
+    if (open.sinceWriteback < writebackBytes || offset < writebackBytes) return;
+    open.sinceWriteback = 0;
+    this.#context.disk.startWriteback?.(file);
   }
 
   #stagedFile(open: StagedCut, object: ObjectId, store: number, blockSize: number): OpenFile {

@@ -1,4 +1,4 @@
-import { blocksPerRun, equalBytes, hashBytes, hashInRun, trimRun } from "../manifest/block-hash.ts";
+import { blocksPerRun, equalBytes, hashBytes, hashInRun, isZero, trimRun } from "../manifest/block-hash.ts";
 import { runTerm, Sum256 } from "../manifest/digest.ts";
 import type { ObjectId, Seq } from "../words.ts";
 import type { Manifest } from "./manifest.ts";
@@ -63,6 +63,28 @@ export class ContentChange {
     }
     this.#changed = true;
     this.#anyChange = true;
+  }
+
+  /** As `set` for the blocks from `first` on, whose hashes lie one after the other. */
+  setAll(first: number, hashes: Uint8Array): void {
+    for (let at = 0; at < hashes.length; ) {
+      const block = first + at / hashBytes;
+      const start = (block % blocksPerRun) * hashBytes;
+      const length = Math.min(hashes.length - at, blocksPerRun * hashBytes - start);
+      const part = hashes.subarray(at, at + length);
+      this.#enter(Math.floor(block / blocksPerRun));
+      // With nothing before there are no births to keep, and nothing that could be the same; a zero hash is no change.
+      if (this.#before === undefined && start >= this.#used && !isZero(part.subarray(0, hashBytes))) {
+        if (start + length > this.#hashes.length) this.#grow(start + length);
+        this.#hashes.set(part, start);
+        this.#used = start + length;
+        this.#changed = true;
+        this.#anyChange = true;
+      } else {
+        for (let i = 0; i < length; i += hashBytes) this.set(block + i / hashBytes, part.subarray(i, i + hashBytes));
+      }
+      at += length;
+    }
   }
 
   /** Forgets all blocks from `blocks` on: the object has become shorter. */

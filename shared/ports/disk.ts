@@ -28,6 +28,11 @@ export interface Disk {
   read(file: OpenFile, buffer: Uint8Array, offset: number, length: number, position: number): number;
   /** Writes all of `bytes` at `position`; the hole before it, if any, stays a hole. */
   write(file: OpenFile, bytes: Uint8Array, position: number): void;
+  /**
+   * As `write`, for what is long and not read soon: past the page cache, so that nothing piles up there until the sync.
+   * False, with nothing written, where that cannot be done here. Durable by `syncFile` as anything else.
+   */
+  writeUncached?(file: OpenFile, bytes: Uint8Array, position: number): boolean;
   truncate(file: OpenFile, size: number): void;
   setFileMeta(file: OpenFile, meta: Partial<FileMeta>): void;
   /**

@@ -64,7 +64,7 @@ export interface Scenario {
 }
 
 /** Small, so that everything happens with little data. */
-const smallLimits: Partial<ReplicaLimits> = { inlineBytesMax: 8192 };
+const smallLimits: Partial<ReplicaLimits> = { inlineBytesMax: 8192, uncachedFrom: 4096 };
 
 /** A durable state of the catalog, and what it stands for. */
 interface CatalogImage {

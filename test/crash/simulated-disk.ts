@@ -44,6 +44,8 @@ export const operationOfMethod = {
   statFile: "reads",
   read: "reads",
   write: "write",
+  // What was not synced is as uncertain as it is in a cache.
+  writeUncached: "write",
   truncate: "truncate",
   setFileMeta: "setFileMeta",
   syncFile: "syncFile",
@@ -276,6 +278,11 @@ export class SimulatedDisk implements Disk {
       }
       if (room < bytes.length) throw systemError("ENOSPC", "write", path);
     });
+  }
+
+  writeUncached(file: OpenFile, bytes: Uint8Array, position: number): boolean {
+    this.write(file, bytes, position);
+    return true;
   }
 
   truncate(file: OpenFile, size: number): void {

@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { chmodSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
@@ -74,6 +74,26 @@ describe("the real disk alone", () => {
     expect(disk.stat(root, "file")?.mtimeUs).to.not.equal(5);
   });
 
+  it("writes past the page cache what is aligned, and gives a plain write the rest", () => {
+    const bytes = Buffer.alloc(3 * 1024 * 1024, "what is long and not read soon ");
+    const file = disk.openFile(root, "file", "create");
+    disk.write(file, bytes.subarray(0, 100_000), 0);
+    expect(disk.writeUncached(file, bytes.subarray(4096, 4096 + 100_000), 4096), "a length within a page").to.equal(
+      false,
+    );
+    expect(disk.writeUncached(file, bytes.subarray(512, 512 + 65_536), 512), "an offset within a page").to.equal(false);
+    expect(disk.writeUncached(file, bytes.subarray(0, 4096), 0), "a page").to.equal(false);
+    expect(disk.statFile(file).size).to.equal(100_000);
+    // On a filesystem without O_DIRECT all of it goes through the cache.
+    const rest = bytes.subarray(65_536);
+    if (!disk.writeUncached(file, rest, 65_536)) disk.write(file, rest, 65_536);
+    disk.write(file, Buffer.from("end"), bytes.length);
+    disk.syncFile(file);
+    disk.closeFile(file);
+    const found = readFileSync(join(path, "file"));
+    expect(found.equals(Buffer.concat([bytes, Buffer.from("end")]))).to.equal(true);
+  });
+
   it("leaves no descriptor behind, whatever fails", () => {
     const openDescriptors = () => {
       const directory = disk.openRoot("/proc/self/fd");
@@ -89,6 +109,9 @@ describe("the real disk alone", () => {
       expect(() => disk.openFile(root, "symlink", mode)).to.throw();
     }
     disk.setMeta(root, "symlink", { mode: 0o600 });
+    const file = disk.openFile(root, "file", "create");
+    disk.writeUncached(file, new Uint8Array(1 << 20), 0);
+    disk.closeFile(file);
     expect(openDescriptors()).to.equal(before);
   });
 
