@@ -83,7 +83,8 @@ export class Following {
     this.#room?.resolve();
   }
 
-  taken(bytes: number): void {
+  taken(bytes: number, memory: ArrayBuffer | undefined): void {
+    if (memory !== undefined) this.session.channel.reuse(memory);
     this.#outstanding -= bytes;
     if (this.#outstanding < windowBytes) {
       this.#room?.resolve();

@@ -137,8 +137,8 @@ export class GroupWorkers {
 
   #replicaEvents(): ReplicaMainCalls {
     return {
-      taken: ({ generation, bytes }) => {
-        if (this.following?.generation === generation) this.following.taken(bytes);
+      taken: ({ generation, bytes, memory }) => {
+        if (this.following?.generation === generation) this.following.taken(bytes, memory);
       },
       acknowledged: (message) => {
         if (message.suspect !== "" && this.replicaStanding?.suspect === "") {

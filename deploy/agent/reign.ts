@@ -1,3 +1,4 @@
+import { frameBytesMax } from "../../primary/ship/frame-memory.ts";
 import type { StagedQuestion } from "../../primary/ship/shipment.ts";
 import { replicaSettings } from "../../shared/config/config.ts";
 import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
@@ -196,6 +197,7 @@ export class Reign {
   async forward(argument: { sink: string; header: Uint8Array; payload: Uint8Array }): Promise<void> {
     const follower = this.#followers.get(argument.sink);
     const bytes = argument.header.length + argument.payload.length;
+    let memory: ArrayBuffer | undefined;
     try {
       if (follower === undefined || follower.gone) {
         this.#worker.note("sinkGone", { name: argument.sink });
@@ -203,11 +205,13 @@ export class Reign {
       }
       this.#options.metrics.shippedBytes.inc({ group: this.#options.config.name, peer: argument.sink }, bytes);
       await follower.session.channel.send({ kind: "bulk", header: argument.header, payload: argument.payload });
+      const { buffer } = argument.payload;
+      if (buffer instanceof ArrayBuffer && buffer.byteLength === frameBytesMax) memory = buffer;
     } catch {
       // The session's own reading says why it ended; the cut goes on without this replica.
       this.#worker.note("sinkGone", { name: argument.sink });
     } finally {
-      this.#worker.note("sent", { bytes });
+      this.#worker.note("sent", { bytes, memory }, memory === undefined ? [] : [memory]);
     }
   }
 

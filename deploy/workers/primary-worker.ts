@@ -3,6 +3,7 @@ import { parentPort } from "node:worker_threads";
 import { dropTaking, forgottenUpTo } from "../../primary/plan/prune.ts";
 import { type TakenCut, takeCut } from "../../primary/plan/take-cut.ts";
 import type { PrimaryContext } from "../../primary/primary-context.ts";
+import { dropFrameMemory, frameBytesMax, giveFrameMemory, takeFrameMemory } from "../../primary/ship/frame-memory.ts";
 import type { ReplicaSink, StagedQuestion } from "../../primary/ship/shipment.ts";
 import { Catalog, type Standing } from "../../shared/catalog/catalog.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
@@ -45,8 +46,8 @@ export type PrimaryWorkerCalls = {
     forgottenUpTo: bigint;
   }): Promise<CutResult>;
   sinkGone(argument: { name: string }): void;
-  /** Bytes of frames that left for a sink. */
-  sent(argument: { bytes: number }): void;
+  /** Bytes of frames that left for a sink; `memory` is needed there no more. */
+  sent(argument: { bytes: number; memory: ArrayBuffer | undefined }): void;
   backlog(argument: undefined): { dirty: boolean; bytes: number };
   fence(argument: { by: bigint }): PrimaryStanding;
   /** A reign of its own from here on: what a replica has beyond it belongs to another one. */
@@ -173,6 +174,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
         );
       } finally {
         cutting = false;
+        dropFrameMemory();
       }
       enterStage("wait");
       stores = taken.stores;
@@ -187,7 +189,8 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       const sink = sinksNow.get(name);
       if (sink !== undefined) sink.gone = true;
     },
-    sent({ bytes }) {
+    sent({ bytes, memory }) {
+      if (memory !== undefined && cutting) giveFrameMemory(memory);
       outstanding -= bytes;
       if (outstanding < windowBytes && room !== undefined) {
         room.resolve();
@@ -301,7 +304,8 @@ function ownMemory(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
 }
 
 function ownCopy(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
-  const copy = new Uint8Array(Buffer.allocUnsafeSlow(bytes.length).buffer);
+  const whole = bytes.length === frameBytesMax;
+  const copy = new Uint8Array((whole ? takeFrameMemory() : Buffer.allocUnsafeSlow(bytes.length)).buffer);
   copy.set(bytes);
   return copy;
 }

@@ -75,8 +75,8 @@ export interface StagedAsked {
 }
 
 export type ReplicaMainCalls = {
-  /** So many bytes of frames were taken in: the link may bring more. */
-  taken(argument: { generation: number; bytes: number }): void;
+  /** So many bytes of frames were taken in: the link may bring more, into `memory` if it likes. */
+  taken(argument: { generation: number; bytes: number; memory: ArrayBuffer | undefined }): void;
   acknowledged(argument: Acknowledgement): void;
   applied(argument: { cuts: number; ms: number; strangers: readonly string[]; metadataPartial: number }): void;
   rejected(argument: { cut: CutId; committed: CutId; error: PlainError }): void;
@@ -166,8 +166,12 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       return standing();
     },
     frame({ generation: of, header, payload }) {
-      main.note("taken", { generation: of, bytes: header.length + payload.length });
       if (of === generation) takeFrame(header, payload);
+      const bytes = header.length + payload.length;
+      const { buffer } = payload;
+      const whole = payload.length > 0 && buffer.byteLength === payload.length;
+      const memory = whole && buffer instanceof ArrayBuffer ? buffer : undefined;
+      main.note("taken", { generation: of, bytes, memory }, memory === undefined ? [] : [memory]);
     },
     endSession() {
       endSession();

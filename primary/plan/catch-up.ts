@@ -6,7 +6,7 @@ import { runTerm } from "../../shared/manifest/digest.ts";
 import type { StoreView } from "../../shared/ports/store-adapter.ts";
 import type { ObjectId, Seq, StorePath } from "../../shared/words.ts";
 import type { PrimaryContext } from "../primary-context.ts";
-import { frameBytesMax } from "../ship/outbox.ts";
+import { frameBytesMax } from "../ship/frame-memory.ts";
 import type { ReplicaSink, Shipment } from "../ship/shipment.ts";
 
 /** Below this a new object is sent without asking the replica what it has of it. */

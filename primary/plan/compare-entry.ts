@@ -1,12 +1,13 @@
 import { ContentChange } from "../../shared/catalog/content-change.ts";
 import type { ObjectVersion } from "../../shared/catalog/manifest.ts";
 import { assert } from "../../shared/errors.ts";
-import { blockHash, equalBytes, zeroHash } from "../../shared/manifest/block-hash.ts";
+import { blockHash, equalBytes, hashBytes, isZero } from "../../shared/manifest/block-hash.ts";
+import { blockHashes } from "../../shared/manifest/block-hashes.ts";
 import type { Content, Entry } from "../../shared/ports/store-adapter.ts";
 import type { ObjectRow } from "../../shared/wire/messages.ts";
 import type { ObjectId, Seq, StorePath } from "../../shared/words.ts";
 import type { PrimaryContext, PrimaryStore } from "../primary-context.ts";
-import { frameBytesMax } from "../ship/outbox.ts";
+import { frameBytesMax, giveFrameMemory, takeFrameMemory } from "../ship/frame-memory.ts";
 import type { Shipment } from "../ship/shipment.ts";
 
 /** Blocks that are looked at to tell a rewritten file from another one that took its name. */
@@ -175,7 +176,8 @@ async function compareFile(
     shipped = await readAndShip(scope, object, content, ranges, change);
   } else {
     for (const { offset, bytes } of pieces) {
-      if (await shipChanged(scope, object, content.blockSize, offset, bytes, change)) shipped = true;
+      const how = await shipChanged(scope, object, content.blockSize, offset, bytes, change, null);
+      if (how !== "nothing") shipped = true;
     }
   }
   const moved = movedEarly || (pieces === undefined && content.settle() === "moved");
@@ -255,21 +257,38 @@ async function readAndShip(
 ): Promise<boolean> {
   const { blockSize } = content;
   const piece = Math.max(blockSize, Math.floor(frameBytesMax / blockSize) * blockSize);
-  const buffer = piece <= frameBytesMax ? readBuffer(scope.context).subarray(0, piece) : Buffer.allocUnsafeSlow(piece);
+  const wholeFrames = piece === frameBytesMax;
   let shipped = false;
-  for (const { offset, length } of ranges) {
+  let memory: Buffer<ArrayBuffer> | undefined;
+  reading: for (const { offset, length } of ranges) {
     const end = offset + length;
-    for (let at = offset; at < end; at += buffer.length) {
-      const wanted = Math.min(buffer.length, end - at);
-      const got = readFully(content, buffer.subarray(0, wanted), at);
-      if (got > 0 && (await shipChanged(scope, object, blockSize, at, buffer.subarray(0, got), change))) shipped = true;
-      if (got < wanted) return shipped; // It shrank: settle says moved.
+    for (let at = offset; at < end; at += piece) {
+      memory ??= wholeFrames ? takeFrameMemory() : Buffer.allocUnsafeSlow(piece);
+      const wanted = Math.min(piece, end - at);
+      const got = readFully(content, memory.subarray(0, wanted), at);
+      const whole = wholeFrames && got === piece;
+      const how = await shipChanged(
+        scope,
+        object,
+        blockSize,
+        at,
+        memory.subarray(0, got),
+        change,
+        whole ? memory : null,
+      );
+      if (how !== "nothing") shipped = true;
+      if (how === "gave memory") memory = undefined;
+      if (got < wanted) break reading; // It shrank: settle says moved.
     }
   }
+  if (memory !== undefined) giveFrameMemory(memory.buffer);
   return shipped;
 }
 
-/** Hashes the blocks of one read and ships the runs of them that differ. */
+/**
+ * Hashes the blocks of one read and ships the runs of them that differ. `memory`, where it is given, is a whole frame and
+ * all that was read: when all of it is new, as in a first copy, it is given away rather than copied.
+ */
 async function shipChanged(
   scope: CompareScope,
   object: ObjectId,
@@ -277,11 +296,19 @@ async function shipChanged(
   offset: number,
   bytes: Uint8Array,
   change: ContentChange,
-): Promise<boolean> {
+  memory: Buffer<ArrayBuffer> | null,
+): Promise<"nothing" | "shipped" | "gave memory"> {
   const { shipment, storeIndex } = scope;
   const first = offset / blockSize;
   const blocks = Math.ceil(bytes.length / blockSize);
-  let open: { from: number; zero: boolean; hashes: Uint8Array[] } | undefined;
+  const hashes = blockHashes(bytes, blockSize);
+  if (memory !== null && change.appends(first) && !hasZeroHash(hashes)) {
+    change.setAll(first, hashes);
+    const length = memory.length;
+    await shipment.frame({ object, offset, length, hashes, zero: false, store: storeIndex, blockSize }, memory);
+    return "gave memory";
+  }
+  let open: { from: number; zero: boolean } | undefined;
   let shipped = false;
   const close = async (to: number): Promise<void> => {
     if (open === undefined) return;
@@ -291,7 +318,7 @@ async function shipChanged(
       object,
       offset: offset + from,
       length: end - from,
-      hashes: open.zero ? new Uint8Array(0) : Buffer.concat(open.hashes),
+      hashes: open.zero ? new Uint8Array(0) : hashes.subarray(open.from * hashBytes, to * hashBytes),
       zero: open.zero,
       store: storeIndex,
       blockSize,
@@ -301,19 +328,27 @@ async function shipChanged(
     open = undefined;
   };
   for (let i = 0; i < blocks; i++) {
-    const hash = blockHash(bytes.subarray(i * blockSize, Math.min((i + 1) * blockSize, bytes.length)));
-    const zero = hash === zeroHash;
+    const hash = hashes.subarray(i * hashBytes, (i + 1) * hashBytes);
+    const zero = isZeroHash(hash, 0);
     if (equalBytes(change.hash(first + i), hash)) {
       await close(i);
       continue;
     }
     change.set(first + i, hash);
     if (open !== undefined && open.zero !== zero) await close(i);
-    open ??= { from: i, zero, hashes: [] };
-    if (!zero) open.hashes.push(hash);
+    open ??= { from: i, zero };
   }
   await close(blocks);
-  return shipped;
+  return shipped ? "shipped" : "nothing";
+}
+
+function isZeroHash(hashes: Uint8Array, at: number): boolean {
+  return hashes[at] === 0 && isZero(hashes.subarray(at, at + hashBytes));
+}
+
+function hasZeroHash(hashes: Uint8Array): boolean {
+  for (let at = 0; at < hashes.length; at += hashBytes) if (isZeroHash(hashes, at)) return true;
+  return false;
 }
 
 /** Writes the object's and the path's rows where they differ, remembers what was seen. */

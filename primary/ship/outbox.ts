@@ -1,12 +1,11 @@
 import { constants as zlib, zstdCompressSync } from "node:zlib";
 import type { BulkMessage, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
 import type { ObjectId } from "../../shared/words.ts";
+import { frameBytesMax, giveFrameMemory, takeFrameMemory } from "./frame-memory.ts";
 
 /** A message of a cut with its payload, on its way to one replica or several. */
 export type Send = (message: BulkMessage, payload: Uint8Array, sharing?: "shared") => Promise<void>;
 
-/** Payload of one frame; a read or an extent is never larger. */
-export const frameBytesMax = 1024 * 1024;
 const bufferBytesMin = 16 * 1024;
 const rowsMax = 512;
 const extentsMax = 1024;
@@ -49,6 +48,20 @@ export class Outbox {
     this.#extents.push(extent);
   }
 
+  /** The extent of a whole frame, in memory that the caller gives away: it leaves as it is. */
+  async frame(extent: Extent, memory: Buffer<ArrayBuffer>): Promise<void> {
+    if (this.#waiting.has(extent.object)) await this.flush();
+    await this.#flushExtents();
+    const spare = this.#buffer;
+    this.#buffer = memory;
+    this.#used = memory.length;
+    this.payloadBytes += memory.length;
+    this.#extents.push(extent);
+    await this.#flushExtents();
+    if (this.#buffer.length > 0) giveFrameMemory(this.#buffer.buffer); // It left compressed.
+    this.#buffer = spare;
+  }
+
   async object(row: ObjectRow): Promise<void> {
     this.#objects.push(row);
     this.#waiting.add(row.object);
@@ -77,7 +90,8 @@ export class Outbox {
     let size = bufferBytesMin;
     while (size < bytesMin) size *= 4;
     // What goes full is handed over as it is, so it must not be larger than the frame.
-    const grown = Buffer.allocUnsafeSlow(Math.max(bytesMin, Math.min(size, frameBytesMax)));
+    const grownBytes = Math.max(bytesMin, Math.min(size, frameBytesMax));
+    const grown = grownBytes === frameBytesMax ? takeFrameMemory() : Buffer.allocUnsafeSlow(grownBytes);
     grown.set(this.#buffer.subarray(0, this.#used));
     this.#buffer = grown;
   }

@@ -1,5 +1,6 @@
 import type { CutBegin, CutEnd, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
 import type { CutId, ObjectId, StorePath } from "../../shared/words.ts";
+import { giveFrameMemory } from "./frame-memory.ts";
 import { Outbox, type Send } from "./outbox.ts";
 
 /** One replica's end of the way, as the plan sees it. */
@@ -59,6 +60,12 @@ export class Shipment {
   async extent(extent: ShippedExtent, bytes: Uint8Array | undefined): Promise<void> {
     if (this.sinks.length === 0) return;
     await this.#outbox.extent({ held: false, ...extent, fresh: extent.object > this.#lastObject }, bytes);
+  }
+
+  /** The extent of a whole frame, in memory that the caller gives away. */
+  async frame(extent: ShippedExtent, memory: Buffer<ArrayBuffer>): Promise<void> {
+    if (this.sinks.length === 0) giveFrameMemory(memory.buffer);
+    else await this.#outbox.frame({ held: false, ...extent, fresh: extent.object > this.#lastObject }, memory);
   }
 
   async object(row: ObjectRow): Promise<void> {
@@ -136,5 +143,6 @@ export class Shipment {
         }
       }),
     );
+    if (sinks.length !== 1) giveFrameMemory(payload.buffer);
   }
 }

@@ -65,6 +65,12 @@ export class ContentChange {
     this.#anyChange = true;
   }
 
+  /** True when no cut, this one included, has a hash of the block or of any after it. */
+  appends(block: number): boolean {
+    const run = Math.floor(block / blocksPerRun);
+    return run >= this.#freshFrom && (run !== this.#run || (block % blocksPerRun) * hashBytes >= this.#used);
+  }
+
   /** As `set` for the blocks from `first` on, whose hashes lie one after the other. */
   setAll(first: number, hashes: Uint8Array): void {
     for (let at = 0; at < hashes.length; ) {

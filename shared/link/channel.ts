@@ -14,8 +14,8 @@ export interface Channel {
   readonly peer: string;
   readonly via: Via;
   /**
-   * Frames leave in the order of the calls. Resolves when the transport took the frame and stands below its high-water
-   * mark; with a rate limit, when the line's budget allowed it. The payload must not change until then.
+   * Frames leave in the order of the calls. Resolves when the transport took all of the frame, within the line's budget
+   * where it has a rate limit. The payload must not change until then; afterwards its memory is the caller's again.
    * @throws {ChannelClosed | LinkLost | PeerSilent}
    */
   send(frame: Frame): Promise<void>;
@@ -24,6 +24,8 @@ export interface Channel {
    * transport, and the peer is held back. Ends when the peer ended the channel; throws what broke it.
    */
   frames(): AsyncIterable<Frame>;
+  /** Takes back the memory of a payload that was handed out and is not needed any more, for frames that come. */
+  reuse(memory: ArrayBuffer): void;
   /** Without an error: what was sent is flushed first. With one: at once. */
   close(error?: Error): void;
   /**
@@ -102,7 +104,8 @@ export class FramedChannel implements Channel {
   #queuedBytes = 0;
   #paused = false;
   #wake: (() => void) | undefined;
-  #drain: PromiseWithResolvers<void> | undefined;
+  /** Of frames that the transport has not taken whole. */
+  readonly #sending = new Set<PromiseWithResolvers<void>>();
   #turn: Promise<void> | undefined;
   #withinFrame = false;
 
@@ -143,7 +146,6 @@ export class FramedChannel implements Channel {
     this.#linkHeardBytes = carrier.heard.bytes;
 
     this.#stream.on("data", this.#receive);
-    this.#stream.on("drain", () => this.#drained());
     this.#stream.once("end", () => void this.#peerEnded());
     this.#stream.on("error", (error) => this.fail(new LinkLost("the channel broke", { cause: error })));
     this.#stream.once("close", () => this.#streamClosed());
@@ -153,15 +155,19 @@ export class FramedChannel implements Channel {
   async send(frame: Frame): Promise<void> {
     if (this.#ended) throw this.#whyClosed();
     const chunks = encodeFrame(frame);
-    if (this.#limiter === undefined) {
-      for (const chunk of chunks) this.#write(chunk);
-    } else {
-      await this.#sendWithin(this.#limiter, chunks);
-    }
-    if (this.#stream.writableNeedDrain) {
-      this.#drain ??= Promise.withResolvers<void>();
-      await this.#drain.promise;
-    }
+    const taken = Promise.withResolvers<void>();
+    this.#sending.add(taken);
+    const done = (): void => {
+      this.#sending.delete(taken);
+      taken.resolve();
+    };
+    if (this.#limiter === undefined) this.#writeAll(chunks, done);
+    else this.#sendWithin(this.#limiter, chunks, done).catch(taken.reject);
+    await taken.promise;
+  }
+
+  reuse(memory: ArrayBuffer): void {
+    this.#decoder.reuse(memory);
   }
 
   async *frames(): AsyncGenerator<Frame, void, undefined> {
@@ -197,19 +203,21 @@ export class FramedChannel implements Channel {
   // --- sending ---
 
   /** Slice by slice as the line's budget allows; one frame at a time, since slices of two must not mix. */
-  async #sendWithin(limiter: RateLimiter, chunks: readonly Uint8Array[]): Promise<void> {
+  async #sendWithin(limiter: RateLimiter, chunks: readonly Uint8Array[], done: () => void): Promise<void> {
     const before = this.#turn;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#turn = promise;
     try {
       await before;
-      for (const chunk of chunks) {
-        for (let at = 0; at < chunk.length; at += limiter.sliceBytes) {
-          const slice = chunk.subarray(at, at + limiter.sliceBytes);
-          await this.#budget(limiter, slice.length);
-          this.#withinFrame = true;
-          this.#write(slice);
-        }
+      const slices = chunks.flatMap((chunk) =>
+        Array.from({ length: Math.ceil(chunk.length / limiter.sliceBytes) }, (_, i) =>
+          chunk.subarray(i * limiter.sliceBytes, (i + 1) * limiter.sliceBytes),
+        ),
+      );
+      for (const slice of slices) {
+        await this.#budget(limiter, slice.length);
+        this.#withinFrame = true;
+        this.#write(slice, slice === slices.at(-1) ? done : undefined);
       }
     } finally {
       this.#withinFrame = false;
@@ -227,23 +235,25 @@ export class FramedChannel implements Channel {
     if (this.#ended) throw this.#whyClosed();
   }
 
-  #write(chunk: Uint8Array): void {
-    this.bytesSent += chunk.length;
-    this.#stream.write(chunk);
+  #writeAll(chunks: readonly Uint8Array[], done?: () => void): void {
+    for (const chunk of chunks) this.#write(chunk, chunk === chunks.at(-1) ? done : undefined);
   }
 
-  #drained(): void {
-    this.#noteProgress();
-    this.#drain?.resolve();
-    this.#drain = undefined;
+  #write(chunk: Uint8Array, done: (() => void) | undefined): void {
+    this.bytesSent += chunk.length;
+    this.#stream.write(chunk, (error) => {
+      if (error) return; // The stream says it, too, and then the channel ends.
+      if (blocked) this.#noteProgress();
+      done?.();
+    });
+    // What waits now goes on only when the peer made room.
+    const blocked = this.#stream.writableNeedDrain;
   }
 
   /** Not behind what the peer has not taken yet: there the peer has enough to hear, and nothing must pile up. */
   #sendHeartbeat(message: { readonly kind: "ping" | "pong"; readonly nonce: number }): void {
     if (this.#stream.writableNeedDrain || this.#withinFrame) return;
-    for (const chunk of encodeFrame({ kind: "control", header: encodeMessage(message), payload: noPayload })) {
-      this.#write(chunk);
-    }
+    this.#writeAll(encodeFrame({ kind: "control", header: encodeMessage(message), payload: noPayload }));
   }
 
   // --- receiving ---
@@ -330,6 +340,7 @@ export class FramedChannel implements Channel {
       if (linkSilentMs > this.#deadlineMs) this.#carrier.abort(error);
       return;
     }
+    this.#decoder.forgetUnused();
     this.#sendHeartbeat({ kind: "ping", nonce: this.#nonce++ });
     this.#arm();
   }
@@ -349,8 +360,8 @@ export class FramedChannel implements Channel {
     clearTimeout(this.#timer);
     this.#over.abort();
     this.#wakeConsumer();
-    this.#drain?.reject(this.#whyClosed());
-    this.#drain = undefined;
+    for (const taken of this.#sending) taken.reject(this.#whyClosed());
+    this.#sending.clear();
     this.#logEnd(error);
     this.#stream.off("data", this.#receive);
     if (error !== undefined || this.#streamGone) {

@@ -21,6 +21,9 @@ export const payloadBytesMax = 4 * 1024 * 1024;
 export const frameBytesMax = prefixBytes + headerBytesMax + payloadBytesMax;
 
 const kindNumbers: Readonly<Record<FrameKind, number>> = { control: 1, bulk: 2 };
+/** Payloads of a large file are all of one length, and their memory goes round; what is short costs little anew. */
+const reusedBytesMin = 512 * 1024;
+const freeMax = 10;
 const nothing = new Uint8Array(0);
 
 export function frameBytes(frame: Frame): number {
@@ -50,7 +53,7 @@ export function encodeFrame(frame: Frame): Uint8Array[] {
 
 /**
  * Frames out of a stream that was cut anywhere. Each byte of a header or payload is copied once, into memory of its own
- * (a whole ArrayBuffer, so that it can be transferred to a worker). A prefix is judged as soon as its bytes are there,
+ * (a whole ArrayBuffer, so that it can be transferred to a worker; who is done with it may give it back by `reuse`). A prefix is judged as soon as its bytes are there,
  * before anything is allocated for it; no more than one frame is held. After a violation the decoder stays broken.
  */
 export class FrameDecoder {
@@ -62,6 +65,8 @@ export class FrameDecoder {
   #payload: Uint8Array = nothing;
   #payloadFilled = 0;
   #violation: ProtocolViolation | undefined;
+  readonly #free: ArrayBuffer[] = [];
+  #freeTaken = false;
 
   /** @throws {ProtocolViolation} */
   push(chunk: Uint8Array): Frame[] {
@@ -76,7 +81,7 @@ export class FrameDecoder {
         this.#judgePrefix();
         if (this.#prefixFilled < prefixBytes) break;
         this.#header = ownMemory(this.#prefix.readUInt32BE(4));
-        this.#payload = ownMemory(this.#prefix.readUInt32BE(8));
+        this.#payload = this.#payloadMemory(this.#prefix.readUInt32BE(8));
       }
       const header = copy(chunk, offset, this.#header, this.#headerFilled);
       offset += header;
@@ -95,6 +100,23 @@ export class FrameDecoder {
   /** Bytes of an unfinished frame; not 0 at the end of a stream means that the peer went away within a frame. */
   pending(): number {
     return this.#prefixFilled + this.#headerFilled + this.#payloadFilled;
+  }
+
+  /** Memory of a payload that nobody uses any more, for one of the same length. */
+  reuse(memory: ArrayBuffer): void {
+    if (memory.byteLength >= reusedBytesMin && this.#free.length < freeMax) this.#free.push(memory);
+  }
+
+  /** What was kept for payloads to come goes to the collector, unless some were taken since the last call. */
+  forgetUnused(): void {
+    if (!this.#freeTaken) this.#free.length = 0;
+    this.#freeTaken = false;
+  }
+
+  #payloadMemory(length: number): Uint8Array {
+    if (length !== this.#free.at(-1)?.byteLength) return ownMemory(length);
+    this.#freeTaken = true;
+    return new Uint8Array(this.#free.pop()!);
   }
 
   #begin(): void {
