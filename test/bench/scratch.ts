@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -112,10 +112,12 @@ export function procNumber(pid: number, file: string, pattern: RegExp): number |
   }
 }
 
+/** Also those that other threads than the first have started. */
 export function childrenOf(pid: number): number[] {
   try {
-    const tasks = readFileSync(`/proc/${pid}/task/${pid}/children`, "latin1");
-    const direct = tasks.split(" ").filter(Boolean).map(Number);
+    const direct = readdirSync(`/proc/${pid}/task`).flatMap((task) =>
+      readFileSync(`/proc/${pid}/task/${task}/children`, "latin1").split(" ").filter(Boolean).map(Number),
+    );
     return direct.flatMap((child) => [child, ...childrenOf(child)]);
   } catch {
     return []; // It ended between two looks.
