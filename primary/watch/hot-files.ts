@@ -7,8 +7,9 @@ const missingDelayMs = 100;
 /** More events than this within the time are a flood: each costs the writer too, a tenth of its speed in all. */
 const floodEvents = 300;
 const floodMs = 100;
-/** Then the file is not watched for a while, and its consumer is told to look at this pace. */
+/** Then the file is not watched for a while, twice as long each time, and its consumer is told to look at this pace. */
 const rideMs = 200;
+const rideMsMax = 3200;
 const rideDelayMs = 2;
 
 /**
@@ -33,6 +34,7 @@ class HotFile {
   readonly #wake: () => void;
   readonly #closing = new AbortController();
   #watcher: FSWatcher | undefined;
+  #nextRideMs = rideMs;
   #settled: Promise<void> = Promise.resolve();
 
   constructor(path: string, wake: () => void) {
@@ -83,7 +85,8 @@ class HotFile {
       if (event === "rename") lost();
       if (++events < floodEvents) return;
       const now = performance.now();
-      if (now - countedFrom < floodMs && this.#watcher === watcher) this.#settled = this.#ride(watcher);
+      if (now - countedFrom >= floodMs) this.#nextRideMs = rideMs;
+      else if (this.#watcher === watcher) this.#settled = this.#ride(watcher);
       countedFrom = now;
       events = 0;
     });
@@ -109,7 +112,8 @@ class HotFile {
   async #ride(watcher: FSWatcher): Promise<void> {
     this.#watcher = undefined;
     await watcher.close();
-    const end = performance.now() + rideMs;
+    const end = performance.now() + this.#nextRideMs;
+    this.#nextRideMs = Math.min(2 * this.#nextRideMs, rideMsMax);
     while (performance.now() < end && !this.#closing.signal.aborted) {
       await delay(rideDelayMs, undefined, { ref: false });
       this.#wake();
