@@ -446,7 +446,12 @@ export class Reign {
       try {
         const taken = await this.#cut(sinks, now);
         const ended = performance.now();
-        pace = paceAfter(pace, { tookMs: ended - now, changedMeanwhile: this.#dirty, rpoMs: this.#rpoMs() });
+        pace = paceAfter(pace, {
+          tookMs: ended - now,
+          overtaken: this.#dirty,
+          commitsMeanwhile: taken.commitsMeanwhile,
+          rpoMs: this.#rpoMs(),
+        });
         restUntil = ended + pace.restMs;
         for (const request of requests) request.resolve(taken);
         if (this.halted !== "" && !this.#reverted) {

@@ -68,6 +68,8 @@ export type PrimaryMainCalls = {
 };
 
 export interface CutResult extends TakenCut {
+  /** Came since the views were entered, as far as the stores' kinds can count. */
+  readonly commitsMeanwhile: number;
   readonly standing: PrimaryStanding;
   readonly sinks: readonly {
     readonly name: string;
@@ -181,6 +183,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       coherency = catalog.cut(taken.cut.seq)?.coherency ?? coherency;
       return {
         ...taken,
+        commitsMeanwhile: adapters.reduce((sum, adapter) => sum + (adapter.commitsWaiting?.() ?? 0), 0),
         standing: standing(),
         sinks: sinks.map(({ name, base, lastObject, gone }) => ({ name, base, lastObject, gone })),
       };

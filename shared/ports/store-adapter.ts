@@ -19,6 +19,8 @@ export interface StoreAdapter {
   dirty(): boolean;
   /** Bytes known to be waiting beyond the last view that was left with `taken`; 0 when unknown but clean. */
   backlogBytes(): number;
+  /** Commits known to have come since the last view was entered; absent where the kind cannot count. Cheap. */
+  commitsWaiting?(): number;
   /** Enters a snapshot. At most one view is open at a time. */
   enter(seen: SeenIndex, request: ViewRequest, signal: AbortSignal): Promise<StoreView>;
   close(): Promise<void>;

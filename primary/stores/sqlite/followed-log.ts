@@ -67,6 +67,7 @@ export class FollowedLog {
   #pinned = false;
   #generationsTurned = 0;
   #bytesRead = 0;
+  #commitsRead = 0;
   #sizeAtTurn = 0;
 
   readonly #stillHeld: () => boolean;
@@ -117,6 +118,9 @@ export class FollowedLog {
   /** Bytes of log read so far, over all generations; only rises. */
   get bytesRead(): number {
     return this.#bytesRead;
+  }
+  get commitsRead(): number {
+    return this.#commitsRead;
   }
   /** Length of the present generation. */
   get logBytes(): number {
@@ -317,6 +321,7 @@ export class FollowedLog {
       this.#frames.set(page, firstFrame + index);
       this.#changed.pages.add(page);
     });
+    this.#commitsRead++;
     this.#databasePages = databasePages;
     this.#changed.databasePagesMin = Math.min(this.#changed.databasePagesMin, databasePages);
   }

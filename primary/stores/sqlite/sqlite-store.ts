@@ -71,6 +71,7 @@ class SqliteAdapter implements SqliteStore {
   /** Until it is fulfilled, a step waits for the last view to be left, and goes before the next one. */
   #wanted: Promise<void> | undefined;
   #takenBytes = 0;
+  #commitsEntered = 0;
   /** Signs of change are not looked into before; the next look is under way. */
   #quietUntil = 0;
   #lookPlanned = false;
@@ -111,6 +112,11 @@ class SqliteAdapter implements SqliteStore {
       return source.log.bytesRead - this.#takenBytes + source.log.bytesWaiting();
     }
     return this.#everything || this.#dirty ? Number(source.stat().size) : 0;
+  }
+
+  commitsWaiting(): number {
+    const source = this.#source;
+    return source?.journal === "wal" ? source.log.commitsRead - this.#commitsEntered : 0;
   }
 
   counters(): SqliteCounters {
@@ -158,6 +164,7 @@ class SqliteAdapter implements SqliteStore {
             });
       if (everything) this.#counters.everythingFound++;
       this.#view = view;
+      if (source.journal === "wal") this.#commitsEntered = source.log.commitsRead;
       this.#dirty = false;
       return view;
     });

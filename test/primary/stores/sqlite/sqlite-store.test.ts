@@ -463,6 +463,18 @@ describe("the sqlite store", () => {
     await until(() => copied() > 0, "the reader stands on a frame", 3000);
   });
 
+  it("counts the commits that came since a view was entered", async () => {
+    await using writer = await Writer.on(path, "journal_mode=WAL");
+    await writer.write(20);
+    const { store, follower } = await follow();
+    await follower.cut();
+    expect(store.commitsWaiting?.()).to.equal(0);
+    await writer.write(3);
+    await until(() => store.commitsWaiting?.() === 3, "three commits are counted");
+    await follower.cut();
+    expect(store.commitsWaiting?.()).to.equal(0);
+  });
+
   it("cuts a long transaction only when it is committed, and none that is rolled back", async () => {
     await using writer = await Writer.on(path, "journal_mode=WAL", "cache_size=10");
     const before = await writer.write(20);
