@@ -19,6 +19,8 @@ export interface Metrics {
   readonly promotable: Gauge<"group">;
   /** 1 while a promised RPO towards this replica is broken. */
   readonly rpoBroken: Gauge<"group" | "peer">;
+  readonly writerWait: Gauge<"group" | "store" | "quantile">;
+  readonly storeCounts: Counter<"group" | "store" | "count">;
   /** Called before each reading. */
   onCollect(update: () => void): void;
   /** The whole exposition. */
@@ -74,6 +76,12 @@ export function createMetrics(): Metrics {
     historyBytes: gauge("history_bytes", "Bytes kept on this node to step back", ["group"]),
     promotable: gauge("group_promotable", "1 while this node could be promoted without accepting anything", ["group"]),
     rpoBroken: gauge("group_rpo_broken", "1 while the promised RPO towards the replica is broken", ["group", "peer"]),
+    writerWait: gauge(
+      "store_writer_wait_seconds",
+      "How long writers of the store were shut out, the last hundred times",
+      ["group", "store", "quantile"],
+    ),
+    storeCounts: counter("store_counts_total", "What following the store has counted", ["group", "store", "count"]),
     onCollect: (update) => {
       updates.push(update);
     },

@@ -177,7 +177,9 @@ export class AgentControl implements ControlHandler {
 
   #collect(): void {
     const status = agentStatus(this.#node, this.#software, this.#startedAt, this.#groups);
-    for (const [group, { peers, promotable, history }] of Object.entries(status.groups)) {
+    this.#metrics.writerWait.reset();
+    this.#metrics.storeCounts.reset();
+    for (const [group, { peers, promotable, history, stores }] of Object.entries(status.groups)) {
       this.#metrics.promotable.set({ group }, promotable.ok ? 1 : 0);
       this.#metrics.historyBytes.set({ group }, history.bytes);
       for (const [peer, { lag, rpo }] of Object.entries(peers)) {
@@ -185,6 +187,15 @@ export class AgentControl implements ControlHandler {
         this.#metrics.lagBytes.set({ group, peer }, lag.bytes ?? Number.NaN);
         this.#metrics.lagCuts.set({ group, peer }, lag.cuts ?? Number.NaN);
         if (rpo !== null) this.#metrics.rpoBroken.set({ group, peer }, rpo.broken ? 1 : 0);
+      }
+      for (const [store, { writerWaitMs, counts }] of Object.entries(stores)) {
+        if (writerWaitMs !== undefined) {
+          const { p50, p99, max } = writerWaitMs;
+          for (const [quantile, ms] of Object.entries({ "0.5": p50, "0.99": p99, "1": max }))
+            this.#metrics.writerWait.set({ group, store, quantile }, ms / 1000);
+        }
+        for (const [count, times] of Object.entries(counts ?? {}))
+          this.#metrics.storeCounts.inc({ group, store, count }, times);
       }
     }
   }

@@ -3,6 +3,7 @@ import type { StagedQuestion } from "../../primary/ship/shipment.ts";
 import { replicaSettings } from "../../shared/config/config.ts";
 import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
 import type { Metrics } from "../../shared/metrics.ts";
+import type { StoreCosts } from "../../shared/ports/store-adapter.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Acknowledgement, Message } from "../../shared/wire/messages.ts";
 import { type CutId, compareCuts, cutText, type NodeName, type PeerState, sameCut, seq } from "../../shared/words.ts";
@@ -79,6 +80,7 @@ export class Reign {
   #ended: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
   #backlogBytes = 0;
+  #costs: Readonly<Record<string, StoreCosts>> = {};
   #acknowledged = new Set<() => void>();
   halted = "";
   haltedHint = "";
@@ -106,6 +108,11 @@ export class Reign {
 
   get backlogBytes(): number {
     return this.#backlogBytes;
+  }
+
+  /** By store, as of the last second. */
+  get costs(): Readonly<Record<string, StoreCosts>> {
+    return this.#costs;
   }
 
   get dirty(): boolean {
@@ -600,6 +607,7 @@ export class Reign {
     for (const follower of this.#followers.values()) await this.#sendSourceState(follower);
     const backlog = await this.#worker.call("backlog", undefined);
     this.#backlogBytes = backlog.bytes;
+    this.#costs = backlog.costs;
     if (backlog.dirty) this.changed();
   }
 

@@ -1,5 +1,6 @@
 import { replicaSettings } from "../../shared/config/config.ts";
 import { hex } from "../../shared/manifest/digest.ts";
+import type { StoreCosts } from "../../shared/ports/store-adapter.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
 import type { Coherency, CutId, PeerState } from "../../shared/words.ts";
 import type { AgentStatus, CutStatus, GroupStatus, Lag, PeerStatus, Reason, StoreStatus } from "../control/api.ts";
@@ -35,7 +36,9 @@ function groupStatus(group: GroupAgent): GroupStatus {
     cut: cutStatus(group),
     peers: Object.fromEntries(peerNames(group).map((peer) => [peer, peerStatus(group, peer)])),
     promotable: promotable(group),
-    stores: Object.fromEntries(group.stores.map((store) => [store.name, storeStatus(store, cutStores)])),
+    stores: Object.fromEntries(
+      group.stores.map((store) => [store.name, storeStatus(store, cutStores, reign?.costs[store.name])]),
+    ),
     waitingFor: group.peers.waitingFor(),
     halted: halted(group),
     history: {
@@ -185,7 +188,11 @@ function promotable(group: GroupAgent): GroupStatus["promotable"] {
   };
 }
 
-function storeStatus(store: GroupAgent["stores"][number], cutStores: readonly CutStore[]): StoreStatus {
+function storeStatus(
+  store: GroupAgent["stores"][number],
+  cutStores: readonly CutStore[],
+  costs: StoreCosts | undefined,
+): StoreStatus {
   const last = cutStores.find((item) => item.name === store.name);
   return {
     kind: store.kind,
@@ -195,7 +202,15 @@ function storeStatus(store: GroupAgent["stores"][number], cutStores: readonly Cu
     bytes: last?.bytes ?? 0,
     files: last?.files ?? 0,
     behind: last?.behind.length ?? 0,
+    ...(costs === undefined ? {} : { writerWaitMs: waits(costs.writerWaitsMs), counts: costs.counts }),
   };
+}
+
+function waits(times: readonly number[]): NonNullable<StoreStatus["writerWaitMs"]> {
+  const sorted = [...times].sort((a, b) => a - b);
+  const at = (share: number): number =>
+    Math.round(1000 * (sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? 0)) / 1000;
+  return { p50: at(0.5), p99: at(0.99), max: at(1) };
 }
 
 function oldestPointAt(replica: ReplicaStanding | undefined): string | null {

@@ -182,8 +182,10 @@ export interface StoreStatus {
   readonly files: number;
   /** Paths that keep an older state in the last cut, since they moved while they were read. */
   readonly behind: number;
-  /** How long writers of the store were made to wait; absent where the kind never makes them. */
+  /** How long writers were shut out, the last hundred times; absent on a replica, and where the kind never does it. */
   readonly writerWaitMs?: { readonly p50: number; readonly p99: number; readonly max: number };
+  /** What following the store has counted since the agent started; absent on a replica, and where nothing is. */
+  readonly counts?: Readonly<Record<string, number>>;
 }
 
 export interface HistoryStatus {

@@ -9,7 +9,7 @@ import { Catalog, type Standing } from "../../shared/catalog/catalog.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { StoreOnNode } from "../../shared/config/config.ts";
 import { assert } from "../../shared/errors.ts";
-import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
+import type { StoreAdapter, StoreCosts } from "../../shared/ports/store-adapter.ts";
 import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
 import { type CutId, epoch, type GroupId, seq } from "../../shared/words.ts";
@@ -48,7 +48,8 @@ export type PrimaryWorkerCalls = {
   sinkGone(argument: { name: string }): void;
   /** Bytes of frames that left for a sink; `memory` is needed there no more. */
   sent(argument: { bytes: number; memory: ArrayBuffer | undefined }): void;
-  backlog(argument: undefined): { dirty: boolean; bytes: number };
+  /** `costs` by store, of kinds that have any. */
+  backlog(argument: undefined): { dirty: boolean; bytes: number; costs: Readonly<Record<string, StoreCosts>> };
   fence(argument: { by: bigint }): PrimaryStanding;
   /** A reign of its own from here on: what a replica has beyond it belongs to another one. */
   newEpoch(argument: undefined): PrimaryStanding;
@@ -204,6 +205,11 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       return {
         dirty: adapters.some((adapter) => adapter.dirty()),
         bytes: adapters.reduce((sum, adapter) => sum + adapter.backlogBytes(), 0),
+        costs: Object.fromEntries(
+          opened().stores.flatMap(({ name, adapter }) =>
+            adapter.costs === undefined ? [] : [[name, adapter.costs()] as const],
+          ),
+        ),
       };
     },
     fence({ by }) {

@@ -80,6 +80,7 @@ export function traceAdapter(adapter: StoreAdapter): StoreAdapter {
     start: async (wake) => await adapter.start(wake),
     dirty: () => adapter.dirty(),
     backlogBytes: () => adapter.backlogBytes(),
+    ...(adapter.costs === undefined ? {} : { costs: () => adapter.costs!() }),
     ...(adapter.commitsWaiting === undefined ? {} : { commitsWaiting: () => adapter.commitsWaiting!() }),
     enter: async (seen, request, signal) => {
       enterStage("snapshot");

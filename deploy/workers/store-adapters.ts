@@ -92,6 +92,7 @@ export function singleFilePath(store: StoreOnNode, adapter: StoreAdapter): Store
     start: async (wake) => await adapter.start(wake),
     dirty: () => adapter.dirty(),
     backlogBytes: () => adapter.backlogBytes(),
+    ...(adapter.costs === undefined ? {} : { costs: () => adapter.costs!() }),
     ...(adapter.commitsWaiting === undefined ? {} : { commitsWaiting: () => adapter.commitsWaiting!() }),
     enter,
     close: async () => await adapter.close(),

@@ -21,9 +21,19 @@ export interface StoreAdapter {
   backlogBytes(): number;
   /** Commits known to have come since the last view was entered; absent where the kind cannot count. Cheap. */
   commitsWaiting?(): number;
+  /** Absent where following a store never touches its writers. */
+  costs?(): StoreCosts;
   /** Enters a snapshot. At most one view is open at a time. */
   enter(seen: SeenIndex, request: ViewRequest, signal: AbortSignal): Promise<StoreView>;
   close(): Promise<void>;
+}
+
+/** What following a store has cost its writers, and what happened on the way. */
+export interface StoreCosts {
+  /** How long writers were shut out, the last hundred times; ms. */
+  readonly writerWaitsMs: readonly number[];
+  /** Since the start, each by a name in camelCase that `deploy/docs/status.md` explains. */
+  readonly counts: Readonly<Record<string, number>>;
 }
 
 export interface ViewRequest {

@@ -2,7 +2,13 @@ import { closeSync, existsSync, openSync, readSync, realpathSync, type Stats, st
 import { basename } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { isSystemError, UnderstudyError } from "../../../shared/errors.ts";
-import type { SeenIndex, StoreAdapter, StoreView, ViewRequest } from "../../../shared/ports/store-adapter.ts";
+import type {
+  SeenIndex,
+  StoreAdapter,
+  StoreCosts,
+  StoreView,
+  ViewRequest,
+} from "../../../shared/ports/store-adapter.ts";
 import type { StorePath } from "../../../shared/words.ts";
 import { watchHotFiles } from "../../watch/hot-files.ts";
 import { SourceUnusable } from "../source-unusable.ts";
@@ -13,7 +19,7 @@ import { ChainBroken, FollowedLog } from "./followed-log.ts";
 import { defaultHolderFile, HolderLost, HolderProcess } from "./holder-process.ts";
 import { RollbackSource, sameStamp } from "./rollback-source.ts";
 import { RollbackView } from "./rollback-view.ts";
-import { noCounts, type SqliteCounters, WalSource } from "./wal-source.ts";
+import { noCounts, noteLocked, type SqliteCounters, WalSource } from "./wal-source.ts";
 import { WalView } from "./wal-view.ts";
 
 export interface SqliteStoreOptions {
@@ -124,6 +130,11 @@ class SqliteAdapter implements SqliteStore {
     return { ...this.#counters, turns: this.#counters.turns + turns };
   }
 
+  costs(): StoreCosts {
+    const { lockedMs, ...counts } = this.counters();
+    return { writerWaitsMs: lockedMs, counts };
+  }
+
   holderPid(): number | undefined {
     return this.#source?.pid;
   }
@@ -159,6 +170,7 @@ class SqliteAdapter implements SqliteStore {
               left: (outcome, lockedMs) => {
                 // Writers get ten times as long as they were shut out for, before the next sign is acted upon.
                 this.#quietUntil = performance.now() + 10 * lockedMs;
+                if (lockedMs > 0) noteLocked(this.#counters, lockedMs);
                 this.#left(outcome, everything, 0);
               },
             });

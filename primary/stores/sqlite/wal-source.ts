@@ -8,9 +8,10 @@ import { dueStep, turnLimits } from "./turning.ts";
 export interface SqliteCounters {
   /** Generations that ended under our reader, in all. */
   turns: number;
-  /** Times that writers were shut out for it, and for how long each, the last hundred: what a writer may have waited. */
+  /** Times that writers were shut out for it. */
   turnsLocked: number;
-  turnMs: number[];
+  /** For how long, also to read a database without such a log, the last hundred: what a writer may have waited. */
+  lockedMs: number[];
   /** Times that a turn was not made, since a long transaction or another reader was in the way. */
   turnsPrevented: number;
   /** Times that the reader was moved up. */
@@ -28,7 +29,7 @@ export function noCounts(): SqliteCounters {
   return {
     turns: 0,
     turnsLocked: 0,
-    turnMs: [],
+    lockedMs: [],
     turnsPrevented: 0,
     advances: 0,
     holdersLost: 0,
@@ -38,8 +39,13 @@ export function noCounts(): SqliteCounters {
   };
 }
 
-const turnMsKept = 100;
+const lockedMsKept = 100;
 const attemptsMax = 2;
+
+export function noteLocked(counters: SqliteCounters, ms: number): void {
+  counters.lockedMs = [...counters.lockedMs, ms].slice(-lockedMsKept);
+}
+
 /** A database in WAL mode: its log, read along, and the process that keeps it from being overwritten unread. */
 export class WalSource {
   readonly journal = "wal";
@@ -166,7 +172,7 @@ export class WalSource {
     this.#anchored = !result.complete;
     if (result.lockedMs > 0) {
       this.#counters.turnsLocked++;
-      this.#counters.turnMs = [...this.#counters.turnMs, result.lockedMs].slice(-turnMsKept);
+      noteLocked(this.#counters, result.lockedMs);
       this.#lockedMs = result.lockedMs;
     }
     this.#triedAt = performance.now();
