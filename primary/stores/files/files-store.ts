@@ -11,6 +11,7 @@ import { addDirty, type DirtyPaths, dirtyHow, dirtyPathsMax, markDirty } from ".
 import { compileExclude, type Exclude } from "./exclude.ts";
 import { FilesView, howYoung, type Round, type ViewRemainder, type ViewSource } from "./files-view.ts";
 import { Reflinks } from "./reflink.ts";
+import { Settling, settlingBytesMin } from "./settling.ts";
 import { openSnapshot, type SnapshotHooks, type SnapshotTree } from "./snapshot-tree.ts";
 import { joinPath, nativePath, rootPath } from "./source-path.ts";
 import { statSource, typeOf } from "./source-stat.ts";
@@ -84,6 +85,9 @@ class WatchedTree implements FilesStore {
   #scanDue: string | undefined = "the tree was not read yet";
   /** Changes that no view has taken. */
   #pending: DirtyPaths = new Map();
+  /** Those of them that are not announced yet. */
+  readonly #settling = new Settling();
+  #settlingTimer: NodeJS.Timeout | undefined;
   /** What the open view took, until it is known whether the cut holds it. */
   #taken: DirtyPaths = new Map();
   #takenScan: string | undefined;
@@ -138,7 +142,8 @@ class WatchedTree implements FilesStore {
   }
 
   dirty(): boolean {
-    if (this.#pending.size > 0) return true;
+    if (this.#pending.size > this.#settling.size) return true;
+    if (this.#settling.dueAt() <= performance.now()) return true;
     if (this.#dueFirstMs <= this.#now()) return true;
     const blind = this.#scanDue !== undefined || (!this.#isWatching() && this.#view === undefined);
     return blind && performance.now() >= this.#scanNotBefore;
@@ -192,6 +197,7 @@ class WatchedTree implements FilesStore {
     clearTimeout(this.#timer);
     await this.#view?.view.leave("dropped");
     clearTimeout(this.#timer);
+    clearTimeout(this.#settlingTimer);
     this.#watcher?.close();
     this.#barrier?.close();
   }
@@ -338,6 +344,7 @@ class WatchedTree implements FilesStore {
     this.#findFirstDue();
     const taken = this.#pending;
     this.#pending = new Map();
+    this.#settling.clear();
     addDirty(this.#taken, taken);
     return taken;
   }
@@ -370,7 +377,12 @@ class WatchedTree implements FilesStore {
     this.#taken = new Map();
     this.#takenScan = undefined;
     const everything = dirtyHow.changed | dirtyHow.renamed | dirtyHow.deep;
-    for (const path of remainder.behind) this.#mark(path, everything);
+    for (const path of remainder.behind) {
+      const known = this.#pending.has(path);
+      this.#mark(path, everything);
+      // It moved while it was read: it may go on moving.
+      if (!known && this.#isLarge(path)) this.#awaitQuiet(path);
+    }
     for (const [path, atMs] of remainder.young) this.#later(path, atMs, howYoung(path));
     const retryAt = this.#now() + unreadableRetryMs;
     for (const path of remainder.unreadable.keys()) this.#later(path, retryAt, everything);
@@ -413,8 +425,42 @@ class WatchedTree implements FilesStore {
     if (path === privateName || path.startsWith(`${privateName}/`) || this.#exclude.matches(path, false)) return;
 
     if (!renamed && this.#isUnnamed(path, name)) return;
+    const known = this.#pending.has(path);
     this.#mark(path, renamed ? dirtyHow.changed | dirtyHow.renamed : dirtyHow.changed);
+    if (renamed) this.#settling.delete(path);
+    else if (known ? this.#settling.has(path) : this.#isLarge(path)) {
+      this.#awaitQuiet(path);
+      return;
+    }
     this.#signalWake();
+  }
+
+  #isLarge(path: StorePath): boolean {
+    try {
+      const stat = statSource(this.#native(path));
+      return stat !== undefined && typeOf(stat) === "file" && stat.size >= settlingBytesMin;
+    } catch (error) {
+      if (!isSystemError(error, "EACCES", "ELOOP", "ENAMETOOLONG")) throw error;
+      return false; // The next view meets the same, and says so.
+    }
+  }
+
+  /** A large file that is being written is announced when it is quiet. */
+  #awaitQuiet(path: StorePath): void {
+    if (!this.#pending.has(path)) return; // Events were lost: a scan takes its place.
+    this.#settling.written(path, performance.now());
+    if (this.#settlingTimer === undefined) this.#announceSettled();
+  }
+
+  #announceSettled(): void {
+    const inMs = this.#settling.dueAt() - performance.now();
+    this.#settlingTimer = undefined;
+    if (this.#closed || inMs === Number.POSITIVE_INFINITY) return;
+    if (inMs <= 0) {
+      this.#signalWake();
+      return;
+    }
+    this.#settlingTimer = setTimeout(() => this.#announceSettled(), Math.ceil(inMs)).unref();
   }
 
   /**
@@ -443,6 +489,7 @@ class WatchedTree implements FilesStore {
     this.#watcher?.close();
     this.#watcher = undefined;
     this.#pending.clear();
+    this.#settling.clear();
     this.#scanDue = reason;
     this.#schedule();
     this.#signalWake();

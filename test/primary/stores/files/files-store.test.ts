@@ -16,9 +16,11 @@ import {
   unlinkSync,
   utimesSync,
   writeFileSync,
+  writeSync,
 } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { setTimeout as delay } from "node:timers/promises";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { expect } from "chai";
@@ -226,6 +228,64 @@ describe("files store", () => {
     expect(scratch.consumer.moved).to.equal(1);
     expect(summary.behind).to.deep.equal([]);
     expect(scratch.consumer.describe().get("a")).to.match(/ 0 /);
+  });
+
+  it("announces a large file when its writer is done with it, and at once what else changed", async () => {
+    await using scratch = new Scratch();
+    const { consumer } = scratch;
+    for (const name of ["large", "small"]) writeFileSync(scratch.at(name), "before");
+    truncateSync(scratch.at("large"), 64 * 2 ** 20);
+    scratch.aheadMs = aged;
+    const store = await scratch.store();
+    await consumer.take(store);
+    // The events of what was just made may still be on their way.
+    await consumer.take(store);
+    const file = openSync(scratch.at("large"), "r+");
+    const writes: number[] = [];
+    const before = scratch.wakes;
+    for (let write = 0; write < 15; write++) {
+      writeSync(file, "after", write * 4096);
+      writes.push(performance.now());
+      await delay(10);
+    }
+    const within = scratch.wakes - before;
+    await until(() => scratch.wakes > before, "a wake");
+    const quietMs = performance.now() - writes.at(-1)!;
+    // A pause of the machine between two writes counts as quiet.
+    if (writes.every((at, n) => n === 0 || at - writes[n - 1]! < 80)) {
+      expect(within).to.equal(0);
+      expect(quietMs).to.be.above(90);
+    }
+    expect(store.dirty()).to.equal(true);
+    await consumer.take(store);
+    expect(consumer.names()).to.include("large");
+
+    writeSync(file, "again", 0);
+    appendFileSync(scratch.at("small"), "after");
+    const again = scratch.wakes;
+    await until(() => scratch.wakes > again, "a wake for the small file");
+    await consumer.take(store);
+    expect(consumer.names(), "who looks for another reason finds it").to.include.members(["large", "small"]);
+    closeSync(file);
+  });
+
+  it("announces a large file that is never quiet within a second", async () => {
+    await using scratch = new Scratch();
+    writeFileSync(scratch.at("large"), "before");
+    truncateSync(scratch.at("large"), 64 * 2 ** 20);
+    scratch.aheadMs = aged;
+    const store = await scratch.store();
+    await scratch.consumer.take(store);
+    await scratch.consumer.take(store);
+    const file = openSync(scratch.at("large"), "r+");
+    const before = scratch.wakes;
+    const begun = performance.now();
+    while (scratch.wakes === before && performance.now() - begun < 10_000) {
+      writeSync(file, "more", 0);
+      await delay(10);
+    }
+    closeSync(file);
+    expect(performance.now() - begun).to.be.within(80, 5000);
   });
 
   it("reads a file again, with a wake, that was younger than 2 s when it was read", async () => {
