@@ -28,7 +28,15 @@ export function blockHash(block: Uint8Array): Uint8Array {
     while (block[end - 1] === 0) end--;
   }
   if (end === 0) return zeroHash;
-  return hash("sha256", end === block.length ? block : block.subarray(0, end), "buffer");
+  return sha256(end === block.length ? block : block.subarray(0, end));
+}
+
+/**
+ * As text and back: asked for a buffer, `hash` makes memory of its own outside of the heap for each, which costs more
+ * than hashing a small file does (measured: 1.2 us for 36 bytes in place of 0.35).
+ */
+export function sha256(bytes: Uint8Array): Uint8Array {
+  return Buffer.from(hash("sha256", bytes, "binary"), "latin1");
 }
 
 /** The hash of block `index` of a run, `zeroHash` beyond its end: runs are stored without trailing zero hashes. */

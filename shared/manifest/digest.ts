@@ -1,6 +1,6 @@
-import { hash } from "node:crypto";
 import type { ObjectType } from "../wire/messages.ts";
 import type { StorePath } from "../words.ts";
+import { sha256 } from "./block-hash.ts";
 
 /**
  * A sum of 256-bit numbers modulo 2^256, little-endian: free of order, so that a member is exchanged in constant time.
@@ -60,7 +60,7 @@ export function runTerm(run: number, hashes: Uint8Array): Uint8Array | undefined
   const input = Buffer.allocUnsafe(4 + hashes.length);
   input.writeUInt32LE(run, 0);
   input.set(hashes, 4);
-  return hash("sha256", input, "buffer");
+  return sha256(input);
 }
 
 const typeCodes: Record<ObjectType, number> = { file: 1, directory: 2, symlink: 3 };
@@ -95,7 +95,7 @@ export function pathTerm(store: string, path: StorePath, object: DigestedObject)
   }
   input.fill(0, at, at + 32);
   input.set(object.content, at);
-  return hash("sha256", input, "buffer");
+  return sha256(input);
 }
 
 export function hex(bytes: Uint8Array): string {
