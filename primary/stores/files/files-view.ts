@@ -68,6 +68,9 @@ export interface ViewRemainder {
   readonly unreadable: Map<StorePath, Error>;
 }
 
+/** Something found, or what to wait for before it goes on. */
+type Step = Found | Promise<unknown>;
+
 interface Candidate {
   readonly path: StorePath;
   readonly stat: BigIntStats;
@@ -135,6 +138,10 @@ export class FilesView implements StoreView {
     this.#index = new RoundIndex(seen);
   }
 
+  /**
+   * The ways through the tree are plain generators: as asynchronous ones, four of them within each other, they cost as
+   * much for each file as opening it does.
+   */
   async *changes(): AsyncGenerator<Found> {
     assert(!this.#left, "a view that was left is not read");
     this.#complete = false;
@@ -154,21 +161,10 @@ export class FilesView implements StoreView {
     this.#behind.clear();
     this.#unreadable.clear();
 
-    if (round.kind === "scan") {
-      this.#source.special.clear();
-      this.#proof = new TreeProof(this.#source.now());
-      yield* this.#offer(this.#rootCandidates());
-      yield* this.#walk([
-        { path: rootPath, stat: this.#source.rootStat, deep: true, seen: this.#index.byPath(rootPath) },
-      ]);
-    } else {
-      this.#proof = undefined;
-      const dirty = new Map(round.dirty);
-      for (const path of behind) markDirty(dirty, path, dirtyHow.changed);
-      for (const [path, due] of this.#young) if (due <= this.#source.now()) markDirty(dirty, path, howYoung(path));
-      yield* this.#examine(dirty);
+    for (const step of this.#steps(round, behind)) {
+      if (step instanceof Promise) await step;
+      else yield step;
     }
-    yield* this.#examineAgain();
     this.#checkRoot();
     this.#proven =
       this.#behind.size === 0 && this.#unreadable.size === 0 && (this.#proof?.holds(this.#source) ?? false);
@@ -217,10 +213,29 @@ export class FilesView implements StoreView {
 
   // ---- The ways through the tree ----
 
+  *#steps(round: Round, behind: readonly StorePath[]): Generator<Step> {
+    if (round.kind === "scan") {
+      this.#source.special.clear();
+      this.#proof = new TreeProof(this.#source.now());
+      yield* this.#offer(this.#rootCandidates());
+      yield* this.#walk([
+        { path: rootPath, stat: this.#source.rootStat, deep: true, seen: this.#index.byPath(rootPath) },
+      ]);
+    } else {
+      this.#proof = undefined;
+      const dirty = new Map(round.dirty);
+      for (const path of behind) markDirty(dirty, path, dirtyHow.changed);
+      for (const [path, due] of this.#young) if (due <= this.#source.now()) markDirty(dirty, path, howYoung(path));
+      yield* this.#examine(dirty);
+    }
+    yield* this.#examineAgain();
+  }
+
   /** Lists directories, depth first. */
-  async *#walk(visits: Visit[]): AsyncGenerator<Found> {
+  *#walk(visits: Visit[]): Generator<Step> {
     for (let visit = visits.pop(); visit !== undefined; visit = visits.pop()) {
-      await this.#breathe();
+      const turn = this.#breathe();
+      if (turn !== undefined) yield turn;
       // Before it is listed, or a file created in between would be neither listed nor told.
       this.#source.watcher?.add(visit.path, this.#identity(visit.path, visit.stat));
       const listing = this.#list(visit);
@@ -236,10 +251,11 @@ export class FilesView implements StoreView {
   }
 
   /** Looks at single paths, those of one directory together. */
-  async *#examine(dirty: DirtyPaths): AsyncGenerator<Found> {
+  *#examine(dirty: DirtyPaths): Generator<Step> {
     // First of all: the index may follow what is handed out, and forget the links of a path that went away.
     for (const path of this.#seen.everCut() ? dirty.keys() : []) {
-      await this.#breathe();
+      const turn = this.#breathe();
+      if (turn !== undefined) yield turn;
       this.#lookAtOtherPaths(path);
     }
     const how = dirty.get(rootPath) ?? 0;
@@ -252,7 +268,8 @@ export class FilesView implements StoreView {
       }
     }
     for (const [directory, names] of byDirectory(dirty)) {
-      await this.#breathe();
+      const turn = this.#breathe();
+      if (turn !== undefined) yield turn;
       const listing = this.#look(directory, names);
       if (listing === undefined) continue;
       for (const path of listing.gone) yield this.#gone(path);
@@ -269,7 +286,7 @@ export class FilesView implements StoreView {
     }
   }
 
-  async *#examineAgain(): AsyncGenerator<Found> {
+  *#examineAgain(): Generator<Step> {
     while (this.#again.size > 0) {
       const again = this.#again;
       this.#again = new Map();
@@ -286,12 +303,12 @@ export class FilesView implements StoreView {
   }
 
   /** Gives the event loop a turn now and then: the kernel's queue of events must not run full meanwhile. */
-  async #breathe(): Promise<void> {
-    if (performance.now() - this.#turnAt >= turnMs) {
-      await nextTurn();
-      this.#turnAt = performance.now();
-    }
+  #breathe(): Promise<void> | undefined {
     this.#signal.throwIfAborted();
+    if (performance.now() - this.#turnAt < turnMs) return undefined;
+    return nextTurn().then(() => {
+      this.#turnAt = performance.now();
+    });
   }
 
   // ---- One directory ----
@@ -460,9 +477,10 @@ export class FilesView implements StoreView {
 
   // ---- What is handed out ----
 
-  async *#offer(candidates: Candidate[]): AsyncGenerator<Found> {
+  *#offer(candidates: Candidate[]): Generator<Step> {
     for (const { path, stat, seen, why } of candidates) {
-      this.#signal.throwIfAborted();
+      const turn = this.#breathe();
+      if (turn !== undefined) yield turn;
       const type = typeOf(stat);
       // A directory goes with all that was below it; what takes its place begins anew.
       if (seen !== undefined && seen.type !== type && (seen.type === "directory" || type === "directory")) {
@@ -478,7 +496,7 @@ export class FilesView implements StoreView {
   }
 
   /** Reads a file until it held still meanwhile, a few times. The consumer drops what it read of one that moved. */
-  async *#offerFile(path: StorePath, lstat: BigIntStats, scrub: boolean): AsyncGenerator<Found> {
+  *#offerFile(path: StorePath, lstat: BigIntStats, scrub: boolean): Generator<Step> {
     let stat: BigIntStats | undefined = lstat;
     let wastedBytes = 0;
     for (let tries = 1; tries <= readTriesMax && wastedBytes <= wastedBytesMax; tries++) {
@@ -488,7 +506,7 @@ export class FilesView implements StoreView {
         if (entry !== undefined && !scrub) yield this.#found(path, entry);
         return;
       }
-      if (this.#sync.isDue(stat)) await this.#sync.run(this.#native(path), stat, this.#signal);
+      if (this.#sync.isDue(stat)) yield this.#sync.run(this.#native(path), stat, this.#signal);
       const openedAt = performance.now();
       const opened: Opened = SteadyFile.open(this.#native(path), stat, (now) => this.#sync.covers(now));
       this.#sync.spent(performance.now() - openedAt);
@@ -506,7 +524,7 @@ export class FilesView implements StoreView {
         if (file.settle() === "stable") {
           this.#index.found(path, entry);
           if (file.stat.nlink > 1n) this.#rememberLink(this.#identity(path, file.stat), file.stat.ctimeNs);
-          if (scrub) await this.#pace(Number(file.stat.size), begun);
+          if (scrub) yield this.#pace(Number(file.stat.size), begun);
           return;
         }
         if (file.failure !== undefined) {
