@@ -9,6 +9,7 @@ import type { ObjectId, Seq, StorePath } from "../../shared/words.ts";
 import type { PrimaryContext, PrimaryStore } from "../primary-context.ts";
 import { frameBytesMax, giveFrameMemory, takeFrameMemory } from "../ship/frame-memory.ts";
 import type { Shipment } from "../ship/shipment.ts";
+import type { FirstCut } from "./first-cut.ts";
 
 /** Blocks that are looked at to tell a rewritten file from another one that took its name. */
 const sampleBlocks = 8;
@@ -24,6 +25,8 @@ export interface CompareScope {
   readonly preCopy: boolean;
   /** Paths of this store that moved while they were read, and that were not read whole since. */
   readonly torn: Set<StorePath>;
+  /** Adds up what the group's first cut leads to; undefined in later ones. */
+  readonly first: FirstCut | undefined;
 }
 
 /** Compares one thing that an adapter found with the manifest; writes and ships what differs. True when anything did. */
@@ -63,6 +66,7 @@ export async function removeSubtree(scope: CompareScope, path: StorePath): Promi
   for (const torn of scope.torn) if (torn === path || torn.startsWith(`${path}/`)) scope.torn.delete(torn);
   const object = manifest.objectAtPath(store.number, path, birth);
   if (object === undefined) return false;
+  scope.first?.replaced();
   if (manifest.object(object, birth)?.type === "directory") {
     for (const entry of [...manifest.below(store.number, path, birth)]) {
       manifest.putPath(store.number, entry.path, undefined, birth);
@@ -211,7 +215,7 @@ function rangesOf(entry: Entry, content: Content): { offset: number; length: num
 /** One for each group: what lies in it was copied into a frame before the next is read. */
 const readBuffers = new WeakMap<PrimaryContext, Buffer>();
 
-function readBuffer(context: PrimaryContext): Buffer {
+export function readBuffer(context: PrimaryContext): Buffer {
   let buffer = readBuffers.get(context);
   if (buffer === undefined) {
     buffer = Buffer.allocUnsafeSlow(frameBytesMax);
@@ -238,7 +242,7 @@ function readPieces(
   return pieces;
 }
 
-function readFully(content: Content, buffer: Uint8Array, offset: number): number {
+export function readFully(content: Content, buffer: Uint8Array, offset: number): number {
   let got = 0;
   while (got < buffer.length) {
     const read = content.read(got === 0 ? buffer : buffer.subarray(got), offset + got);
@@ -342,7 +346,7 @@ async function shipChanged(
   return shipped ? "shipped" : "nothing";
 }
 
-function isZeroHash(hashes: Uint8Array, at: number): boolean {
+export function isZeroHash(hashes: Uint8Array, at: number): boolean {
   return hashes[at] === 0 && isZero(hashes.subarray(at, at + hashBytes));
 }
 
@@ -380,6 +384,8 @@ async function settleRow(
   };
   if (before === undefined || differs(before, row)) {
     manifest.putObject(row, birth);
+    if (before === undefined) scope.first?.newObject(store.number, row);
+    else scope.first?.replaced();
     await shipment.object(row);
     changed = true;
   }
@@ -389,6 +395,8 @@ async function settleRow(
       await removeSubtree(scope, path);
     }
     manifest.putPath(store.number, path, object, birth);
+    if (atPath === undefined) scope.first?.newPath(store.name, path, row);
+    else scope.first?.replaced();
     await shipment.path({ store: storeIndex, path, object });
     changed = true;
   }

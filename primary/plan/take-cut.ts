@@ -1,3 +1,4 @@
+import { NewRows } from "../../shared/catalog/new-rows.ts";
 import { assert, UnderstudyError } from "../../shared/errors.ts";
 import type { StoreView, ViewRequest, ViewSummary } from "../../shared/ports/store-adapter.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
@@ -6,6 +7,8 @@ import type { PrimaryContext, PrimaryStore } from "../primary-context.ts";
 import { type ReplicaSink, Shipment } from "../ship/shipment.ts";
 import { catchUp } from "./catch-up.ts";
 import { type CompareScope, compareEntry, removeSubtree } from "./compare-entry.ts";
+import { FirstCut } from "./first-cut.ts";
+import { isNewborn, takeNewborn } from "./newborn.ts";
 import { dropTaking, pruneSuperseded } from "./prune.ts";
 import { seenIndex } from "./seen-index.ts";
 
@@ -65,6 +68,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
     const depth = { depth: request.depth } as const;
     // A reign begins with a cut of its own, also when nothing changed: replicas take none of an epoch that is over.
     let changed = before.committed.epoch !== before.epoch;
+    const first = before.committed.seq === 0n ? new FirstCut() : undefined;
     const scopes = context.stores.map(
       (store, storeIndex): CompareScope => ({
         context,
@@ -74,6 +78,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
         shipment,
         preCopy: false,
         torn: new Set(),
+        first,
       }),
     );
     const rounds = request.freeze === undefined ? 0 : request.preCopyRounds;
@@ -124,11 +129,16 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
       await shipment.release();
     }
     const coherency: Coherency = request.freeze !== undefined || views.length === 1 ? "instant" : "independent";
+    const counted = first?.isExact === true ? first : undefined;
+    if (counted !== undefined) {
+      for (const { store } of views) rememberTotals(context, store.number, birth, counted.totals(store.number));
+    }
+    // Before anything is counted: what died is not there any more.
+    if (changed && counted === undefined) manifest.settleDeaths(birth, before.committed.seq);
     const stores = describe(context, views, changed ? birth : before.committed.seq);
     let end = { cut: before.committed, digest: before.digest, stores, coherency, freezeMs };
     if (changed) {
-      manifest.settleDeaths(birth, before.committed.seq);
-      const digest = manifest.digestAfter(before.committed.seq, before.digest, birth);
+      const digest = counted?.digest() ?? manifest.digestAfter(before.committed.seq, before.digest, birth);
       end = { ...end, cut, digest };
       catalog.recordCut({
         cut,
@@ -208,23 +218,33 @@ class LeftTorn extends UnderstudyError {
 
 async function compareView(scope: CompareScope, view: StoreView): Promise<boolean> {
   const { catalog } = scope.context;
+  const newRows = new NewRows(catalog);
   let changed = false;
   let rows = 0;
   for await (const found of view.changes()) {
     catalog.begin();
-    const differs =
-      found.kind === "gone"
-        ? await removeSubtree(scope, found.path)
-        : await compareEntry(scope, found.path, found.entry, found.content);
+    let differs: boolean;
+    if (found.kind === "entry" && isNewborn(found)) {
+      differs = takeNewborn(scope, newRows, found.path, found.entry, found.content);
+      if (scope.shipment.isPacked) await scope.shipment.send();
+    } else {
+      newRows.flush();
+      differs =
+        found.kind === "gone"
+          ? await removeSubtree(scope, found.path)
+          : await compareEntry(scope, found.path, found.entry, found.content);
+    }
     if (differs) changed = true;
     if (++rows >= rowsPerTransactionMax) {
       // Rows of a birth above the committed seq are seen by nobody; a crash drops them.
       assert(catalog.standing.committed.seq < scope.birth, "a cut in the making is not committed");
+      newRows.flush();
       catalog.commit("rows");
       rows = 0;
     }
   }
   catalog.begin();
+  newRows.flush();
   return changed;
 }
 
@@ -251,14 +271,33 @@ function describe(
 /** Kept in memory between cuts: adding it up anew costs what the store costs, not what the change costs. */
 const totalsKnown = new WeakMap<PrimaryContext, Map<number, { at: Seq; bytes: number; files: number }>>();
 
+function rememberTotals(
+  context: PrimaryContext,
+  store: number,
+  at: Seq,
+  { bytes, files }: { readonly bytes: number; readonly files: number },
+): void {
+  const known = totalsKnown.get(context) ?? new Map<number, { at: Seq; bytes: number; files: number }>();
+  known.set(store, { at, bytes, files });
+  totalsKnown.set(context, known);
+}
+
+/** As they were counted last; after a start, as the last cut says. */
+function lastTotals(
+  context: PrimaryContext,
+  store: number,
+): { readonly at: Seq; readonly bytes: number; readonly files: number } | undefined {
+  const known = totalsKnown.get(context)?.get(store);
+  if (known !== undefined) return known;
+  const at = context.catalog.standing.committed.seq;
+  const name = context.stores.find(({ number }) => number === store)?.name;
+  const recorded = context.catalog.cut(at)?.stores.find((described) => described.name === name);
+  return recorded === undefined ? undefined : { at, bytes: recorded.bytes, files: recorded.files };
+}
+
 function storeTotals(context: PrimaryContext, store: number, at: Seq): { bytes: number; files: number } {
   const { catalog, manifest } = context;
-  let known = totalsKnown.get(context);
-  if (known === undefined) {
-    known = new Map();
-    totalsKnown.set(context, known);
-  }
-  const last = known.get(store);
+  const last = lastTotals(context, store);
   if (last !== undefined && last.at === at) return last;
   let bytes = 0;
   let files = 0;
@@ -290,6 +329,6 @@ function storeTotals(context: PrimaryContext, store: number, at: Seq): { bytes: 
     bytes = Number(row?.bytes ?? 0);
     files = Number(row?.files ?? 0);
   }
-  known.set(store, { at, bytes, files });
+  rememberTotals(context, store, at, { bytes, files });
   return { bytes, files };
 }

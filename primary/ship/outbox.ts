@@ -25,6 +25,7 @@ export class Outbox {
   #extents: Extent[] = [];
   #buffer = Buffer.allocUnsafe(0);
   #used = 0;
+  readonly #packed: [BulkMessage, Uint8Array][] = [];
   objects = 0;
   paths = 0;
   payloadBytes = 0;
@@ -35,10 +36,62 @@ export class Outbox {
   }
 
   async extent(extent: Extent, bytes: Uint8Array | undefined): Promise<void> {
+    this.putExtent(extent, bytes);
+    await this.send();
+  }
+
+  /** The extent of a whole frame, in memory that the caller gives away: it leaves as it is. */
+  async frame(extent: Extent, memory: Buffer<ArrayBuffer>): Promise<void> {
+    if (this.#waiting.has(extent.object)) this.#packAll();
+    this.#packExtents();
+    const spare = this.#buffer;
+    this.#buffer = memory;
+    this.#used = memory.length;
+    this.payloadBytes += memory.length;
+    this.#extents.push(extent);
+    this.#packExtents();
+    if (this.#buffer.length > 0) giveFrameMemory(this.#buffer.buffer); // It left compressed.
+    this.#buffer = spare;
+    await this.send();
+  }
+
+  async object(row: ObjectRow): Promise<void> {
+    this.putObject(row);
+    await this.send();
+  }
+
+  async path(row: PathRow): Promise<void> {
+    this.putPath(row);
+    await this.send();
+  }
+
+  async drop(object: Extent["object"]): Promise<void> {
+    await this.flush();
+    await this.#send({ kind: "objectDropped", object }, new Uint8Array(0));
+  }
+
+  async flush(): Promise<void> {
+    this.#packAll();
+    await this.send();
+  }
+
+  // ---- Without waiting: whoever puts a little at a time sends when something `isPacked` ----
+
+  get isPacked(): boolean {
+    return this.#packed.length > 0;
+  }
+
+  async send(): Promise<void> {
+    for (let frame = this.#packed.shift(); frame !== undefined; frame = this.#packed.shift()) {
+      await this.#send(...frame);
+    }
+  }
+
+  putExtent(extent: Extent, bytes: Uint8Array | undefined): void {
     const length = bytes?.length ?? 0;
     // An object whose row waits already has extents again (another round): its row must not overtake nor be overtaken.
-    if (this.#waiting.has(extent.object)) await this.flush();
-    if (this.#used + length > frameBytesMax || this.#extents.length >= extentsMax) await this.#flushExtents();
+    if (this.#waiting.has(extent.object)) this.#packAll();
+    if (this.#used + length > frameBytesMax || this.#extents.length >= extentsMax) this.#packExtents();
     if (bytes !== undefined) {
       if (this.#used + length > this.#buffer.length) this.#grow(this.#used + length);
       this.#buffer.set(bytes, this.#used);
@@ -48,41 +101,17 @@ export class Outbox {
     this.#extents.push(extent);
   }
 
-  /** The extent of a whole frame, in memory that the caller gives away: it leaves as it is. */
-  async frame(extent: Extent, memory: Buffer<ArrayBuffer>): Promise<void> {
-    if (this.#waiting.has(extent.object)) await this.flush();
-    await this.#flushExtents();
-    const spare = this.#buffer;
-    this.#buffer = memory;
-    this.#used = memory.length;
-    this.payloadBytes += memory.length;
-    this.#extents.push(extent);
-    await this.#flushExtents();
-    if (this.#buffer.length > 0) giveFrameMemory(this.#buffer.buffer); // It left compressed.
-    this.#buffer = spare;
-  }
-
-  async object(row: ObjectRow): Promise<void> {
+  putObject(row: ObjectRow): void {
     this.#objects.push(row);
     this.#waiting.add(row.object);
     this.objects++;
-    if (this.#rowsFull()) await this.flush();
+    if (this.#rowsFull()) this.#packAll();
   }
 
-  async path(row: PathRow): Promise<void> {
+  putPath(row: PathRow): void {
     this.#paths.push(row);
     this.paths++;
-    if (this.#rowsFull()) await this.flush();
-  }
-
-  async drop(object: Extent["object"]): Promise<void> {
-    await this.flush();
-    await this.#send({ kind: "objectDropped", object }, new Uint8Array(0));
-  }
-
-  async flush(): Promise<void> {
-    if (this.#extents.length > 0) await this.#flushExtents();
-    if (this.#objects.length + this.#paths.length > 0) await this.#flushRows();
+    if (this.#rowsFull()) this.#packAll();
   }
 
   /** A commit of a hot database is a page or two: a frame's worth of memory for each would keep the collector busy. */
@@ -100,16 +129,17 @@ export class Outbox {
     return this.#objects.length + this.#paths.length >= rowsMax;
   }
 
-  async #flushRows(): Promise<void> {
-    if (this.#extents.length > 0) await this.#flushExtents();
+  #packAll(): void {
+    this.#packExtents();
+    if (this.#objects.length + this.#paths.length === 0) return;
     const message = { kind: "rows", objects: this.#objects, paths: this.#paths } as const;
     this.#objects = [];
     this.#paths = [];
     this.#waiting.clear();
-    await this.#send(message, new Uint8Array(0));
+    this.#packed.push([message, new Uint8Array(0)]);
   }
 
-  async #flushExtents(): Promise<void> {
+  #packExtents(): void {
     if (this.#extents.length === 0) return;
     const extents = this.#extents;
     const decodedBytes = this.#used;
@@ -128,7 +158,7 @@ export class Outbox {
     // Whoever gets it may give its memory away: a part is copied, so that the rest stays for the next frame.
     if (encoding === "plain" && !whole) payload = ownCopy(payload);
     else if (whole) this.#buffer = Buffer.allocUnsafe(0);
-    await this.#send({ kind: "extents", extents, encoding, decodedBytes }, payload);
+    this.#packed.push([{ kind: "extents", extents, encoding, decodedBytes }, payload]);
   }
 }
 

@@ -80,6 +80,26 @@ export class Shipment {
     if (this.sinks.length > 0) await this.#outbox.drop(object);
   }
 
+  // ---- Without waiting, for what is small: whoever puts sends when something `isPacked` ----
+
+  putExtent(extent: Omit<Extent, "fresh">, bytes: Uint8Array | undefined): void {
+    if (this.#isWanted()) this.#outbox.putExtent({ ...extent, fresh: extent.object > this.#lastObject }, bytes);
+  }
+
+  putRow(object: ObjectRow, path: PathRow): void {
+    if (!this.#isWanted()) return;
+    this.#outbox.putObject(object);
+    this.#outbox.putPath(path);
+  }
+
+  get isPacked(): boolean {
+    return this.#outbox.isPacked;
+  }
+
+  async send(): Promise<void> {
+    await this.#outbox.send();
+  }
+
   /** What is packed so far leaves now: it is on its way while the primary makes its own manifest durable. */
   async flush(): Promise<void> {
     if (this.sinks.length > 0) await this.#outbox.flush();
@@ -116,6 +136,10 @@ export class Shipment {
 
   get payloadBytes(): number {
     return this.#outbox.payloadBytes;
+  }
+
+  #isWanted(): boolean {
+    return this.#sinks.some((sink) => !sink.gone);
   }
 
   async #broadcast(...[message, payload]: Parameters<Send>): Promise<void> {

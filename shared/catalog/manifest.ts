@@ -15,7 +15,7 @@ export interface PathEntry {
   readonly object: ObjectId;
 }
 
-const typeNumbers: Record<ObjectType, number> = { file: 1, directory: 2, symlink: 3 };
+export const typeNumbers: Readonly<Record<ObjectType, number>> = { file: 1, directory: 2, symlink: 3 };
 const typeNames: readonly (ObjectType | undefined)[] = [undefined, "file", "directory", "symlink"];
 
 /** `dir` and `name` of a path; the root is ("", ""). */

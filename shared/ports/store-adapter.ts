@@ -83,7 +83,17 @@ export interface ViewSummary {
 
 export type Found =
   | { readonly kind: "gone"; readonly path: StorePath } // and everything below it
-  | { readonly kind: "entry"; readonly path: StorePath; readonly entry: Entry; readonly content?: Content };
+  | {
+      readonly kind: "entry";
+      readonly path: StorePath;
+      readonly entry: Entry;
+      readonly content?: Content;
+      /**
+       * The store was never cut, this view has not given the path before, and the file has no other: there is nothing
+       * to compare it with. Only a help: it may be left out.
+       */
+      readonly anew?: boolean;
+    };
 
 /** A directory, file or symlink as stat says. A `file` without `content` has changed only in its meta or its paths. */
 export interface Entry {

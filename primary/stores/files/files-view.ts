@@ -104,6 +104,8 @@ export class FilesView implements StoreView {
   readonly #onLeave: (outcome: "taken" | "dropped", remainder: ViewRemainder) => Promise<void>;
   readonly #sync: FilesystemSync;
   #index: RoundIndex;
+  /** Nothing was cut yet, and no path can come up a second time so far. */
+  #allAnew: boolean;
   #rounds = 0;
   #complete = false;
   #proof: TreeProof | undefined;
@@ -136,6 +138,7 @@ export class FilesView implements StoreView {
     this.#onLeave = onLeave;
     this.#sync = new FilesystemSync(source.now);
     this.#index = new RoundIndex(seen);
+    this.#allAnew = !seen.everCut();
   }
 
   /**
@@ -146,6 +149,7 @@ export class FilesView implements StoreView {
     assert(!this.#left, "a view that was left is not read");
     this.#complete = false;
     this.#proven = false;
+    if (this.#rounds > 0) this.#allAnew = false;
     let round = await this.#nextRound(this.#rounds++);
     const startOver = this.#rounds > 1 && this.#index.overflowed;
     if (startOver) {
@@ -288,6 +292,7 @@ export class FilesView implements StoreView {
 
   *#examineAgain(): Generator<Step> {
     while (this.#again.size > 0) {
+      this.#allAnew = false;
       const again = this.#again;
       this.#again = new Map();
       const proof = this.#proof;
@@ -318,10 +323,12 @@ export class FilesView implements StoreView {
     const directory = visit.path;
     const listing: Listing = { gone: [], candidates: [], directories: [] };
     try {
-      const names = listSource(this.#native(directory));
-      if (names === undefined) return this.#later(directory);
+      const listed = listSource(this.#native(directory));
+      if (listed === undefined) return this.#later(directory);
+      // A name that is removed and made again meanwhile may be listed twice.
+      const names = this.#allAnew ? new Set(listed) : listed;
       const before = visit.seen?.type === "directory" ? this.#index.children(directory) : new Map<string, SeenEntry>();
-      this.#refuseLostMount(visit, names.length, before.size);
+      this.#refuseLostMount(visit, listed.length, before.size);
       for (const name of names) {
         const path = joinPath(directory, name);
         const stat = statSource(this.#native(path));
@@ -519,7 +526,7 @@ export class FilesView implements StoreView {
         this.#open = file;
         const begun = performance.now();
         const entry = "overtaken" in file ? this.#clonedEntry(path, file) : this.#entry(path, file.stat)!;
-        yield { kind: "entry", path, entry, content: file };
+        yield { kind: "entry", path, entry, content: file, anew: tries === 1 && this.#isAnew(entry) };
         this.#open = undefined;
         if (file.settle() === "stable") {
           this.#index.found(path, entry);
@@ -560,7 +567,12 @@ export class FilesView implements StoreView {
 
   #found(path: StorePath, entry: Entry): Found {
     this.#index.found(path, entry);
-    return { kind: "entry", path, entry };
+    return { kind: "entry", path, entry, anew: this.#isAnew(entry) };
+  }
+
+  /** A link to what was given before comes by `#found`, too, and has several links itself. */
+  #isAnew(entry: Entry): boolean {
+    return this.#allAnew && entry.seen.links === 1;
   }
 
   #gone(path: StorePath): Found {
