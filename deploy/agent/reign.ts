@@ -452,6 +452,7 @@ export class Reign {
       this.#cuttingSince = wasDirty ? wasDirtySince : undefined;
       try {
         const taken = await this.#cut(sinks, now);
+        this.#cuttingSince = undefined;
         const ended = performance.now();
         pace = paceAfter(pace, {
           tookMs: ended - now,
