@@ -1,6 +1,5 @@
 import { choosePoint } from "../../replica/history/choose-point.ts";
 import type { CutRecord } from "../../shared/catalog/catalog.ts";
-import { readablePath } from "../../shared/store-path.ts";
 import {
   cutIdOf,
   cutRef,
@@ -13,6 +12,7 @@ import {
 import type { HistoryMainCalls, HistoryWorkerCalls } from "../workers/history-worker.ts";
 import { placementOf } from "../workers/store-adapters.ts";
 import { type GroupWorkers, WrongRole } from "./group-workers.ts";
+import { namedPath } from "./source-status.ts";
 import { WorkerThread } from "./worker-thread.ts";
 
 type HistoryWorker = WorkerThread<HistoryMainCalls, HistoryWorkerCalls>;
@@ -60,12 +60,11 @@ export class GroupHistory {
         files: verified.files,
         bytes: verified.bytes,
         seconds: (performance.now() - begun) / 1000,
-        differences: verified.differences.map(({ store, path, what, detail }) => {
-          const readable = readablePath(path);
-          const named =
-            readable === undefined ? { pathB64: Buffer.from(path, "latin1").toString("base64") } : { path: readable };
-          return { store, what: detail === "" ? what : `${what}: ${detail}`, ...named };
-        }),
+        differences: verified.differences.map(({ store, path, what, detail }) => ({
+          store,
+          what: detail === "" ? what : `${what}: ${detail}`,
+          ...namedPath(path),
+        })),
         differencesTotal: verified.differenceCount,
       };
     });

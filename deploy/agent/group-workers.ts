@@ -11,6 +11,8 @@ import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../w
 import { placementOf } from "../workers/store-adapters.ts";
 import type { Following } from "./following.ts";
 import { hintOf, Reign } from "./reign.ts";
+import type { ScrubState } from "./scrub-state.ts";
+import { Scrubbing } from "./scrubbing.ts";
 import { WorkerThread } from "./worker-thread.ts";
 
 /** How long whoever asks for the status waits for the catalog's worker. */
@@ -58,6 +60,7 @@ export class GroupWorkers {
   following: Following | undefined;
   copyProblem = "";
   copyHint = "";
+  #scrubbing: Scrubbing | undefined;
   #stopped = false;
   #changing: Promise<unknown> = Promise.resolve();
 
@@ -82,6 +85,11 @@ export class GroupWorkers {
 
   get replica(): ReplicaWorker | undefined {
     return this.#replica;
+  }
+
+  /** How far the source's scrub is. */
+  scrubState(store: string): ScrubState | undefined {
+    return this.#scrubbing?.state(store);
   }
 
   get stopped(): boolean {
@@ -249,6 +257,7 @@ export class GroupWorkers {
     });
     reign.compressFor = (peer) => this.#compressFor(peer);
     this.#primary = { worker, reign };
+    this.#scrubbing = this.#scrubbingOf(reign);
     // Until here whoever asked was told what this node was before.
     this.replicaStanding = undefined;
     if (standing.role === "primary") await this.#startReign();
@@ -268,7 +277,21 @@ export class GroupWorkers {
       return;
     }
     primary.reign.run();
+    this.#scrubbing?.start();
     this.log.info("reign.started", { epoch: primary.reign.standing.epoch, seq: primary.reign.standing.committed.seq });
+  }
+
+  #scrubbingOf(reign: Reign): Scrubbing | undefined {
+    const { scrub } = this.config;
+    if (scrub === undefined) return undefined;
+    return new Scrubbing({
+      scrub,
+      stores: this.stores,
+      catalogPath: this.catalogPath,
+      statePath: join(this.directory, "scrub.json"),
+      log: this.log,
+      onDiffers: (object) => reign.reread(object),
+    });
   }
 
   #retryStart(): void {
@@ -289,6 +312,8 @@ export class GroupWorkers {
 
   async closePrimary(): Promise<void> {
     const primary = this.#primary;
+    await this.#scrubbing?.stop();
+    this.#scrubbing = undefined;
     await primary?.reign.stop();
     await primary?.worker.close();
     this.#primary = undefined;

@@ -3,10 +3,19 @@ import type { StagedQuestion } from "../../primary/ship/shipment.ts";
 import { replicaSettings } from "../../shared/config/config.ts";
 import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
 import type { Metrics } from "../../shared/metrics.ts";
-import type { StoreCosts } from "../../shared/ports/store-adapter.ts";
+import type { StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Acknowledgement, Message } from "../../shared/wire/messages.ts";
-import { type CutId, compareCuts, cutText, type NodeName, type PeerState, sameCut, seq } from "../../shared/words.ts";
+import {
+  type CutId,
+  compareCuts,
+  cutText,
+  type NodeName,
+  type ObjectId,
+  type PeerState,
+  sameCut,
+  seq,
+} from "../../shared/words.ts";
 import type { CutResult, PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
 import { paceAfter, unpaced } from "./cut-pace.ts";
 import { Freezing, type FreezingOptions } from "./freezing.ts";
@@ -81,6 +90,9 @@ export class Reign {
   #timer: NodeJS.Timeout | undefined;
   #backlogBytes = 0;
   #costs: Readonly<Record<string, StoreCosts>> = {};
+  /** Their content is not what their stamps say. */
+  readonly #toReread = new Set<ObjectId>();
+  #health: ReadonlyMap<string, StoreHealth> = new Map();
   #acknowledged = new Set<() => void>();
   halted = "";
   haltedHint = "";
@@ -113,6 +125,11 @@ export class Reign {
   /** By store, as of the last second. */
   get costs(): Readonly<Record<string, StoreCosts>> {
     return this.#costs;
+  }
+
+  /** By store, as of a second ago at most. */
+  get health(): ReadonlyMap<string, StoreHealth> {
+    return this.#health;
   }
 
   get dirty(): boolean {
@@ -159,6 +176,12 @@ export class Reign {
       this.#dirtySince = performance.now();
     }
     this.#stir();
+  }
+
+  /** The next cut reads the object again, and ships what differs. */
+  reread(object: ObjectId): void {
+    this.#toReread.add(object);
+    this.changed();
   }
 
   /** A replica that stands at `base` joins; returns when its session ends. */
@@ -495,6 +518,12 @@ export class Reign {
     const { config, log, metrics, onStanding } = this.#options;
     const freeze = config.hooks.freeze !== undefined;
     if (performance.now() - this.#scannedAt > scanEveryMs) this.#depth = "scan";
+    const objects = [...this.#toReread];
+    if (objects.length > 0) {
+      await this.#worker.call("reread", { objects });
+      this.#depth = "scan";
+      for (const object of objects) this.#toReread.delete(object);
+    }
     const depth = this.#depth;
     const known = [...this.#known.values()].map((follower) => follower.durable.seq);
     const everybody = config.replicas.size === 0 || known.length >= config.replicas.size;
@@ -609,6 +638,7 @@ export class Reign {
     const backlog = await this.#worker.call("backlog", undefined);
     this.#backlogBytes = backlog.bytes;
     this.#costs = backlog.costs;
+    this.#health = backlog.health;
     if (backlog.dirty) this.changed();
   }
 

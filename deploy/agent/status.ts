@@ -1,12 +1,12 @@
 import { replicaSettings } from "../../shared/config/config.ts";
 import { hex } from "../../shared/manifest/digest.ts";
-import type { StoreCosts } from "../../shared/ports/store-adapter.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
 import type { Coherency, CutId, PeerState } from "../../shared/words.ts";
 import type { AgentStatus, CutStatus, GroupStatus, Lag, PeerStatus, Reason, StoreStatus } from "../control/api.ts";
 import { cutRef, jsonNumber, statusSchema } from "../control/api.ts";
 import type { ReplicaStanding } from "../workers/replica-worker.ts";
 import type { GroupAgent } from "./group.ts";
+import { sourceStatus } from "./source-status.ts";
 
 /** Everything that an agent says of itself, from what its groups know at this instant. */
 export function agentStatus(
@@ -36,9 +36,7 @@ function groupStatus(group: GroupAgent): GroupStatus {
     cut: cutStatus(group),
     peers: Object.fromEntries(peerNames(group).map((peer) => [peer, peerStatus(group, peer)])),
     promotable: promotable(group),
-    stores: Object.fromEntries(
-      group.stores.map((store) => [store.name, storeStatus(store, cutStores, reign?.costs[store.name])]),
-    ),
+    stores: Object.fromEntries(group.stores.map((store) => [store.name, storeStatus(group, store, cutStores)])),
     waitingFor: group.peers.waitingFor(),
     halted: halted(group),
     history: {
@@ -189,10 +187,13 @@ function promotable(group: GroupAgent): GroupStatus["promotable"] {
 }
 
 function storeStatus(
+  group: GroupAgent,
   store: GroupAgent["stores"][number],
   cutStores: readonly CutStore[],
-  costs: StoreCosts | undefined,
 ): StoreStatus {
+  const costs = group.reign?.costs[store.name];
+  const health = group.reign?.health.get(store.name);
+  const scrub = group.workers.scrubState(store.name);
   const last = cutStores.find((item) => item.name === store.name);
   return {
     kind: store.kind,
@@ -203,6 +204,7 @@ function storeStatus(
     files: last?.files ?? 0,
     behind: last?.behind.length ?? 0,
     ...(costs === undefined ? {} : { writerWaitMs: waits(costs.writerWaitsMs), counts: costs.counts }),
+    ...(health === undefined ? {} : { source: sourceStatus(health, last?.behind ?? [], scrub) }),
   };
 }
 

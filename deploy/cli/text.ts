@@ -55,6 +55,13 @@ function groupText(name: string, group: GroupStatus): string {
   for (const [store, at] of Object.entries(group.stores)) {
     if (at.behind > 0)
       lines.push(`  ${store}: ${count(at.behind, "file")} moved while being read and kept an older state`);
+    const { source } = at;
+    if (source !== undefined && source.unreadable > 0)
+      lines.push(`  ${store}: ${count(source.unreadable, "path")} cannot be read and kept an older state`);
+    if (source?.scrub && source.scrub.differing > 0)
+      lines.push(
+        `  ${store}: the scrub met ${count(source.scrub.differing, "file")} whose content changed without a trace`,
+      );
   }
   return lines.join("\n");
 }

@@ -186,6 +186,34 @@ export interface StoreStatus {
   readonly writerWaitMs?: { readonly p50: number; readonly p99: number; readonly max: number };
   /** What following the store has counted since the agent started; absent on a replica, and where nothing is. */
   readonly counts?: Readonly<Record<string, number>>;
+  /** How the source is watched and read; only on a primary, and only of kinds that have something to say. */
+  readonly source?: SourceStatus;
+}
+
+/** `path` where the bytes are UTF-8, else `pathB64`. */
+export type NamedPath = { readonly path: string } | { readonly pathB64: string };
+
+export interface SourceStatus {
+  readonly mode: "watching" | "scanning" | "listing";
+  readonly reason: string;
+  readonly watchedDirectories: number;
+  readonly eventsLost: number;
+  readonly unreadable: number;
+  /** The first of them. */
+  readonly unreadablePaths: readonly (NamedPath & { readonly reason: string })[];
+  readonly behindPaths: readonly NamedPath[];
+  readonly skipped: number;
+  readonly cloned: number;
+  readonly notCloned: string;
+  /** Of the last scrub, or the one that is under way; null where there was none. */
+  readonly scrub: {
+    readonly begunAt: string;
+    readonly finishedAt: string | null;
+    readonly files: number;
+    readonly bytes: number;
+    readonly differing: number;
+    readonly unreadable: number;
+  } | null;
 }
 
 export interface HistoryStatus {

@@ -9,10 +9,10 @@ import { Catalog, type Standing } from "../../shared/catalog/catalog.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { StoreOnNode } from "../../shared/config/config.ts";
 import { assert } from "../../shared/errors.ts";
-import type { StoreAdapter, StoreCosts } from "../../shared/ports/store-adapter.ts";
+import type { StoreAdapter, StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
 import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
-import { type CutId, epoch, type GroupId, seq } from "../../shared/words.ts";
+import { type CutId, epoch, type GroupId, type ObjectId, seq } from "../../shared/words.ts";
 import { PortPeer } from "./port-peer.ts";
 import { enterStage, traceAdapter, traceCommits } from "./step-trace.ts";
 import { createAdapter, singleFilePath } from "./store-adapters.ts";
@@ -45,11 +45,18 @@ export type PrimaryWorkerCalls = {
     sinks: readonly SinkState[];
     forgottenUpTo: bigint;
   }): Promise<CutResult>;
+  /** Whatever their stamps say: the next scan reads these again. */
+  reread(argument: { objects: readonly ObjectId[] }): void;
   sinkGone(argument: { name: string }): void;
   /** Bytes of frames that left for a sink; `memory` is needed there no more. */
   sent(argument: { bytes: number; memory: ArrayBuffer | undefined }): void;
-  /** `costs` by store, of kinds that have any. */
-  backlog(argument: undefined): { dirty: boolean; bytes: number; costs: Readonly<Record<string, StoreCosts>> };
+  /** `costs` and `health` by store, of kinds that have any. */
+  backlog(argument: undefined): {
+    dirty: boolean;
+    bytes: number;
+    costs: Readonly<Record<string, StoreCosts>>;
+    health: ReadonlyMap<string, StoreHealth>;
+  };
   fence(argument: { by: bigint }): PrimaryStanding;
   /** A reign of its own from here on: what a replica has beyond it belongs to another one. */
   newEpoch(argument: undefined): PrimaryStanding;
@@ -93,6 +100,8 @@ const windowBytes = 8 * 1024 * 1024;
 
 let context: PrimaryContext | undefined;
 let adapters: StoreAdapter[] = [];
+/** By store, as they are themselves: what stands around them passes on what a cut needs. */
+let ownAdapters = new Map<string, StoreAdapter>();
 let stores: readonly CutStore[] = [];
 let coherency = "independent";
 let outstanding = 0;
@@ -109,11 +118,12 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       const catalog = new Catalog(argument.catalogPath, traceCommits);
       const incarnation = randomBytes(8).toString("hex");
       const listed = [...argument.stores].sort((a, b) => (a.name < b.name ? -1 : 1));
+      ownAdapters = new Map(listed.map((store) => [store.name, createAdapter(store, argument)]));
       const primaryStores = catalog.transaction("stores", () =>
         listed.map((store) => ({
           number: catalog.storeNumber(store.name, store.kind),
           name: store.name as string,
-          adapter: traceAdapter(singleFilePath(store, createAdapter(store, argument))),
+          adapter: traceAdapter(singleFilePath(store, ownAdapters.get(store.name)!)),
         })),
       );
       adapters = primaryStores.map((store) => store.adapter);
@@ -189,6 +199,12 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
         sinks: sinks.map(({ name, base, lastObject, gone }) => ({ name, base, lastObject, gone })),
       };
     },
+    reread({ objects }) {
+      const { catalog } = opened();
+      catalog.transaction("reread", () => {
+        for (const object of objects) catalog.run("UPDATE seen SET ctime_ns = 0 WHERE object = ?", object);
+      });
+    },
     sinkGone({ name }) {
       const sink = sinksNow.get(name);
       if (sink !== undefined) sink.gone = true;
@@ -209,6 +225,9 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
           opened().stores.flatMap(({ name, adapter }) =>
             adapter.costs === undefined ? [] : [[name, adapter.costs()] as const],
           ),
+        ),
+        health: new Map(
+          [...ownAdapters].flatMap(([name, { health }]) => (health === undefined ? [] : [[name, health]])),
         ),
       };
     },

@@ -1,5 +1,7 @@
 import { basename } from "node:path";
+import type { ScrubSource } from "../../primary/scrub/scrub-store.ts";
 import { createFilesStore } from "../../primary/stores/files/files-store.ts";
+import { FilesScrubSource } from "../../primary/stores/files/scrub-source.ts";
 import { createSqliteStore } from "../../primary/stores/sqlite/sqlite-store.ts";
 import { type StorePlacement, singleFileName } from "../../replica/store-home.ts";
 import type { StoreOnNode } from "../../shared/config/config.ts";
@@ -50,6 +52,20 @@ export function createAdapter(
     }
     case "sqlite":
       return createSqliteStore({ path: store.path, holdSecondsMax: options.holdSecondsMax });
+  }
+}
+
+/** Whether the content of the kind's files can be told from their stamps, so that a scrub has something to compare. */
+export function isScrubbed(store: StoreOnNode): boolean {
+  return store.kind === "files";
+}
+
+export function createScrubSource(store: StoreOnNode): ScrubSource | undefined {
+  switch (store.kind) {
+    case "files":
+      return new FilesScrubSource(store.path, { copiedStamps: store.snapshot !== undefined });
+    case "sqlite":
+      return undefined;
   }
 }
 

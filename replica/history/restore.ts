@@ -1,4 +1,5 @@
 import { basename, dirname } from "node:path";
+import { Breath } from "../../shared/breath.ts";
 import { joinPath, type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts";
 import { UnderstudyError } from "../../shared/errors.ts";
 import { equalBytes, isZero } from "../../shared/manifest/block-hash.ts";
@@ -9,7 +10,6 @@ import type { ReplicaContext } from "../replica-context.ts";
 import { SafeTree } from "../safe-tree.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
 import type { StoreHome } from "../store-home.ts";
-import { Breath } from "./breath.ts";
 import { CopyView } from "./view.ts";
 
 /** The place to restore to cannot be used. */

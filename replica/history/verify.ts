@@ -1,3 +1,4 @@
+import { Breath } from "../../shared/breath.ts";
 import { joinPath, type ObjectVersion } from "../../shared/catalog/manifest.ts";
 import { isSystemError } from "../../shared/errors.ts";
 import { equalBytes } from "../../shared/manifest/block-hash.ts";
@@ -8,7 +9,6 @@ import type { ObjectId, Seq, StoreName, StorePath } from "../../shared/words.ts"
 import { inodeOf } from "../apply/locate.ts";
 import type { ReplicaContext } from "../replica-context.ts";
 import type { StoreHome } from "../store-home.ts";
-import { Breath } from "./breath.ts";
 import { CopyView, FileGone } from "./view.ts";
 
 /** How something in the copy is not what the manifest says. `stranger`, `derived` and `excluded` are not in it at all. */

@@ -53,6 +53,8 @@ export interface GroupConfig {
   readonly retention: RetentionConfig;
   readonly rpoMs: number | undefined;
   readonly limits: LimitsConfig;
+  /** Undefined: the source is never read again as a whole. */
+  readonly scrub: ScrubConfig | undefined;
 }
 
 /** What the file says for one replica; `replicaSettings` fills in what it does not. */
@@ -100,6 +102,12 @@ export interface RetentionConfig {
 export interface LimitsConfig {
   readonly stagingBytes: number;
   readonly snapshotHoldMs: number;
+}
+
+/** How often everything on the primary is read again, and how fast at most. */
+export interface ScrubConfig {
+  readonly everyMs: number;
+  readonly bytesPerSecond: number;
 }
 
 export type StoreConfig = FilesStoreConfig | SqliteStoreConfig;

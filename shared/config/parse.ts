@@ -67,6 +67,8 @@ const keepDefault: RetentionLadder = {
 };
 const retentionBytesMaxDefault = 20 * 2 ** 30;
 const stagingBytesDefault = 10 * 2 ** 30;
+const scrubEveryMsDefault = 7 * 86_400_000;
+const scrubBytesPerSecondDefault = 20 * 2 ** 20;
 const snapshotHoldMsDefault = 30_000;
 const freezeEveryMsDefault = 5 * 60_000;
 const dayMs = 86_400_000;
@@ -178,6 +180,13 @@ class Reader extends Sections {
         stagingBytes: written.limits?.staging ?? stagingBytesDefault,
         snapshotHoldMs: written.limits?.snapshot_hold ?? snapshotHoldMsDefault,
       },
+      scrub:
+        written.scrub === "never"
+          ? undefined
+          : {
+              everyMs: written.scrub?.every ?? scrubEveryMsDefault,
+              bytesPerSecond: written.scrub?.rate ?? scrubBytesPerSecondDefault,
+            },
     };
     this.#keepablePromises(group, path);
     return primary === undefined ? undefined : group;

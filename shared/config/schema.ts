@@ -258,6 +258,9 @@ export const groupSchema = strict({
   hooks: hooks.optional(),
   retention: retention.optional(),
   rpo: duration.optional(),
+  scrub: byForm<{ every?: number | undefined; rate?: number | undefined } | "never">((value) =>
+    typeof value === "string" ? oneOf(["never"]) : strict({ every: duration.optional(), rate: rate.optional() }),
+  ).optional(),
   limits: strict({ staging: size.optional(), snapshot_hold: duration.optional() }).optional(),
 });
 

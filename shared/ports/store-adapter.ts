@@ -26,6 +26,25 @@ export interface StoreAdapter {
   /** Enters a snapshot. At most one view is open at a time. */
   enter(seen: SeenIndex, request: ViewRequest, signal: AbortSignal): Promise<StoreView>;
   close(): Promise<void>;
+  /** For status; undefined where the kind has nothing to say beyond its cuts. */
+  readonly health?: StoreHealth | undefined;
+}
+
+/** How changes are noticed, and what cannot be read. */
+export interface StoreHealth {
+  /** `scanning`: events cannot be had, or some were lost: the next view compares the whole store. */
+  readonly mode: "watching" | "scanning" | "listing";
+  /** Why it is scanning; "" else. */
+  readonly reason: string;
+  readonly watchedDirectories: number;
+  /** Times that events were lost since the start. */
+  readonly losses: number;
+  /** Paths that could not be read when that was tried last, with the reason; cuts keep their previous version. */
+  readonly unreadable: ReadonlyMap<StorePath, string>;
+  /** Left out by kind: fifos, sockets, devices. */
+  readonly skipped: number;
+  /** Undefined where files are never cloned: how many were since the start, and why the last one could not be. */
+  readonly reflink: { readonly cloned: number; readonly reason: string } | undefined;
 }
 
 /** What following a store has cost its writers, and what happened on the way. */

@@ -1,7 +1,13 @@
 import { type BigIntStats, type Dir, opendirSync, realpathSync } from "node:fs";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { assert, explain, isSystemError } from "../../../shared/errors.ts";
-import type { SeenIndex, StoreAdapter, StoreView, ViewRequest } from "../../../shared/ports/store-adapter.ts";
+import type {
+  SeenIndex,
+  StoreAdapter,
+  StoreHealth,
+  StoreView,
+  ViewRequest,
+} from "../../../shared/ports/store-adapter.ts";
 import { checkStorePath, privateName } from "../../../shared/store-path.ts";
 import type { StorePath } from "../../../shared/words.ts";
 import { DirectoryWatcher, type WatchLoss } from "../../watch/directory-watcher.ts";
@@ -42,23 +48,8 @@ export interface FilesStoreOptions {
   readonly trustWatcher?: boolean;
 }
 
-/** How changes are noticed, for status and logs. */
-export interface FilesHealth {
-  /** `scanning`: events cannot be had, or some were lost: the next view compares the whole tree. */
-  readonly mode: "watching" | "scanning" | "listing";
-  /** Why it is scanning; "" else. */
-  readonly reason: string;
-  readonly watchedDirectories: number;
-  /** Times that events were lost since the start. */
-  readonly losses: number;
-  /** Paths that could not be read in the last view, with the reason; the cut keeps their previous version. */
-  readonly unreadable: ReadonlyMap<StorePath, string>;
-  /** Undefined where files are never cloned: how many were since the start, and why the last one could not be. */
-  readonly reflink: { readonly cloned: number; readonly reason: string } | undefined;
-}
-
 export interface FilesStore extends StoreAdapter {
-  readonly health: FilesHealth;
+  readonly health: StoreHealth;
 }
 
 /** Synchronous file access throughout: for worker threads only. */
@@ -114,7 +105,7 @@ class WatchedTree implements FilesStore {
     this.#now = options.now ?? Date.now;
   }
 
-  get health(): FilesHealth {
+  get health(): StoreHealth {
     const scanning = this.#scanDue ?? (this.#isWatching() ? undefined : this.#lossReason);
     return {
       mode: this.#options.list ? "listing" : scanning === undefined ? "watching" : "scanning",
@@ -122,6 +113,7 @@ class WatchedTree implements FilesStore {
       watchedDirectories: this.#watcher?.size ?? 0,
       losses: this.#losses,
       unreadable: this.#unreadable,
+      skipped: this.#special.size,
       reflink: this.#reflinks && { cloned: this.#reflinks.cloned, reason: this.#reflinks.reason },
     };
   }
@@ -372,6 +364,12 @@ class WatchedTree implements FilesStore {
   }
 
   #settle(remainder: ViewRemainder): void {
+    const unreadable = new Map([...remainder.unreadable].map(([path, cause]) => [path, explain(cause)]));
+    if (!this.#scanned) {
+      // What was not looked at again is as unreadable as it was.
+      for (const [path, why] of this.#unreadable) if (!this.#taken.has(path)) unreadable.set(path, why);
+    }
+    this.#unreadable = unreadable;
     if (this.#scanned) this.#due.clear();
     else for (const path of this.#taken.keys()) this.#due.delete(path);
     this.#taken = new Map();
@@ -386,7 +384,6 @@ class WatchedTree implements FilesStore {
     for (const [path, atMs] of remainder.young) this.#later(path, atMs, howYoung(path));
     const retryAt = this.#now() + unreadableRetryMs;
     for (const path of remainder.unreadable.keys()) this.#later(path, retryAt, everything);
-    this.#unreadable = new Map([...remainder.unreadable].map(([path, cause]) => [path, explain(cause)]));
   }
 
   #later(path: StorePath, atMs: number, how: number): void {

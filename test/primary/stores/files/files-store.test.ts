@@ -536,6 +536,9 @@ describe("files store", () => {
     const store = await scratch.store();
     const summary = await scratch.consumer.take(store);
     expect(summary.behind).to.deep.equal([deep]);
+    writeFileSync(scratch.at("another"), "");
+    await scratch.consumer.take(store);
+    expect([...store.health.unreadable.keys()], "also when it is not looked at again").to.deep.equal([deep]);
     expect([...store.health.unreadable.values()]).to.match(/3072/);
     expect(scratch.consumer.rows.has("a" as StorePath)).to.equal(true);
   });
