@@ -1,13 +1,4 @@
-import {
-  type BigIntStats,
-  closeSync,
-  constants,
-  fdatasyncSync,
-  fstatSync,
-  openSync,
-  readSync,
-  statSync,
-} from "node:fs";
+import { type BigIntStats, closeSync, constants, fdatasync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { isSystemError } from "../../../shared/errors.ts";
 import type { Range } from "../../../shared/ports/store-adapter.ts";
 import { databaseHeaderBytes, parseDatabaseHeader } from "./database-header.ts";
@@ -216,15 +207,22 @@ export class FollowedLog {
     return true;
   }
 
-  /**
-   * Takes over what changed since the last call, once it is durable here: with synchronous=NORMAL a commit is in the log
-   * before it is on the disk, and a replica must not have what its primary loses with its power.
-   */
+  /** Takes over what changed since the last call. It may not be durable yet: see `sync`. */
   collect(): Changed {
-    fdatasyncSync(this.#log);
     const collected = this.#changed;
     this.#changed = { pages: new PageSet(), databasePagesMin: this.#databasePages };
     return collected;
+  }
+
+  /**
+   * Resolves when all that was read before the call is on the disk. With synchronous=NORMAL a commit is in the log
+   * earlier, and a replica must not hold for good what its primary loses with its power.
+   */
+  async sync(): Promise<void> {
+    const done = Promise.withResolvers<void>();
+    // Not the blocking call: the pages are read and packed meanwhile.
+    fdatasync(this.#log, (error) => (error === null ? done.resolve() : done.reject(error)));
+    await done.promise;
   }
 
   /** Puts back what was collected and not used. */

@@ -42,6 +42,8 @@ export class WalView implements StoreView {
   #next: { everything: boolean; changed: Changed } | undefined;
   #position: string;
   #bytesTold: number;
+  /** What was told so far is on the primary's own disk. */
+  #durable: Promise<void>;
   #heldSince = performance.now();
   #moved = false;
   #open = true;
@@ -51,6 +53,7 @@ export class WalView implements StoreView {
     this.#options = options;
     const { log } = options.source;
     this.#told = log.collect();
+    this.#durable = this.#sync();
     this.#next = { everything: options.everything, changed: this.#told };
     this.#position = log.positionText;
     this.#bytesTold = log.bytesRead;
@@ -70,6 +73,8 @@ export class WalView implements StoreView {
     for (let round = 1; ; round++) {
       const found = await this.#nextRound();
       if (found !== undefined) yield found;
+      // Before the replica hears that the cut is whole: until then it cannot commit it.
+      await this.#durable;
       // Without the holder, pages newer than this commit may have reached the file while it was read.
       if (!this.#options.source.alive()) throw new HolderLost("the holder ended while its view was read");
       if (!this.#moved) return;
@@ -92,8 +97,17 @@ export class WalView implements StoreView {
   async leave(outcome: "taken" | "dropped"): Promise<void> {
     if (!this.#open) return;
     this.#open = false;
+    // The log may be closed afterwards. Whoever read to the end has met its failure there.
+    await this.#durable.catch(() => {});
     if (outcome === "dropped") this.#options.source.log.giveBack(this.#told);
     this.#options.left(outcome, this.#bytesTold);
+  }
+
+  #sync(): Promise<void> {
+    const syncing = this.#options.source.log.sync();
+    // It may fail while nobody waits for it yet.
+    syncing.catch(() => {});
+    return syncing;
   }
 
   async #nextRound(): Promise<Found | undefined> {
@@ -111,6 +125,7 @@ export class WalView implements StoreView {
         this.#bytesTold = log.bytesRead;
         return { everything: false, changed: log.collect() };
       });
+      this.#durable = this.#sync();
       this.#told.pages.addAll(next.changed.pages);
       this.#told.databasePagesMin = Math.min(this.#told.databasePagesMin, next.changed.databasePagesMin);
     }

@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import {
+import fs, {
   chmodSync,
   chownSync,
   existsSync,
@@ -11,6 +11,7 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs";
+import { syncBuiltinESMExports } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
@@ -474,6 +475,45 @@ describe("the sqlite store", () => {
     await until(() => store.commitsWaiting?.() === 3, "three commits are counted");
     await follower.cut();
     expect(store.commitsWaiting?.()).to.equal(0);
+  });
+
+  describe("tells what changed to its end only when that is durable here", () => {
+    const { fdatasync } = fs;
+    let finish: PromiseWithResolvers<Error | null>;
+
+    beforeEach(() => {
+      finish = Promise.withResolvers();
+      fs.fdatasync = Object.assign((_file: number, done: (error: Error | null) => void) => {
+        void finish.promise.then(done);
+      }, fdatasync);
+      syncBuiltinESMExports();
+    });
+    afterEach(() => {
+      fs.fdatasync = fdatasync;
+      syncBuiltinESMExports();
+    });
+
+    it("and waits until then", async () => {
+      await using writer = await Writer.on(path, "journal_mode=WAL", "synchronous=NORMAL");
+      await writer.write(20);
+      const { follower } = await follow();
+      const before = follower.position;
+      const cut = follower.cut();
+      await until(() => follower.found.length > 0, "something was told");
+      for (let turn = 0; turn < 100; turn++) await nextTick();
+      expect(follower.position, "the view was not read to its end").to.equal(before);
+      finish.resolve(null);
+      await cut;
+      expect(follower.position).not.to.equal(before);
+    });
+
+    it("and fails with the sync", async () => {
+      await using writer = await Writer.on(path, "journal_mode=WAL", "synchronous=NORMAL");
+      await writer.write(20);
+      const { follower } = await follow();
+      finish.resolve(new Error("EIO"));
+      expect((await failure(follower.cut())).message).to.equal("EIO");
+    });
   });
 
   it("cuts a long transaction only when it is committed, and none that is rolled back", async () => {
