@@ -145,13 +145,14 @@ export class RealDisk implements Disk {
       return false;
     if (handle.direct === undefined) handle.direct = openDirect(handle.descriptor);
     if (handle.direct === "refused") return false;
-    this.aligned ??= alignedMemory(directPieceBytes);
+    const asItLies = beginsAtPage(bytes);
+    if (!asItLies) this.aligned ??= alignedMemory(directPieceBytes);
     for (let at = 0; at < bytes.length; ) {
-      const length = Math.min(this.aligned.length, bytes.length - at);
-      this.aligned.set(bytes.subarray(at, at + length));
+      const length = Math.min(directPieceBytes, bytes.length - at);
+      if (!asItLies) this.aligned!.set(bytes.subarray(at, at + length));
       let count: number;
       try {
-        count = writeSync(handle.direct, this.aligned, 0, length, position + at);
+        count = writeSync(handle.direct, asItLies ? bytes : this.aligned!, asItLies ? at : 0, length, position + at);
       } catch (error) {
         if (!isSystemError(error, "EINVAL", "EOPNOTSUPP")) throw error;
         count = 0;
@@ -352,6 +353,10 @@ function openDirect(descriptor: number): number | "refused" {
     if (isSystemError(error, "EINVAL", "EOPNOTSUPP", "EACCES")) return "refused";
     throw error;
   }
+}
+
+function beginsAtPage({ buffer, byteOffset }: Uint8Array): boolean {
+  return buffer instanceof ArrayBuffer && buffer.resizable && byteOffset % directAlignment === 0;
 }
 
 /** Only of a resizable buffer is it certain that it begins at a page: it is mapped, not taken from a heap. */

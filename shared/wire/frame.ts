@@ -21,8 +21,8 @@ export const payloadBytesMax = 4 * 1024 * 1024;
 export const frameBytesMax = prefixBytes + headerBytesMax + payloadBytesMax;
 
 const kindNumbers: Readonly<Record<FrameKind, number>> = { control: 1, bulk: 2 };
-/** Payloads of a large file are all of one length, and their memory goes round; what is short costs little anew. */
-const reusedBytesMin = 512 * 1024;
+/** Payloads of a large file are all of this length, and their memory goes round; others are left to the collector. */
+const reusedBytes = 1024 * 1024;
 const freeMax = 10;
 const nothing = new Uint8Array(0);
 
@@ -104,7 +104,7 @@ export class FrameDecoder {
 
   /** Memory of a payload that nobody uses any more, for one of the same length. */
   reuse(memory: ArrayBuffer): void {
-    if (memory.byteLength >= reusedBytesMin && this.#free.length < freeMax) this.#free.push(memory);
+    if (memory.byteLength === reusedBytes && this.#free.length < freeMax) this.#free.push(memory);
   }
 
   /** What was kept for payloads to come goes to the collector, unless some were taken since the last call. */
@@ -114,9 +114,11 @@ export class FrameDecoder {
   }
 
   #payloadMemory(length: number): Uint8Array {
-    if (length !== this.#free.at(-1)?.byteLength) return ownMemory(length);
-    this.#freeTaken = true;
-    return new Uint8Array(this.#free.pop()!);
+    if (length !== reusedBytes) return ownMemory(length);
+    const free = this.#free.pop();
+    if (free !== undefined) this.#freeTaken = true;
+    // What can be resized begins at a page: a disk can take the payload past its cache from where it lies.
+    return new Uint8Array(free ?? new ArrayBuffer(length, { maxByteLength: length }), 0, length);
   }
 
   #begin(): void {

@@ -148,6 +148,37 @@ describe("embedded link", () => {
     await sending;
   });
 
+  it("leaves a payload's memory to the sender once it was sent, and tells him not before", async () => {
+    const { dialed, accepted } = await embeddedPair(cleanup);
+    const total = 12;
+    const sizeBytes = 1024 * 1024;
+    let taken = 0;
+    const sending = Array.from({ length: total }, async (_, number) => {
+      const frame = numbered(number, sizeBytes);
+      await dialed.send(frame);
+      frame.payload.fill(0xee);
+      taken++;
+    });
+    await until(() => taken > 0, "the window takes a frame");
+    expect(taken, "while nobody reads").to.be.below(total);
+    const received = await collect(accepted, total);
+    expectSame(
+      received,
+      Array.from({ length: total }, (_, number) => numbered(number, sizeBytes)),
+    );
+    await Promise.all(sending);
+  });
+
+  it("fails what waits to be sent when the channel ends", async () => {
+    const { dialed } = await embeddedPair(cleanup);
+    const sending = Array.from({ length: 12 }, (_, number) => dialed.send(numbered(number, 1024 * 1024)));
+    const outcomes = Promise.allSettled(sending);
+    await sending[0];
+    dialed.close(new ProtocolViolation("enough"));
+    const failed = (await outcomes).filter(({ status }) => status === "rejected");
+    expect(failed.length).to.be.greaterThan(5);
+  });
+
   it("keeps an idle link alive by heartbeats, and hands none of them out", async () => {
     const { dialed, accepted } = await embeddedPair(cleanup, { deadlineMs: 150 });
     const got: Frame[] = [];

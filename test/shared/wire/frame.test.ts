@@ -93,6 +93,29 @@ describe("wire frames", () => {
     }
   });
 
+  it("fills memory that was given back with the next payload of its length, and forgets what nobody needs", () => {
+    const decoder = new FrameDecoder();
+    const next = (fill: number): ArrayBuffer => {
+      const payload = new Uint8Array(1024 * 1024).fill(fill);
+      const [frame] = decoder.push(bytesOf({ kind: "bulk", header: new Uint8Array(1), payload }));
+      expect(Buffer.compare(frame!.payload, payload)).to.equal(0);
+      return frame!.payload.buffer as ArrayBuffer;
+    };
+    const first = next(1);
+    decoder.reuse(first);
+    decoder.reuse(new ArrayBuffer(1000));
+    decoder.push(bytesOf(ping));
+    expect(next(2)).to.equal(first);
+    expect(next(3)).not.to.equal(first);
+    decoder.reuse(first);
+    decoder.forgetUnused();
+    expect(next(4), "used since it was asked last").to.equal(first);
+    decoder.forgetUnused();
+    decoder.reuse(first);
+    decoder.forgetUnused();
+    expect(next(5)).not.to.equal(first);
+  });
+
   it("takes the largest frame that it allows to be sent", () => {
     const frame: Frame = {
       kind: "bulk",
