@@ -67,7 +67,7 @@ export class AgentControl implements ControlHandler {
 
   async cut(name: string, options: CutOptions): Promise<CutAnswer> {
     if (options.accept.includes("source")) await this.#group(name).roles.acceptSource();
-    const taken = await this.#reign(name, "a cut").requestCut();
+    const taken = await this.#reign(name, "a cut").requestCut({ prune: options.prune ?? false });
     const { standing } = taken;
     return {
       cut: {

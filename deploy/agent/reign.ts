@@ -80,6 +80,7 @@ export class Reign {
   #depth: "changes" | "scan" | "reread" = "scan";
   #scannedAt = performance.now();
   #requested: PromiseWithResolvers<CutResult>[] = [];
+  #pruneAsked = false;
   #wake: (() => void) | undefined;
   #awake = false;
   #cutting = false;
@@ -257,12 +258,13 @@ export class Reign {
     return await answer.promise;
   }
 
-  /** A cut of everything that was written before the call. */
-  async requestCut(): Promise<CutResult> {
+  /** A cut of everything that was written before the call. `prune`: without what is excluded by now. */
+  async requestCut({ prune = false } = {}): Promise<CutResult> {
     if (this.#stopped) throw new Error("this node is no longer primary");
     if (this.#reverted) throw new SourceReverted(this.halted);
     const request = Promise.withResolvers<CutResult>();
     this.#requested.push(request);
+    this.#pruneAsked ||= prune;
     this.#stir();
     return await request.promise;
   }
@@ -529,10 +531,13 @@ export class Reign {
     const everybody = config.replicas.size === 0 || known.length >= config.replicas.size;
     const forgottenUpTo = everybody && known.length > 0 ? known.reduce((least, at) => (at < least ? at : least)) : 0n;
     this.#cutting = true;
+    const prune = this.#pruneAsked;
+    this.#pruneAsked = false;
     let result: CutResult;
     try {
       result = await this.#worker.call("cut", {
         depth,
+        prune,
         freeze,
         preCopyRounds: freeze ? preCopyRounds : 0,
         sinks: sinks.map((follower) => ({

@@ -13,7 +13,7 @@ export function sourceStatus(
   behind: readonly StorePath[],
   scrub: ScrubState | undefined,
 ): SourceStatus {
-  const { mode, reason, watchedDirectories, losses, unreadable, skipped, reflink } = health;
+  const { mode, reason, watchedDirectories, losses, unreadable, skipped, excluded, reflink } = health;
   return {
     mode,
     reason,
@@ -25,6 +25,8 @@ export function sourceStatus(
       .map(([path, why]) => ({ ...namedPath(path), reason: why })),
     behindPaths: behind.slice(0, pathsNamedMax).map(namedPath),
     skipped,
+    excluded: excluded.length,
+    excludedPaths: excluded.slice(0, pathsNamedMax).map(namedPath),
     cloned: reflink?.cloned ?? 0,
     notCloned: reflink?.reason ?? "",
     scrub: scrub === undefined ? null : scrubStatus(scrub),

@@ -242,10 +242,11 @@ class CommandLine {
 
     accepting(verb("cut"), "cut")
       .summary("take a cut now")
+      .option("--prune", "without what `exclude` leaves out by now: it goes from the copies, too")
       .action(async (name: string | undefined, options: CommonOptions & Record<string, unknown>) => {
         const { agent, group } = await this.#group(name, options);
-        const accept = acceptedIn(options, "cut");
-        this.#answer(options, await agent.cut(group, { accept }, this.#terminal.signal), cutText);
+        const cut = { accept: acceptedIn(options, "cut"), ...(options.prune === true ? { prune: true } : {}) };
+        this.#answer(options, await agent.cut(group, cut, this.#terminal.signal), cutText);
       });
 
     verb("wait")

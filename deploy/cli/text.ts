@@ -58,6 +58,10 @@ function groupText(name: string, group: GroupStatus): string {
     const { source } = at;
     if (source !== undefined && source.unreadable > 0)
       lines.push(`  ${store}: ${count(source.unreadable, "path")} cannot be read and kept an older state`);
+    if (source !== undefined && source.excluded > 0)
+      lines.push(
+        `  ${store}: ${count(source.excluded, "path")} that \`exclude\` leaves out by now, kept as they were: see cut --prune`,
+      );
     if (source?.scrub && source.scrub.differing > 0)
       lines.push(
         `  ${store}: the scrub met ${count(source.scrub.differing, "file")} whose content changed without a trace`,

@@ -38,6 +38,8 @@ export interface ControlHandler {
 export interface CutOptions {
   /** Names from `acceptances.cut`. */
   readonly accept: readonly string[];
+  /** What `exclude` has left out since it was cut leaves the manifest and the copies. */
+  readonly prune?: boolean;
 }
 
 export interface WaitOptions {
@@ -203,6 +205,9 @@ export interface SourceStatus {
   readonly unreadablePaths: readonly (NamedPath & { readonly reason: string })[];
   readonly behindPaths: readonly NamedPath[];
   readonly skipped: number;
+  /** How many, 1000 at most. */
+  readonly excluded: number;
+  readonly excludedPaths: readonly NamedPath[];
   readonly cloned: number;
   readonly notCloned: string;
   /** Of the last scrub, or the one that is under way; null where there was none. */

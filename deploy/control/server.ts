@@ -122,8 +122,10 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
   ["GET /is-primary", route(ofGroup, (handler, input) => handler.isPrimary(input.group))],
   [
     "POST /cut",
-    route(z.strictObject({ group, accept: acceptNames }), (handler, { group, ...options }, signal) =>
-      handler.cut(group, options, signal),
+    route(
+      z.strictObject({ group, accept: acceptNames, prune: z.literal(true).optional() }),
+      (handler, { group, accept, prune }, signal) =>
+        handler.cut(group, { accept, ...(prune === undefined ? {} : { prune }) }, signal),
     ),
   ],
   [

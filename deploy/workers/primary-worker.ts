@@ -40,6 +40,7 @@ export type PrimaryWorkerCalls = {
   start(argument: undefined): void;
   cut(argument: {
     depth: "changes" | "scan" | "reread";
+    prune: boolean;
     freeze: boolean;
     preCopyRounds: number;
     sinks: readonly SinkState[];
@@ -178,6 +179,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
           opened(),
           {
             depth: argument.depth,
+            prune: argument.prune,
             freeze,
             preCopyRounds: argument.preCopyRounds,
             sinks,

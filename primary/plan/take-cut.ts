@@ -16,6 +16,8 @@ const rowsPerTransactionMax = 4000;
 
 export interface CutRequest {
   readonly depth: ViewRequest["depth"];
+  /** What the configuration has excluded since it was cut leaves the manifest. */
+  readonly prune?: boolean;
   /** Pauses and continues the application; with it every store is cut at one instant. */
   readonly freeze: Freeze | undefined;
   /** Rounds while the application runs, before the freeze. */
@@ -65,7 +67,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
   let freezeMs = 0;
   try {
     catalog.begin();
-    const depth = { depth: request.depth } as const;
+    const depth = request.prune ? ({ depth: "scan", prune: true } as const) : ({ depth: request.depth } as const);
     // A reign begins with a cut of its own, also when nothing changed: replicas take none of an epoch that is over.
     let changed = before.committed.epoch !== before.epoch;
     const first = before.committed.seq === 0n ? new FirstCut() : undefined;

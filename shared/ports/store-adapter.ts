@@ -43,6 +43,8 @@ export interface StoreHealth {
   readonly unreadable: ReadonlyMap<StorePath, string>;
   /** Left out by kind: fifos, sockets, devices. */
   readonly skipped: number;
+  /** Cut before the configuration excluded them, and kept as they were; a directory stands for all below it. */
+  readonly excluded: readonly StorePath[];
   /** Undefined where files are never cloned: how many were since the start, and why the last one could not be. */
   readonly reflink: { readonly cloned: number; readonly reason: string } | undefined;
 }
@@ -64,6 +66,8 @@ export interface ViewRequest {
   readonly depth: "changes" | "scan" | "reread";
   /** The application is paused by hooks: nothing moves, and what is found is one instant. */
   readonly frozen: boolean;
+  /** What the configuration has excluded since it was cut is given as gone; with `scan`. Else it stays as it was cut. */
+  readonly prune?: boolean;
 }
 
 export interface StoreView {

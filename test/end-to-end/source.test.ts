@@ -1,4 +1,5 @@
 import { execFile } from "node:child_process";
+import { existsSync } from "node:fs";
 import { mkdir, open, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -103,6 +104,39 @@ describe("the source of a primary", function () {
     const at = new Date().toISOString();
     await source(({ scrub }) => (scrub?.begunAt ?? "") > at && scrub?.finishedAt !== null);
     expect(await differing(), "that it is said once").to.have.length(1);
+  });
+
+  it("keeps in the copy what is excluded later, lists it, and takes it out when it is pruned", async () => {
+    const kept = (name: string): string => join(bravo.dataDirectory, "tree", name);
+    await mkdir(join(tree, "cache"));
+    await writeFile(join(tree, "cache", "entry"), "cached");
+    await until(() => existsSync(kept("cache/entry")), deadlineMs, "the copy has it");
+    for (const node of [alpha, bravo]) await node.stop();
+    const configuration = await readFile(cluster.configPath, "utf8");
+    await writeFile(
+      cluster.configPath,
+      configuration.replace("kind: files,", 'kind: files, exclude: ["cache/", "one"],'),
+    );
+    for (const node of [alpha, bravo]) await node.start();
+
+    const { excludedPaths } = await source(({ excluded }) => excluded > 0);
+    expect(excludedPaths).to.have.deep.members([{ path: "cache" }, { path: "one" }]);
+    await writeFile(join(tree, "two"), "two, once more");
+    const waited = await until(
+      async () => (await alpha.cli("wait", "--timeout", "20s")).code === 0,
+      deadlineMs,
+      "bravo follows again",
+    );
+    expect(waited).to.equal(true);
+    expect(await readFile(kept("two"), "utf8")).to.equal("two, once more");
+    expect(await readFile(kept("cache/entry"), "utf8")).to.equal("cached");
+
+    expect(await alpha.cli("cut", "--prune")).to.include({ code: 0 });
+
+    await until(() => !existsSync(kept("cache")) && !existsSync(kept("one")), deadlineMs, "the copy is without it");
+    expect(await readFile(join(tree, "cache", "entry"), "utf8"), "that the source has it still").to.equal("cached");
+    await source(({ excluded }) => excluded === 0);
+    expect((await bravo.cli("verify")).code).to.equal(0);
   });
 });
 

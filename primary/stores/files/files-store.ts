@@ -90,6 +90,7 @@ class WatchedTree implements FilesStore {
   #scanNotBefore = 0;
   #timer: NodeJS.Timeout | undefined;
   readonly #special = new Set<StorePath>();
+  readonly #excludedLater = new Set<StorePath>();
   #unreadable: ReadonlyMap<StorePath, string> = new Map();
   readonly #reflinks: Reflinks | undefined;
   #view:
@@ -114,6 +115,7 @@ class WatchedTree implements FilesStore {
       losses: this.#losses,
       unreadable: this.#unreadable,
       skipped: this.#special.size,
+      excluded: [...this.#excludedLater],
       reflink: this.#reflinks && { cloned: this.#reflinks.cloned, reason: this.#reflinks.reason },
     };
   }
@@ -296,6 +298,8 @@ class WatchedTree implements FilesStore {
       reflinks: this.#reflinks,
       watcher: snapshot ? undefined : this.#watcher,
       special: this.#special,
+      excluded: this.#excludedLater,
+      prune: request.prune ?? false,
       rereadAll: request.depth === "reread",
       readBytesPerSecondMax: this.#options.readBytesPerSecondMax ?? Number.POSITIVE_INFINITY,
       now: this.#now,

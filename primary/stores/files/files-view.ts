@@ -32,6 +32,8 @@ const hardLinksKeptMax = 100_000;
 const inodePathsBatch = 1000;
 const inodePathsMax = 200_000;
 const turnMs = 20;
+/** More are not listed: the status says how many there are at least. */
+const excludedKeptMax = 1000;
 
 /** Where a view reads, and how what it finds is to be judged. */
 export interface ViewSource {
@@ -49,6 +51,10 @@ export interface ViewSource {
   readonly watcher: DirectoryWatcher | undefined;
   /** Fifos, sockets and devices met so far; kept over views. */
   readonly special: Set<StorePath>;
+  /** What is excluded now and was cut before, as the last scan met it; kept over views. */
+  readonly excluded: Set<StorePath>;
+  /** All that is given as gone. */
+  readonly prune: boolean;
   readonly rereadAll: boolean;
   readonly readBytesPerSecondMax: number;
   readonly now: () => number;
@@ -220,6 +226,7 @@ export class FilesView implements StoreView {
   *#steps(round: Round, behind: readonly StorePath[]): Generator<Step> {
     if (round.kind === "scan") {
       this.#source.special.clear();
+      this.#source.excluded.clear();
       this.#proof = new TreeProof(this.#source.now());
       yield* this.#offer(this.#rootCandidates());
       yield* this.#walk([
@@ -339,7 +346,8 @@ export class FilesView implements StoreView {
       }
       for (const [name, seen] of before) {
         const path = joinPath(directory, name);
-        if (!this.#source.exclude.matches(path, seen.type === "directory")) listing.gone.push(path);
+        if (this.#source.exclude.matches(path, seen.type === "directory")) this.#leaveOut(path, listing);
+        else listing.gone.push(path);
       }
       const after = statSource(this.#native(directory));
       if (after === undefined || after.ino !== visit.stat.ino || after.dev !== visit.stat.dev)
@@ -378,6 +386,12 @@ export class FilesView implements StoreView {
     return undefined;
   }
 
+  /** A change of configuration deletes nothing: what is excluded newly stays as it was cut, until that is pruned. */
+  #leaveOut(path: StorePath, listing: Listing): void {
+    if (this.#source.prune) listing.gone.push(path);
+    else if (this.#source.excluded.size < excludedKeptMax) this.#source.excluded.add(path);
+  }
+
   /**
    * Newly excluded paths are left as they were seen: a change of configuration deletes nothing. But when the inode of
    * one turned up elsewhere, and it does not have it any more, it is gone in truth.
@@ -399,7 +413,10 @@ export class FilesView implements StoreView {
 
   #compare(path: StorePath, stat: BigIntStats, seen: SeenEntry | undefined, listing: Listing): void {
     const type = typeOf(stat);
-    if (this.#source.exclude.matches(path, type === "directory")) return;
+    if (this.#source.exclude.matches(path, type === "directory")) {
+      if (seen !== undefined) this.#leaveOut(path, listing);
+      return;
+    }
     if (path.length > pathBytesMax) {
       this.#unreadable.set(path, new Error(`path of ${path.length} bytes, at most ${pathBytesMax} are taken`));
       return;

@@ -53,6 +53,7 @@ describe("control socket", () => {
     expect(await client.isPrimary("app")).to.deep.equal({ primary: false, role: "replica", epoch: 1 });
     expect((await client.points("app")).points).to.have.length(1);
     await client.cut("app", { accept: ["source"] });
+    await client.cut("app", { accept: [], prune: true });
     await client.wait("app", { timeoutMs: 1000, replicas: ["alpha"] });
     await client.restore("app", { at: { cut: { epoch: 1, seq: 2 } }, to: "/x" });
     await client.restore("app", { at: { time: "2026-11-21T09:00:00.000Z" }, to: "/x" });
@@ -67,6 +68,7 @@ describe("control socket", () => {
       ["isPrimary", "app"],
       ["points", "app"],
       ["cut", "app", { accept: ["source"] }],
+      ["cut", "app", { accept: [], prune: true }],
       ["wait", "app", { timeoutMs: 1000, replicas: ["alpha"] }],
       ["restore", "app", { at: { cut: { epoch: 1, seq: 2 } }, to: "/x" }],
       ["restore", "app", { at: { time: "2026-11-21T09:00:00.000Z" }, to: "/x" }],

@@ -506,9 +506,17 @@ describe("files store", () => {
     await consumer.take(store);
     expect(consumer.names()).to.deep.equal(["keep"]);
     await store.close();
-    await consumer.take(await scratch.store({ exclude: ["*.tmp", "cache/", "later", "sub"] }));
+    rmSync(scratch.at("later"));
+    const narrower = await scratch.store({ exclude: ["*.tmp", "cache/", "later", "sub"] });
+    await consumer.take(narrower);
     expect(consumer.found).to.deep.equal([]);
     expect(consumer.rows.has("later" as StorePath)).to.equal(true);
+    expect(narrower.health.excluded).to.have.members(["later", "sub"]);
+
+    await consumer.take(narrower, { depth: "scan", prune: true });
+    expect(consumer.names("gone")).to.have.members(["later", "sub"]);
+    expect([...consumer.rows.keys()]).to.have.members(["", "keep"]);
+    expect(narrower.health.excluded).to.deep.equal([]);
   });
 
   it("skips and counts fifos, and takes one that replaced a file for a removal", async () => {
