@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { promisify } from "node:util";
 import { groupDirectory } from "../control/state-layout.ts";
-import type { CheckContext, Finding, Probe } from "./check.ts";
+import type { CheckContext, Finding, Probe } from "./check-probe.ts";
 
 const run = promisify(execFile);
 const futureMsMax = 2000;

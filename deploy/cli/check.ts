@@ -7,11 +7,9 @@ import { promisify } from "node:util";
 import {
   type Address,
   type Command,
-  type Config,
   type GroupConfig,
   groupsOf,
   membersOf,
-  type NodeConfig,
   nodeNamed,
   type StoreOnNode,
   storeOnNode,
@@ -24,38 +22,14 @@ import { sizeText } from "../../shared/units.ts";
 import { connectControl } from "../control/client.ts";
 import { controlSocketPath, groupDirectory, identityDirectory } from "../control/state-layout.ts";
 import { clockProbe } from "./check-clock.ts";
+import type { CheckContext, Finding, Probe } from "./check-probe.ts";
 import { count, table } from "./text.ts";
 import { softwareVersion } from "./version.ts";
-
-export interface Finding {
-  /** What was looked at: `configuration`, `peer bravo`, `store app.db`. */
-  readonly subject: string;
-  /** `failed`: the agent cannot do its work. `unreachable`: a peer is not there now. `warning`: works, but look. */
-  readonly level: "ok" | "warning" | "unreachable" | "failed";
-  readonly message: string;
-  /** What to do; "" where nothing is to be done. */
-  readonly hint: string;
-}
 
 export interface CheckOptions {
   readonly configPath: string;
   readonly node: string;
   readonly stateDirectory: string;
-}
-
-export interface CheckContext {
-  readonly config: Config;
-  readonly node: NodeConfig;
-  readonly groups: readonly GroupConfig[];
-  readonly stateDirectory: string;
-  readonly agentRuns: boolean;
-  readonly signal: AbortSignal;
-}
-
-/** One thing that is looked at. What it throws becomes a finding: one probe never hides another. */
-export interface Probe {
-  readonly subject: string;
-  look(context: CheckContext): Promise<Finding[]>;
 }
 
 const peerTimeoutMs = 3000;
