@@ -28,9 +28,8 @@ export async function catchUp(
   const { manifest } = context;
   const base = sink.base.seq;
   // What changed last changes next: it is read while it is still what the manifest says.
-  const born = manifest.objectsBorn(base, upTo).sort((a, b) => (b.version?.birth ?? 0) - (a.version?.birth ?? 0));
-  for (const { object, version } of born) {
-    if (version === undefined) continue;
+  for (const version of manifest.objectsChanged(base, upTo)) {
+    const { object } = version;
     if (sink.gone) return { kind: "sent" };
     const entry = manifest.pathsOf(object, upTo)[0];
     assert(entry !== undefined, `object ${object} lives at ${upTo} without a path`);
@@ -42,7 +41,7 @@ export async function catchUp(
     }
     await shipment.object({ ...version, store: store.index });
   }
-  for (const row of [...manifest.pathsBorn(base, upTo)]) {
+  for (const row of manifest.pathsBorn(base, upTo)) {
     const store = views.get(Number(row.store));
     assert(store !== undefined, `store ${row.store} has a view`);
     await shipment.path({

@@ -68,7 +68,7 @@ export async function removeSubtree(scope: CompareScope, path: StorePath): Promi
   if (object === undefined) return false;
   scope.first?.replaced();
   if (manifest.object(object, birth)?.type === "directory") {
-    for (const entry of [...manifest.below(store.number, path, birth)]) {
+    for (const entry of manifest.below(store.number, path, birth)) {
       manifest.putPath(store.number, entry.path, undefined, birth);
       await shipment.path({ store: storeIndex, path: entry.path, object: undefined });
     }

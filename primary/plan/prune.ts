@@ -1,3 +1,4 @@
+import type { Catalog } from "../../shared/catalog/catalog.ts";
 import type { ObjectId, Seq } from "../../shared/words.ts";
 import type { PrimaryContext } from "../primary-context.ts";
 
@@ -7,7 +8,7 @@ import type { PrimaryContext } from "../primary-context.ts";
  */
 export function pruneSuperseded({ catalog }: PrimaryContext, birth: Seq, forgottenUpTo: Seq): void {
   if (birth > 1n) {
-    for (const row of catalog.all("SELECT store, dir, name FROM path_versions WHERE birth = ?", birth)) {
+    for (const row of each(catalog, "SELECT store, dir, name FROM path_versions WHERE birth = ?", birth)) {
       catalog.run(
         "DELETE FROM path_versions WHERE store=? AND dir=? AND name=? AND birth<?",
         Number(row.store),
@@ -16,7 +17,7 @@ export function pruneSuperseded({ catalog }: PrimaryContext, birth: Seq, forgott
         birth,
       );
     }
-    for (const row of catalog.all("SELECT object, type FROM object_versions WHERE birth = ?", birth)) {
+    for (const row of each(catalog, "SELECT object, type FROM object_versions WHERE birth = ?", birth)) {
       const object = Number(row.object) as ObjectId;
       catalog.run("DELETE FROM object_versions WHERE object=? AND birth<?", object, birth);
       if (row.type === 0) {
@@ -24,7 +25,7 @@ export function pruneSuperseded({ catalog }: PrimaryContext, birth: Seq, forgott
         catalog.run("DELETE FROM seen WHERE object=?", object);
       }
     }
-    for (const row of catalog.all("SELECT object, run FROM run_versions WHERE birth = ?", birth)) {
+    for (const row of each(catalog, "SELECT object, run FROM run_versions WHERE birth = ?", birth)) {
       catalog.run(
         "DELETE FROM run_versions WHERE object=? AND run=? AND birth<?",
         Number(row.object),
@@ -32,15 +33,28 @@ export function pruneSuperseded({ catalog }: PrimaryContext, birth: Seq, forgott
         birth,
       );
     }
+  } else {
+    // It came and went within the first cut: nobody was ever told of it.
+    for (const { object } of catalog.all("SELECT object FROM object_versions WHERE birth = ? AND type = 0", birth)) {
+      for (const table of ["object_versions", "run_versions", "seen"])
+        catalog.run(`DELETE FROM ${table} WHERE object = ?`, Number(object));
+    }
   }
   const last = Number(forgottenUpToIn(catalog));
   if (forgottenUpTo > BigInt(last)) {
-    catalog.run("DELETE FROM path_versions WHERE birth > ? AND birth <= ? AND object IS NULL", last, forgottenUpTo);
-    catalog.run("DELETE FROM object_versions WHERE birth > ? AND birth <= ? AND type = 0", last, forgottenUpTo);
+    // By the index of what is at no object: by birth, all that the first cut brought would be looked at once more.
+    catalog.run("DELETE FROM path_versions WHERE object IS NULL AND +birth > ? AND +birth <= ?", last, forgottenUpTo);
+    const lastDead = Math.max(last, 1);
+    catalog.run("DELETE FROM object_versions WHERE birth > ? AND birth <= ? AND type = 0", lastDead, forgottenUpTo);
     // What lies further back was looked at before: after a promotion it is the points of a former replica.
     catalog.run("DELETE FROM cuts WHERE seq >= ? AND seq < ? AND point = 0", last, forgottenUpTo);
     catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('forgotten', ?)", Number(forgottenUpTo));
   }
+}
+
+/** One by one: a cut may have as many as the store. Rows of other births may be deleted meanwhile. */
+function each(catalog: Catalog, sql: string, birth: Seq): IterableIterator<Record<string, unknown>> {
+  return catalog.statement(sql).iterate(birth) as IterableIterator<Record<string, unknown>>;
 }
 
 /** Marks of what is gone are known for cuts after this one only. */

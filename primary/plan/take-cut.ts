@@ -158,7 +158,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
         point: false,
       });
       catalog.stand({ committed: cut, applied: cut.seq, digest, lastTakenAtUs: takenAtUs });
-      pruneSuperseded(context, birth, request.forgottenUpTo);
+      if (counted === undefined) pruneSuperseded(context, birth, request.forgottenUpTo);
     }
     if (changed) await shipment.flush();
     catalog.begin();
@@ -305,11 +305,9 @@ function storeTotals(context: PrimaryContext, store: number, at: Seq): { bytes: 
   let files = 0;
   if (last !== undefined && last.at < at) {
     ({ bytes, files } = last);
-    const done = new Set<number>();
-    for (const row of catalog.all("SELECT object FROM object_versions WHERE birth > ? AND birth <= ?", last.at, at)) {
+    const changed = catalog.statement("SELECT DISTINCT object FROM object_versions WHERE birth > ? AND birth <= ?");
+    for (const row of changed.iterate(last.at, at) as IterableIterator<Record<string, unknown>>) {
       const object = Number(row.object) as ObjectId;
-      if (done.has(object)) continue;
-      done.add(object);
       const old = manifest.object(object, last.at);
       const now = manifest.object(object, at);
       const of = old ?? now;

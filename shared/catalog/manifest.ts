@@ -1,3 +1,4 @@
+import type { SQLInputValue } from "node:sqlite";
 import { assert } from "../errors.ts";
 import { pathTerm, runTerm, Sum256 } from "../manifest/digest.ts";
 import type { ObjectRow, ObjectType } from "../wire/messages.ts";
@@ -16,6 +17,8 @@ export interface PathEntry {
 }
 
 export const typeNumbers: Readonly<Record<ObjectType, number>> = { file: 1, directory: 2, symlink: 3 };
+/** Rows that are read at a time where there may be as many as files. */
+const pageRows = 500;
 const typeNames: readonly (ObjectType | undefined)[] = [undefined, "file", "directory", "symlink"];
 
 /** `dir` and `name` of a path; the root is ("", ""). */
@@ -98,11 +101,16 @@ export class Manifest {
   }
 
   pathsOf(object: ObjectId, at: Seq): PathEntry[] {
+    return this.#pathsOf(object, at, at);
+  }
+
+  /** Those of `at` that a cut up to `bornUpTo` gave to it. */
+  #pathsOf(object: ObjectId, at: Seq, bornUpTo: Seq): PathEntry[] {
     const rows = this.#catalog.all(
       `SELECT p.store, p.dir, p.name FROM path_versions p WHERE p.object=? AND p.birth<=? AND NOT EXISTS (
          SELECT 1 FROM path_versions n WHERE n.store=p.store AND n.dir=p.dir AND n.name=p.name AND n.birth>p.birth AND n.birth<=?)`,
       object,
-      at,
+      bornUpTo,
       at,
     );
     return rows.map((row) => ({
@@ -219,13 +227,45 @@ export class Manifest {
     );
   }
 
-  pathsBorn(after: Seq, upTo: Seq): IterableIterator<Record<string, unknown>> {
-    return this.#catalog
-      .statement(
-        `SELECT store, dir, name, object, birth FROM path_versions p WHERE birth>? AND birth<=? AND NOT EXISTS (
-           SELECT 1 FROM path_versions n WHERE n.store=p.store AND n.dir=p.dir AND n.name=p.name AND n.birth>p.birth AND n.birth<=?)`,
-      )
-      .iterate(after, upTo, upTo) as IterableIterator<Record<string, unknown>>;
+  /** Paths that changed in (after, upTo], as of `upTo`. Read in pages: they may be all that there are. */
+  *pathsBorn(after: Seq, upTo: Seq): Generator<Record<string, unknown>> {
+    let last: SQLInputValue[] = [after, Number.MAX_SAFE_INTEGER, "", ""];
+    for (;;) {
+      const page = this.#catalog.all(
+        `SELECT store, dir, name, object, birth FROM path_versions p WHERE (birth, store, dir, name) > (?,?,?,?) AND birth<=?
+           AND NOT EXISTS (
+             SELECT 1 FROM path_versions n WHERE n.store=p.store AND n.dir=p.dir AND n.name=p.name AND n.birth>p.birth AND n.birth<=?)
+         ORDER BY birth, store, dir, name LIMIT ?`,
+        ...last,
+        upTo,
+        upTo,
+        pageRows,
+      );
+      yield* page;
+      const end = page.at(-1);
+      if (end === undefined || page.length < pageRows) return;
+      last = [Number(end.birth), Number(end.store), String(end.dir), String(end.name)];
+    }
+  }
+
+  /** Objects that live at `upTo` and whose row changed after `after`, the last changed first. Read in pages. */
+  *objectsChanged(after: Seq, upTo: Seq): Generator<ObjectVersion> {
+    let last: SQLInputValue[] = [upTo, Number.MAX_SAFE_INTEGER];
+    for (;;) {
+      const page = this.#catalog.all(
+        `SELECT * FROM object_versions o WHERE (birth, object) < (?,?) AND birth>? AND type<>0 AND NOT EXISTS (
+           SELECT 1 FROM object_versions n WHERE n.object=o.object AND n.birth>o.birth AND n.birth<=?)
+         ORDER BY birth DESC, object DESC LIMIT ?`,
+        ...last,
+        after,
+        upTo,
+        pageRows,
+      );
+      for (const row of page) yield objectVersion(row);
+      const end = page.at(-1);
+      if (end === undefined || page.length < pageRows) return;
+      last = [Number(end.birth), Number(end.object)];
+    }
   }
 
   /** Objects whose row changed in (after, upTo], as of `upTo`; dead ones have type undefined in the raw row (0). */
@@ -267,7 +307,8 @@ export class Manifest {
       AND NOT EXISTS (SELECT 1 FROM object_versions e WHERE e.object = o.object AND e.birth < o.birth)`;
     for (const row of this.#catalog.all(unnamed, birth)) this.putDeath(Number(row.object) as ObjectId, birth);
     if (base === 0n) return; // Nothing was there that could die.
-    for (const row of this.#catalog.all("SELECT store, dir, name, object FROM path_versions WHERE birth = ?", birth)) {
+    const named = this.#catalog.statement("SELECT store, dir, name, object FROM path_versions WHERE birth = ?");
+    for (const row of named.iterate(birth) as IterableIterator<Record<string, unknown>>) {
       const before = this.objectAtPath(Number(row.store), joinPath(String(row.dir), String(row.name)), base);
       if (before === undefined || before === row.object) continue;
       if (!this.hasPath(before, birth)) this.putDeath(before, birth);
@@ -278,17 +319,14 @@ export class Manifest {
   digestAfter(base: Seq, baseDigest: Uint8Array, birth: Seq): Uint8Array {
     const sum = Sum256.from(baseDigest);
     const names = this.#catalog.storeNames();
-    const done = new Set<string>();
-    const exchange = (store: number, path: StorePath): void => {
-      const key = `${store}/${path}`;
-      if (done.has(key)) return;
-      done.add(key);
+    const subtract = (store: number, path: StorePath, object: ObjectVersion): void =>
+      sum.subtract(pathTerm(nameOf(store), path, object));
+    const add = (store: number, path: StorePath, object: ObjectVersion): void =>
+      sum.add(pathTerm(nameOf(store), path, object));
+    const nameOf = (store: number): string => {
       const name = names.get(store);
       assert(name !== undefined, `store ${store} has no name`);
-      const before = this.objectAtPath(store, path, base);
-      if (before !== undefined) sum.subtract(pathTerm(name, path, this.#alive(before, base)));
-      const after = this.objectAtPath(store, path, birth);
-      if (after !== undefined) sum.add(pathTerm(name, path, this.#alive(after, birth)));
+      return name;
     };
     const fresh = base === 0n;
     if (fresh) {
@@ -299,21 +337,27 @@ export class Manifest {
              JOIN object_versions o ON o.object = p.object AND o.birth = p.birth WHERE p.birth = ?`,
         )
         .iterate(birth)) {
-        const name = names.get(Number(row.store));
-        assert(name !== undefined, `store ${row.store} has no name`);
-        sum.add(
-          pathTerm(name, joinPath(String(row.dir), String(row.name)), objectVersion(row as Record<string, unknown>)),
-        );
+        const path = joinPath(String(row.dir), String(row.name));
+        add(Number(row.store), path, objectVersion(row as Record<string, unknown>));
       }
       return sum.bytes();
     }
-    for (const row of this.#catalog.all("SELECT store, dir, name FROM path_versions WHERE birth = ?", birth)) {
-      exchange(Number(row.store), joinPath(String(row.dir), String(row.name)));
+    const paths = this.#catalog.statement("SELECT store, dir, name, object FROM path_versions WHERE birth = ?");
+    for (const row of paths.iterate(birth) as IterableIterator<Record<string, unknown>>) {
+      const store = Number(row.store);
+      const path = joinPath(String(row.dir), String(row.name));
+      const before = this.objectAtPath(store, path, base);
+      if (before !== undefined) subtract(store, path, this.#alive(before, base));
+      if (row.object !== null) add(store, path, this.#alive(Number(row.object) as ObjectId, birth));
     }
-    for (const row of this.#catalog.all("SELECT object FROM object_versions WHERE birth = ?", birth)) {
+    // What changed under the paths that it had before, and has still.
+    const objects = this.#catalog.statement("SELECT object FROM object_versions WHERE birth = ? AND type <> 0");
+    for (const row of objects.iterate(birth) as IterableIterator<Record<string, unknown>>) {
       const object = Number(row.object) as ObjectId;
-      for (const entry of [...this.pathsOf(object, base), ...this.pathsOf(object, birth)])
-        exchange(entry.store, entry.path);
+      for (const { store, path } of this.#pathsOf(object, birth, base)) {
+        subtract(store, path, this.#alive(object, base));
+        add(store, path, this.#alive(object, birth));
+      }
     }
     return sum.bytes();
   }
