@@ -119,6 +119,8 @@ export class FilesView implements StoreView {
   readonly #behind = new Set<StorePath>();
   readonly #young = new Map<StorePath, number>();
   readonly #unreadable = new Map<StorePath, Error>();
+  /** By native path: a sync that failed says nothing the second time, so these are not read in this round. */
+  readonly #unsynced = new Map<string, Error>();
   /** Inodes with several links whose content was handed out in this round, with the ctime that it had. */
   readonly #offeredLinks = new Map<number, bigint>();
   /** To be looked at before the round ends: old paths of inodes that were met elsewhere, and what changed its type. */
@@ -170,6 +172,7 @@ export class FilesView implements StoreView {
     const behind = [...this.#behind];
     this.#behind.clear();
     this.#unreadable.clear();
+    this.#unsynced.clear();
 
     for (const step of this.#steps(round, behind)) {
       if (step instanceof Promise) await step;
@@ -278,6 +281,7 @@ export class FilesView implements StoreView {
         yield* this.#walk([{ path: rootPath, stat: this.#source.rootStat, deep, seen: this.#index.byPath(rootPath) }]);
       }
     }
+    yield this.#syncAhead(dirty.keys());
     for (const [directory, names] of byDirectory(dirty)) {
       const turn = this.#breathe();
       if (turn !== undefined) yield turn;
@@ -295,6 +299,11 @@ export class FilesView implements StoreView {
       }
       yield* this.#walk(visits);
     }
+  }
+
+  async #syncAhead(paths: Iterable<StorePath>): Promise<void> {
+    const failed = await this.#sync.ahead([...paths].map((path) => this.#native(path)));
+    for (const [native, cause] of failed) this.#unsynced.set(native, cause);
   }
 
   *#examineAgain(): Generator<Step> {
@@ -521,6 +530,11 @@ export class FilesView implements StoreView {
 
   /** Reads a file until it held still meanwhile, a few times. The consumer drops what it read of one that moved. */
   *#offerFile(path: StorePath, lstat: BigIntStats, scrub: boolean): Generator<Step> {
+    const unsynced = this.#unsynced.get(this.#native(path));
+    if (unsynced !== undefined) {
+      this.#unreadable.set(path, unsynced);
+      return;
+    }
     let stat: BigIntStats | undefined = lstat;
     let wastedBytes = 0;
     for (let tries = 1; tries <= readTriesMax && wastedBytes <= wastedBytesMax; tries++) {

@@ -144,7 +144,11 @@ function syncContent(fd: number): void {
   try {
     fdatasyncSync(fd);
   } catch (error) {
-    // EROFS, EINVAL: a filesystem that has nothing to sync (read-only, or without the operation).
-    if (!isSystemError(error, "EROFS", "EINVAL", "ENOTSUP")) throw error;
+    if (!hasNothingToSync(error)) throw error;
   }
+}
+
+/** Of a filesystem that is read-only, or without the operation. */
+export function hasNothingToSync(error: unknown): boolean {
+  return isSystemError(error, "EROFS", "EINVAL", "ENOTSUP");
 }
