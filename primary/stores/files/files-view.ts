@@ -17,7 +17,7 @@ import { SourceUnusable } from "../source-unusable.ts";
 import { type DirtyPaths, dirtyHow, dirtyPathsMax, markDirty } from "./dirty-paths.ts";
 import type { Exclude } from "./exclude.ts";
 import { FilesystemSync } from "./filesystem-sync.ts";
-import { type ClonedFile, cloneFirstBytesMin, type Reflinks } from "./reflink.ts";
+import { type ClonedFile, cloneFirstBytesMin, type Reflinks, writtenLatelyMs } from "./reflink.ts";
 import { RoundIndex } from "./round-index.ts";
 import { ancestorsOf, baseName, joinPath, nativePath, parentPath, rootPath } from "./source-path.ts";
 import { identityOf, identityOfPath, isForeign, listSource, microseconds, statSource, typeOf } from "./source-stat.ts";
@@ -588,12 +588,16 @@ export class FilesView implements StoreView {
     tries: number,
   ): SteadyFile | ClonedFile | undefined {
     const { reflinks } = this.#source;
-    const wanted = kind === "busy" || tries > 1 || file.stat.size >= cloneFirstBytesMin;
+    const wanted = kind === "busy" || tries > 1 || this.#isLargeAndHot(file.stat);
     reflinks?.drop(path); // Of an earlier round.
     const clone = wanted ? reflinks?.clone(path, this.#native(path), file) : undefined;
     if (clone !== undefined || kind === "opened") return clone ?? file;
     file.settle();
     return undefined;
+  }
+
+  #isLargeAndHot({ size, ctimeNs }: BigIntStats): boolean {
+    return size >= cloneFirstBytesMin && this.#source.now() - Number(ctimeNs / 1_000_000n) < writtenLatelyMs;
   }
 
   #found(path: StorePath, entry: Entry): Found {

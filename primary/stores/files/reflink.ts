@@ -6,8 +6,16 @@ import { blockSizeFor } from "./block-size.ts";
 import { nativePath } from "./source-path.ts";
 import { bytesBetweenLooks, readFully, type SteadyFile } from "./steady-file.ts";
 
-/** Reading so much takes long enough to be overtaken: such a file is cloned before it is read, not when it has moved. */
+/** Reading so much takes long enough to be overtaken: such a file is cloned before it is read, if it was written lately. */
 export const cloneFirstBytesMin = 16 * 2 ** 20;
+export const writtenLatelyMs = 60_000;
+/**
+ * Writers of the file wait while it is cloned: 0.1 ms whatever its size, but 0.1 ms more for each of its extents or so. Of
+ * one in very many pieces they do so for at most a twentieth of the time.
+ */
+const waitingShare = 20;
+const slowMsMin = 20;
+const slowKeptMax = 1000;
 const clonesKeptMax = 64;
 /** What a clone must leave free on the filesystem at any time. */
 const roomBytesMin = 64 * 2 ** 20;
@@ -30,10 +38,18 @@ const unnamed = 0o20_000_000 | constants.O_DIRECTORY;
 export class Reflinks {
   /** Filesystems that cannot. */
   readonly #unable = new Set<bigint>();
+  readonly #now: () => number;
+  /** Monotonic, ms: not to be cloned before. */
+  readonly #slowUntil = new Map<StorePath, number>();
   #reason = "";
   /** Of the open view, the oldest first. */
   readonly #kept = new Map<StorePath, ClonedFile>();
   cloned = 0;
+
+  /** `now`: monotonic, ms. */
+  constructor(now: () => number = () => performance.now()) {
+    this.#now = now;
+  }
 
   /** Why a file could not be cloned when that was tried last; "" where it could. */
   get reason(): string {
@@ -43,7 +59,7 @@ export class Reflinks {
   /** The file as it is at this instant; undefined when that cannot be had, and it is to be read itself. */
   clone(path: StorePath, latin1: string, file: SteadyFile): ClonedFile | undefined {
     const { dev, size } = file.stat;
-    if (this.#unable.has(dev)) return undefined;
+    if (this.#unable.has(dev) || this.#isTooSlow(path)) return undefined;
     const directory = nativePath(latin1.slice(0, Math.max(1, latin1.lastIndexOf("/"))));
     let descriptor: number | undefined;
     try {
@@ -55,7 +71,9 @@ export class Reflinks {
       descriptor = openSync(directory, unnamed | constants.O_RDWR, 0o600);
       // By descriptors: the source is the file that was looked at, whatever has its path by now.
       const [from, to] = [`/proc/self/fd/${file.descriptor}`, `/proc/self/fd/${descriptor}`];
+      const begun = this.#now();
       copyFileSync(from, to, constants.COPYFILE_FICLONE_FORCE);
+      this.#rememberSlow(path, begun);
       const clone = new ClonedFile(descriptor, file, () => this.#isFull(directory));
       this.#keep(path, clone);
       this.cloned++;
@@ -68,6 +86,23 @@ export class Reflinks {
       this.#reason = explain(error);
       return undefined;
     }
+  }
+
+  #isTooSlow(path: StorePath): boolean {
+    const until = this.#slowUntil.get(path);
+    if (until === undefined || this.#now() >= until) return false;
+    this.#reason =
+      "its last clone took long (it lies in many pieces, or the disk is busy), and its writers waited for it";
+    return true;
+  }
+
+  #rememberSlow(path: StorePath, begun: number): void {
+    const ended = this.#now();
+    this.#slowUntil.delete(path);
+    if (ended - begun < slowMsMin) return;
+    const [oldest] = this.#slowUntil.keys();
+    if (this.#slowUntil.size >= slowKeptMax && oldest !== undefined) this.#slowUntil.delete(oldest);
+    this.#slowUntil.set(path, ended + (ended - begun) * waitingShare);
   }
 
   /** A clone that the open view read this path from. */
