@@ -10,7 +10,7 @@ import {
   type VerifyOptions,
 } from "../control/api.ts";
 import type { HistoryMainCalls, HistoryWorkerCalls } from "../workers/history-worker.ts";
-import { placementOf } from "../workers/store-adapters.ts";
+import { excludesOf, placementOf } from "../workers/store-adapters.ts";
 import { type GroupWorkers, WrongRole } from "./group-workers.ts";
 import { namedPath } from "./source-status.ts";
 import { WorkerThread } from "./worker-thread.ts";
@@ -53,6 +53,14 @@ export class GroupHistory {
     return await this.#read(applied, signal, async (worker) => {
       const verified = await worker.call("verify", { at: applied, quick: options.quick });
       const cut = workers.replicaStanding?.committed;
+      // The stamps of a file say nothing of a disk that forgets: what was read and differs is repaired as well.
+      if (verified.differenceCount > 0)
+        await workers.replica?.call(
+          "differs",
+          verified.differences
+            .filter(({ what }) => what !== "digest")
+            .map(({ store, path, what }) => ({ store, path, what: `differs in ${what}` })),
+        );
       return {
         ok: verified.differenceCount === 0 && verified.digestEqual,
         cut: { epoch: jsonNumber(cut?.epoch ?? 0n), seq: jsonNumber(verified.at) },
@@ -102,7 +110,8 @@ export class GroupHistory {
     const cancel = (): void => worker.note("cancel", undefined);
     signal?.addEventListener("abort", cancel, { once: true });
     try {
-      await worker.call("open", { groupName: config.name, catalogPath, placements: stores.map(placementOf) });
+      const placements = stores.map(placementOf);
+      await worker.call("open", { groupName: config.name, catalogPath, placements, exclude: excludesOf(stores) });
       return await use(worker);
     } finally {
       signal?.removeEventListener("abort", cancel);

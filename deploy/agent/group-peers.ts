@@ -243,6 +243,7 @@ export class GroupPeers {
       applied: { epoch: standing.committed.epoch, seq: standing.applied },
       suspect: standing.suspect,
       unappliedBytes: standing.unappliedBytes,
+      damaged: standing.damaged,
     });
     try {
       await following.run();

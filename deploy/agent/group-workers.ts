@@ -8,7 +8,7 @@ import { groupDirectory } from "../control/state-layout.ts";
 import { RemoteError } from "../workers/port-peer.ts";
 import type { PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
 import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
-import { placementOf } from "../workers/store-adapters.ts";
+import { excludesOf, placementOf } from "../workers/store-adapters.ts";
 import type { Following } from "./following.ts";
 import { hintOf, Reign } from "./reign.ts";
 import type { ScrubState } from "./scrub-state.ts";
@@ -18,6 +18,13 @@ import { WorkerThread } from "./worker-thread.ts";
 /** How long whoever asks for the status waits for the catalog's worker. */
 const refreshMsMax = 500;
 const retryStartMs = 3000;
+const foreignEvents = {
+  damaged: "copy.damaged",
+  mended: "copy.mended",
+  lost: "history.lost",
+  "put-aside": "stranger.put_aside",
+  again: "copy.damaged_again",
+} as const;
 
 export type PrimaryWorker = WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>;
 export type ReplicaWorker = WorkerThread<ReplicaMainCalls, ReplicaWorkerCalls>;
@@ -138,6 +145,8 @@ export class GroupWorkers {
       stagingBytesMax: this.config.limits.stagingBytes,
       keepHistory: this.#keepsHistory(),
       retention: this.config.retention,
+      exclude: excludesOf(this.stores),
+      sweepEveryMs: this.config.limits.sweepMs,
     });
     this.replicaStanding = standing;
     return standing;
@@ -149,15 +158,8 @@ export class GroupWorkers {
         if (this.following?.generation === generation) this.following.taken(bytes, memory);
       },
       acknowledged: (message) => {
-        if (message.suspect !== "" && this.replicaStanding?.suspect === "") {
-          this.log.error("copy.suspect", {
-            reason: message.suspect,
-            hint: `understudy verify ${this.config.name}, then understudy adopt ${this.config.name}`,
-          });
-        }
         if (this.replicaStanding !== undefined) {
-          if (message.suspect !== "" && message.suspect !== this.replicaStanding.suspect)
-            this.log.error("copy.suspect", { reason: message.suspect, seq: message.applied.seq });
+          this.#tellSuspect(this.replicaStanding.suspect, message.suspect);
           this.replicaStanding = {
             ...this.replicaStanding,
             committed: message.durable,
@@ -167,11 +169,17 @@ export class GroupWorkers {
         }
         this.following?.acknowledge(message);
       },
-      applied: ({ cuts, ms, strangers, metadataPartial }) => {
+      foreign: ({ what, paths }) => {
+        const event = foreignEvents[what];
+        this.log[what === "mended" ? "warn" : "error"](event, { paths: paths.join(", ") });
+      },
+      applied: ({ cuts, ms, strangers, repaired, metadataPartial }) => {
         if (cuts > 0) this.options.metrics.applySeconds.observe({ group: this.config.name }, ms / 1000);
         this.log.debug("batch.applied", { cuts, ms: Math.round(ms) });
         if (strangers.length > 0)
           this.log.error("stranger.put_aside", { paths: strangers.slice(0, 20).join(", "), count: strangers.length });
+        if (repaired.length > 0)
+          this.log.warn("copy.repaired", { paths: repaired.slice(0, 20).join(", "), count: repaired.length });
         if (metadataPartial > 0) this.log.warn("metadata.partial", { objects: metadataPartial });
       },
       rejected: ({ cut, committed, error }) => {
@@ -181,6 +189,16 @@ export class GroupWorkers {
       },
       failed: ({ error }) => this.options.onFatal(new RemoteError(error)),
     };
+  }
+
+  #tellSuspect(before: string, now: string): void {
+    if (before === "" && now !== "")
+      this.log.error("copy.suspect", {
+        reason: now,
+        hint: `find out who writes there: understudy verify ${this.config.name}`,
+      });
+    else if (before !== "" && now === "") this.log.info("copy.trusted", {});
+    else if (before !== now) this.log.warn("copy.suspect", { reason: now });
   }
 
   #keepsHistory(): boolean {

@@ -13,6 +13,7 @@ import {
   type NodeName,
   type ObjectId,
   type PeerState,
+  type Seq,
   sameCut,
   seq,
 } from "../../shared/words.ts";
@@ -27,6 +28,8 @@ import type { WorkerThread } from "./worker-thread.ts";
 const inFlightMax = 4;
 const sourceStateMs = 1000;
 const retryMs = 3000;
+/** A replica says again each second what is damaged there: a cut for nothing else is taken no more often. */
+const renewEveryMs = 1000;
 const scanEveryMs = 3600_000;
 const preCopyRounds = 2;
 
@@ -43,6 +46,12 @@ interface Follower {
   /** Everything written before this is durable there. Monotonic, ms. */
   coveredAt: number;
   dueAt: number;
+  /** Objects whose file somebody else changed there, as it said last. */
+  damaged: readonly ObjectId[];
+  /** Those that were sent whole, with the cut that brought them: until that is durable there, nothing is sent twice. */
+  readonly renewed: Map<ObjectId, Seq>;
+  /** No cut is taken for a repair before this. Monotonic, ms. */
+  renewAt: number;
   /** It says that its copy's place holds files which it may reuse for its first cut. */
   resuming: boolean;
   gone: boolean;
@@ -199,6 +208,9 @@ export class Reign {
       inFlight: [],
       coveredAt: this.#known.get(peer)?.coveredAt ?? 0,
       dueAt: 0,
+      damaged: [],
+      renewed: new Map(),
+      renewAt: 0,
       resuming: session.theirs.features.includes("adopting"),
       gone: false,
       awaitingRuns: new Map(),
@@ -398,6 +410,8 @@ export class Reign {
     follower.applied = message.applied;
     follower.received = message.received;
     follower.suspect = message.suspect;
+    follower.damaged = message.damaged;
+    for (const [object, at] of follower.renewed) if (at <= durable.seq) follower.renewed.delete(object);
     for (const flight of follower.inFlight) {
       if (flight.cut.seq <= durable.seq && flight.begunAt > follower.coveredAt) follower.coveredAt = flight.begunAt;
     }
@@ -457,7 +471,8 @@ export class Reign {
       }
       const { sinks, waitMs } = this.#candidates(now);
       const lagging = sinks.some((follower) => !sameCut(follower.base, this.#standing.committed));
-      const due = !this.#reverted && (this.#requested.length > 0 || (sinks.length > 0 && (this.#dirty || lagging)));
+      const wanted = this.#dirty || lagging || sinks.some((follower) => toRenew(follower, now).length > 0);
+      const due = !this.#reverted && (this.#requested.length > 0 || (sinks.length > 0 && wanted));
       // Somebody who asks wants to hear at once what is wrong.
       if (!due || (now < retryAt && this.#requested.length === 0)) {
         const until = now < retryAt && due ? retryAt - now : waitMs;
@@ -530,6 +545,7 @@ export class Reign {
     const known = [...this.#known.values()].map((follower) => follower.durable.seq);
     const everybody = config.replicas.size === 0 || known.length >= config.replicas.size;
     const forgottenUpTo = everybody && known.length > 0 ? known.reduce((least, at) => (at < least ? at : least)) : 0n;
+    const renewing = new Map(sinks.map((follower) => [follower.session.peer, toRenew(follower, begunAt)]));
     this.#cutting = true;
     const prune = this.#pruneAsked;
     this.#pruneAsked = false;
@@ -546,6 +562,7 @@ export class Reign {
           lastObject: follower.lastObject,
           compress: this.#compress(follower.session.peer),
           resuming: follower.resuming && follower.base.seq === 0n,
+          damaged: renewing.get(follower.session.peer) ?? [],
         })),
         forgottenUpTo,
       });
@@ -561,9 +578,13 @@ export class Reign {
       if (follower === undefined) continue;
       follower.base = sink.base;
       follower.lastObject = sink.lastObject;
+      if ((renewing.get(sink.name)?.length ?? 0) > 0) follower.renewAt = performance.now() + renewEveryMs;
       follower.dueAt = begunAt + configurationWait(replicaSettings(config, sink.name as NodeName).interval, new Date());
       if (result.shippedTo.includes(sink.name) && compareCuts(sink.base, result.cut) === 0) {
-        if (compareCuts(follower.durable, result.cut) < 0) follower.inFlight.push({ cut: result.cut, begunAt });
+        if (compareCuts(follower.durable, result.cut) < 0) {
+          follower.inFlight.push({ cut: result.cut, begunAt });
+          for (const object of renewing.get(sink.name) ?? []) follower.renewed.set(object, result.cut.seq);
+        }
       } else if (compareCuts(follower.durable, this.#standing.committed) >= 0 && !result.fresh) {
         // Nothing had changed: what it has is everything that was written before this look.
         follower.coveredAt = begunAt;
@@ -664,6 +685,11 @@ export class Reign {
       this.#options.log.debug("source_state.unsent", { peer: follower.session.peer, error });
     }
   }
+}
+
+/** What the next cut has to bring whole, since somebody damaged it there. */
+function toRenew({ damaged, renewed, renewAt }: Follower, now: number): ObjectId[] {
+  return now < renewAt ? [] : damaged.filter((object) => !renewed.has(object));
 }
 
 /** What a person may do about an error; never empty. */

@@ -10,11 +10,17 @@ import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert } from "../../shared/errors.ts";
 import { seq } from "../../shared/words.ts";
 import { PortPeer } from "./port-peer.ts";
+import { excludedBy } from "./store-adapters.ts";
 
 /** The thread that reads a replica's past while another one applies: a connection of its own that only reads. */
 
 export type HistoryWorkerCalls = {
-  open(argument: { groupName: string; catalogPath: string; placements: readonly StorePlacement[] }): void;
+  open(argument: {
+    groupName: string;
+    catalogPath: string;
+    placements: readonly StorePlacement[];
+    exclude: ReadonlyMap<string, readonly string[]>;
+  }): void;
   restore(argument: { at: bigint; to: string }): Promise<Restored>;
   verify(argument: { at: bigint; quick: boolean }): Promise<Verified>;
   /** After a promotion: the files of recovery points that are none any more. */
@@ -26,15 +32,17 @@ export type HistoryWorkerCalls = {
 export type HistoryMainCalls = Record<never, never>;
 
 let context: ReplicaContext | undefined;
+let excluded: ReturnType<typeof excludedBy> = () => false;
 const cancelled = new AbortController();
 
 assert(parentPort !== null, "runs as a worker");
 new PortPeer<HistoryWorkerCalls, HistoryMainCalls>(
   parentPort,
   {
-    open({ groupName, catalogPath, placements }) {
+    open({ groupName, catalogPath, placements, exclude }) {
       const catalog = new Catalog(catalogPath, { readOnly: true });
       const disk = new RealDisk();
+      excluded = excludedBy(exclude);
       context = {
         catalog,
         manifest: new Manifest(catalog),
@@ -50,7 +58,7 @@ new PortPeer<HistoryWorkerCalls, HistoryMainCalls>(
     async verify({ at, quick }) {
       return quick
         ? await verifyManifest(opened(), cancelled.signal, seq(at))
-        : await verify(opened(), { at: seq(at) }, () => {}, cancelled.signal);
+        : await verify(opened(), { at: seq(at), excluded }, () => {}, cancelled.signal);
     },
     discard() {
       return discardHistory(opened());

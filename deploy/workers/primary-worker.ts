@@ -25,6 +25,7 @@ export interface SinkState {
   readonly lastObject: number;
   readonly compress: boolean;
   readonly resuming: boolean;
+  readonly damaged: readonly ObjectId[];
 }
 
 export type PrimaryWorkerCalls = {

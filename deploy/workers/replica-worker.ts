@@ -4,7 +4,7 @@ import { applyNext, markSuspect, recoverApply } from "../../replica/apply/apply.
 import { ForeignChange } from "../../replica/apply/locate.ts";
 import { commit } from "../../replica/commit/commit.ts";
 import { PinnedPoints } from "../../replica/history/pinned-points.ts";
-import { restamp, sweep } from "../../replica/history/sweep.ts";
+import type { StrangersChange } from "../../replica/history/sweep.ts";
 import { historyBytes, recoverThinning, thinningByRetention } from "../../replica/history/thin.ts";
 import { seal, takeOver, unseal } from "../../replica/promote/promote.ts";
 import { beginAdoption, endAdoption, stageFromCopy } from "../../replica/receive/adopt.ts";
@@ -12,8 +12,10 @@ import { checkBlockSize } from "../../replica/receive/pending-content.ts";
 import { Receiver } from "../../replica/receive/receive.ts";
 import { CutDamaged, SenderRefused } from "../../replica/receive/refusals.ts";
 import { adopting, recoverStaging, stagedRunDigests } from "../../replica/receive/resume.ts";
+import { anyDamage, askedOfPrimary, type Damage } from "../../replica/repair/damage.ts";
+import { Repairing, strangersCodes } from "../../replica/repair/repairing.ts";
 import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
-import { openStoreHomes, type StorePlacement } from "../../replica/store-home.ts";
+import { openStoreHomes, type StorePlacement, singleFileName } from "../../replica/store-home.ts";
 import { Catalog, type CutRecord, type Standing } from "../../shared/catalog/catalog.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { RetentionConfig } from "../../shared/config/config.ts";
@@ -23,9 +25,19 @@ import { checkStorePath } from "../../shared/store-path.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import { payloadBytesMax } from "../../shared/wire/frame.ts";
 import type { Acknowledgement } from "../../shared/wire/messages.ts";
-import { type CutId, type Epoch, epoch, type GroupId, type ObjectId, type Seq, seq } from "../../shared/words.ts";
+import {
+  type CutId,
+  type Epoch,
+  epoch,
+  type GroupId,
+  type ObjectId,
+  type Seq,
+  type StorePath,
+  seq,
+} from "../../shared/words.ts";
 import { type PlainError, PortPeer, plainError } from "./port-peer.ts";
 import { enterStage, traceCommits, traceDisk } from "./step-trace.ts";
+import { excludedBy } from "./store-adapters.ts";
 
 /** The thread that receives, commits and applies a group's cuts: the only writing connection to its catalog. */
 
@@ -37,6 +49,9 @@ export type ReplicaWorkerCalls = {
     stagingBytesMax: number;
     keepHistory: boolean;
     retention: RetentionConfig;
+    /** Globs that each store's configuration leaves out. */
+    exclude: ReadonlyMap<string, readonly string[]>;
+    sweepEveryMs: number;
   }): ReplicaStanding;
   /**
    * Opens the copies of a replica and finishes what a crash left.
@@ -54,6 +69,8 @@ export type ReplicaWorkerCalls = {
   stagedRuns(argument: StagedAsked): { blockSize: number; digests: Uint8Array };
   /** Begins anew with what lies in the copy's place: see replica/receive/adopt.ts. */
   adopt(argument: undefined): ReplicaStanding;
+  /** What `verify` found in the copy that is not as it should be, by its path there. */
+  differs(argument: readonly { readonly store: string; readonly path: string; readonly what: string }[]): void;
   /** The point stays while somebody reads it. */
   pin(argument: { seq: bigint }): void;
   unpin(argument: { seq: bigint }): void;
@@ -78,7 +95,15 @@ export type ReplicaMainCalls = {
   /** So many bytes of frames were taken in: the link may bring more, into `memory` if it likes. */
   taken(argument: { generation: number; bytes: number; memory: ArrayBuffer | undefined }): void;
   acknowledged(argument: Acknowledgement): void;
-  applied(argument: { cuts: number; ms: number; strangers: readonly string[]; metadataPartial: number }): void;
+  applied(argument: {
+    cuts: number;
+    ms: number;
+    strangers: readonly string[];
+    repaired: readonly string[];
+    metadataPartial: number;
+  }): void;
+  /** What somebody else did to the copy, and what became of it. */
+  foreign(argument: { what: "damaged" | "mended" | "lost" | "put-aside" | "again"; paths: readonly string[] }): void;
   rejected(argument: { cut: CutId; committed: CutId; error: PlainError }): void;
   /** The thread cannot go on: the process has to end and recover. */
   failed(argument: { error: PlainError }): void;
@@ -93,6 +118,8 @@ export interface ReplicaStanding extends Standing {
   /** When the oldest recovery point was taken; 0 when there is none. */
   readonly oldestPointUs: number;
   readonly adopting: boolean;
+  /** What the primary is asked to send whole. */
+  readonly damaged: readonly ObjectId[];
   /** Whose reign the current epoch is, once this node has followed it. */
   readonly followed: string | undefined;
 }
@@ -101,6 +128,7 @@ let options: Parameters<ReplicaWorkerCalls["open"]>[0] | undefined;
 let catalog: Catalog | undefined;
 let context: ReplicaContext | undefined;
 let receiver: Receiver | undefined;
+let repairing: Repairing | undefined;
 let generation = 0;
 const pinned = new PinnedPoints();
 /** As of the last thinning: adding it up costs what the history holds. */
@@ -193,6 +221,10 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
         beginAdoption(openContext());
       }
       return standing();
+    },
+    differs(found) {
+      closeTransaction();
+      noteDifferences(found);
     },
     pin({ seq: at }) {
       pinned.pin(seq(at));
@@ -299,6 +331,7 @@ function openCopy(): void {
   recoverStaging(context);
   recoverApply(context);
   recoverThinning(context);
+  repairing = new Repairing(context, excludedBy(options.exclude), repairEvents);
   enterStage("wait");
   planApply(0);
 }
@@ -339,6 +372,7 @@ function standing(): ReplicaStanding {
     record: opened.cut(now.committed.seq),
     unappliedBytes: unappliedBytes(),
     adopting: isAdopting(),
+    damaged: askedNow(),
     followed: followedNode(),
     pointCount: Number(opened.get("SELECT count(*) AS n FROM cuts WHERE point = 1")?.n ?? 0),
     oldestPointUs: Number(opened.get("SELECT min(taken_at_us) AS at FROM cuts WHERE point = 1")?.at ?? 0),
@@ -414,6 +448,7 @@ function reject(error: unknown): void {
   }
   receiver.abort();
   receiver = undefined;
+  if (plain.code === "NO_ROOM" && askedNow().length > 0) repairing?.asking.failed(performance.now());
   main.note("rejected", { cut, committed: openCatalog().standing.committed, error: plain });
 }
 
@@ -475,7 +510,57 @@ function acknowledge(): void {
     applied: applied === committed.seq ? committed : cutOf(applied),
     suspect,
     unappliedBytes: unappliedBytes(),
+    damaged: askedNow(),
   });
+}
+
+/** Nothing where a cut with all of it was refused a moment ago: other cuts come through meanwhile. */
+function askedNow(): readonly ObjectId[] {
+  if (context === undefined || repairing === undefined || openCatalog().standing.suspect === "") return [];
+  return repairing.asking.passed(performance.now()) ? askedOfPrimary(context) : [];
+}
+
+const repairEvents = {
+  suspectChanged(): void {
+    acknowledge();
+  },
+  damaged(found: readonly StrangersChange[]): void {
+    foreign(
+      "damaged",
+      found.map(({ store, path, what }) => `${store}/${path} ${what}`),
+    );
+  },
+  mended: (damage: Damage) => foreign("mended", [pathOf(damage)]),
+  lost: (damage: Damage) => foreign("lost", [pathOf(damage)]),
+  again: (damage: Damage, attempt: number) => foreign("again", [`${pathOf(damage)} (${attempt} times)`]),
+  putAside: (found: readonly { readonly store: string; readonly path: string }[]) =>
+    foreign(
+      "put-aside",
+      found.map(({ store, path }) => `${store}/${path}`),
+    ),
+};
+
+function foreign(what: Parameters<ReplicaMainCalls["foreign"]>[0]["what"], paths: readonly string[]): void {
+  main.note("foreign", { what, paths: paths.slice(0, 20) });
+}
+
+function pathOf({ store, path }: Damage): string {
+  return `${openCatalog().storeNames().get(store) ?? store}/${path}`;
+}
+
+/** Only where the manifest knows the path: what else lies there is for the next sweep. */
+function noteDifferences(found: Parameters<ReplicaWorkerCalls["differs"]>[0]): void {
+  if (context === undefined || repairing === undefined) return;
+  const { homes, manifest, catalog: opened } = context;
+  const { applied } = opened.standing;
+  const changes = found.flatMap(({ store, path, what }): StrangersChange[] => {
+    const home = [...homes.values()].find(({ placement }) => placement.name === store);
+    if (home === undefined) return [];
+    const named = home.placement.shape === "file" ? singleFileName : (path as StorePath);
+    const object = manifest.objectAtPath(home.number, named, applied);
+    return object === undefined ? [] : [{ store: home.placement.name, object, path: path as StorePath, what }];
+  });
+  repairing.note(changes);
 }
 
 function cutOf(at: Seq): CutId {
@@ -489,27 +574,34 @@ function planApply(delayMs: number): void {
   }
   applyTimer = setTimeout(() => {
     applyTimer = undefined;
-    try {
-      applyAll();
-    } catch (error) {
-      fatal(error);
-    }
+    applyOrWait();
   }, delayMs);
+}
+
+/** What is damaged may let nothing through yet: then it is said, and the repair goes on. */
+function applyOrWait(): void {
+  try {
+    applyAll();
+  } catch (error) {
+    fatal(error);
+  }
 }
 
 function applyAll(): void {
   if (context === undefined || options === undefined) return;
   closeTransaction();
-  if (openCatalog().standing.suspect !== "" && openCatalog().standing.applying === undefined) return;
   enterStage("apply");
   for (;;) {
     const begun = performance.now();
     const applied = applyOrSuspect(context, options.keepHistory);
     if (applied === undefined) break;
+    repairing?.redoing.succeeded();
+    if (applied.repaired.length > 0) repairing?.asking.succeeded();
     main.note("applied", {
       cuts: applied.cuts,
       ms: performance.now() - begun,
       strangers: applied.strangers,
+      repaired: applied.repaired,
       metadataPartial: applied.metadataPartial,
     });
   }
@@ -519,9 +611,6 @@ function applyAll(): void {
   enterStage("wait");
 }
 
-/** What a name says when it is not, or no more, what it was a moment ago: somebody else is at work in the copy. */
-const strangersCodes = ["EEXIST", "ENOENT", "ENOTDIR", "ENOTEMPTY", "EISDIR", "ELOOP", "EINVAL"] as const;
-
 /** A stranger who is quicker than we are makes the copy suspect, as one does who is found; he does not end the agent. */
 function applyOrSuspect(opened: ReplicaContext, keepHistory: boolean): ReturnType<typeof applyNext> {
   try {
@@ -530,6 +619,7 @@ function applyOrSuspect(opened: ReplicaContext, keepHistory: boolean): ReturnTyp
     // What is kept open may lie elsewhere by now.
     for (const home of opened.homes.values()) home.tree.forget();
     if (!isSystemError(error, ...strangersCodes) || opened.catalog.standing.applying === undefined) throw error;
+    repairing?.redoing.failed(performance.now());
     const reason = `somebody changed names in the copy while a batch was written: ${error.message}`;
     markSuspect(opened, reason);
     throw new ForeignChange(reason, { cause: error });
@@ -540,7 +630,7 @@ function applyOrSuspect(opened: ReplicaContext, keepHistory: boolean): ReturnTyp
 function adoptFirstCut(): void {
   if (!isAdopting() || openCatalog().standing.applied === 0n) return;
   const strangers = endAdoption(openContext());
-  main.note("applied", { cuts: 0, ms: 0, strangers, metadataPartial: 0 });
+  main.note("applied", { cuts: 0, ms: 0, strangers, repaired: [], metadataPartial: 0 });
 }
 
 /**
@@ -577,35 +667,35 @@ function fatal(error: unknown): void {
 
 /** Recovery points are thinned and strangers looked for in small steps, between frames. */
 const thinEveryMs = 5000;
-const sweepEveryMs = 60_000;
-const sweepObjectsMax = 500;
+const repairEveryMs = 1000;
 const stepPauseMs = 2;
 
-function housekeeping(everyMs: number, begin: () => Iterator<unknown> | undefined): void {
+function housekeeping(everyMs: () => number, begin: () => Iterator<unknown> | undefined): void {
   const later = (ms: number, then: () => void): void => {
     setTimeout(() => {
       try {
         then();
       } catch (error) {
         fatal(error);
+        if (!broken) later(everyMs(), start);
       }
     }, ms).unref();
   };
   const step = (work: Iterator<unknown>): void => {
     if (context === undefined || broken) {
-      later(everyMs, start);
+      later(everyMs(), start);
       return;
     }
     closeTransaction();
-    if (work.next().done === true) later(everyMs, start);
+    if (work.next().done === true) later(everyMs(), start);
     else later(stepPauseMs, () => step(work));
   };
   const start = (): void => {
     const work = context === undefined || broken ? undefined : begin();
-    if (work === undefined) later(everyMs, start);
+    if (work === undefined) later(everyMs(), start);
     else step(work);
   };
-  later(everyMs, start);
+  later(everyMs(), start);
 }
 
 function* thinMeasured(of: ReplicaContext, retention: RetentionConfig): Generator<void> {
@@ -614,24 +704,32 @@ function* thinMeasured(of: ReplicaContext, retention: RetentionConfig): Generato
   historyBytesKnown = historyBytes(of);
 }
 
-function* sweepAll(): Generator<void> {
-  for (let after: ObjectId | 0 | undefined = 0; after !== undefined && context !== undefined; ) {
-    const slice: ReturnType<typeof sweep> = sweep(context, after, sweepObjectsMax);
-    const [first] = slice.changes;
-    if (first !== undefined && openCatalog().standing.suspect === "") {
-      markSuspect(context, `somebody changed ${first.store}/${first.path} in the copy: ${first.what}`);
-      acknowledge();
-    }
-    restamp(context, slice.restamps);
-    after = slice.next;
-    yield;
+function* repairAll(of: Repairing): Generator<void> {
+  const { standing: now } = openCatalog();
+  if (now.applying !== undefined) {
+    // A stranger broke a batch: it is written again, without what he took away.
+    if (of.redoing.passed(performance.now())) applyOrWait();
+    return;
   }
+  yield* of.mend(() => performance.now());
+  if (openCatalog().standing.suspect !== "" && !anyDamage(openCatalog())) yield* of.sweep(() => performance.now());
+  // Said again as long as it lasts: the primary may not have heard, or could not send it with its last cut.
+  if (receiver !== undefined && openCatalog().standing.suspect !== "") acknowledge();
+  applyOrWait();
 }
 
-housekeeping(thinEveryMs, () =>
-  context === undefined || options === undefined ? undefined : thinMeasured(context, options.retention),
+housekeeping(
+  () => thinEveryMs,
+  () => (context === undefined || options === undefined ? undefined : thinMeasured(context, options.retention)),
 );
-housekeeping(sweepEveryMs, () => (openCatalog().standing.applying === undefined ? sweepAll() : undefined));
+housekeeping(
+  () => options?.sweepEveryMs ?? repairEveryMs,
+  () => (openCatalog().standing.applying === undefined ? repairing?.sweep(() => performance.now()) : undefined),
+);
+housekeeping(
+  () => repairEveryMs,
+  () => (repairing === undefined || openCatalog().standing.suspect === "" ? undefined : repairAll(repairing)),
+);
 
 const checkpointMs = 1000;
 function checkpointLater(): void {

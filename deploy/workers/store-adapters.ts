@@ -1,8 +1,10 @@
 import { basename } from "node:path";
 import type { ScrubSource } from "../../primary/scrub/scrub-store.ts";
+import { compileExclude } from "../../primary/stores/files/exclude.ts";
 import { createFilesStore } from "../../primary/stores/files/files-store.ts";
 import { FilesScrubSource } from "../../primary/stores/files/scrub-source.ts";
 import { createSqliteStore } from "../../primary/stores/sqlite/sqlite-store.ts";
+import type { Excluded } from "../../replica/repair/extra-names.ts";
 import { type StorePlacement, singleFileName } from "../../replica/store-home.ts";
 import type { StoreOnNode } from "../../shared/config/config.ts";
 import { runHook } from "../../shared/hooks.ts";
@@ -122,6 +124,16 @@ function parseList(stdout: Buffer): StorePath[] | "everything" {
     .split("\n")
     .filter((line) => line !== "");
   return lines.length === 1 && lines[0] === "everything" ? "everything" : lines.map(checkStorePath);
+}
+
+/** Which names each store's configuration leaves out, by the globs of `excludesOf`. */
+export function excludedBy(exclude: ReadonlyMap<string, readonly string[]>): Excluded {
+  const compiled = new Map([...exclude].map(([store, globs]) => [store, compileExclude(globs)]));
+  return (store, path, directory) => compiled.get(store)?.matches(path, directory) === true;
+}
+
+export function excludesOf(stores: readonly StoreOnNode[]): Map<string, readonly string[]> {
+  return new Map(stores.map((store) => [store.name, store.kind === "files" ? [...store.exclude] : []]));
 }
 
 export function placementOf(store: StoreOnNode): StorePlacement {

@@ -1,5 +1,5 @@
 import { blockBirth } from "../../shared/catalog/content-change.ts";
-import { joinPath, type ObjectVersion } from "../../shared/catalog/manifest.ts";
+import { joinPath, type Manifest, type ObjectVersion } from "../../shared/catalog/manifest.ts";
 import { assert } from "../../shared/errors.ts";
 import { blockHash, blocksPerRun, equalBytes, hashBytes, hashInRun, isZero } from "../../shared/manifest/block-hash.ts";
 import { runTerm } from "../../shared/manifest/digest.ts";
@@ -15,7 +15,7 @@ const resumeBytesMin = 1024 * 1024;
 export type CatchUp = { readonly kind: "sent" } | { readonly kind: "moved"; readonly path: StorePath };
 
 /**
- * Sends everything that was born after a replica's base, whole as of `upTo`, reading the bytes from the views. `moved`:
+ * Sends everything that was born after a replica's base, and what is damaged there, whole as of `upTo`, reading the bytes from the views. `moved`:
  * a file is no longer what the manifest says; the replica is left to the next cut, which will have it.
  */
 export async function catchUp(
@@ -28,7 +28,7 @@ export async function catchUp(
   const { manifest } = context;
   const base = sink.base.seq;
   // What changed last changes next: it is read while it is still what the manifest says.
-  for (const version of manifest.objectsChanged(base, upTo)) {
+  for (const version of wanted(manifest, sink, upTo)) {
     const { object } = version;
     if (sink.gone) return { kind: "sent" };
     const entry = manifest.pathsOf(object, upTo)[0];
@@ -53,6 +53,15 @@ export async function catchUp(
   return { kind: "sent" };
 }
 
+/** Everything that was born after the replica's base, and what is damaged there, though nothing changed it since. */
+function* wanted(manifest: Manifest, { base, damaged }: ReplicaSink, upTo: Seq): Generator<ObjectVersion> {
+  yield* manifest.objectsChanged(base.seq, upTo);
+  for (const object of damaged) {
+    const version = manifest.object(object, upTo);
+    if (version !== undefined && version.birth <= base.seq) yield version;
+  }
+}
+
 async function sendBlocks(
   context: PrimaryContext,
   shipment: Shipment,
@@ -65,7 +74,8 @@ async function sendBlocks(
 ): Promise<boolean> {
   const { manifest } = context;
   const { object, blockSize, size } = version;
-  const fresh = object > sink.lastObject;
+  const damaged = sink.damaged.includes(object);
+  const fresh = object > sink.lastObject || damaged;
   const staged =
     fresh && size >= resumeBytesMin
       ? await sink.stagedRuns({ object, store: context.stores[storeIndex]!.name, path, blockSize })
@@ -116,6 +126,12 @@ async function sendBlocks(
       }
       from = to;
     }
+  }
+  // Of a damaged object something has to say that it comes anew.
+  if (damaged && size > 0 && isZero(version.content)) {
+    const length = Math.min(blockSize, size);
+    const extent = { object, offset: 0, length, store: storeIndex, blockSize, hashes: new Uint8Array(0), zero: true };
+    await shipment.extent(extent, undefined);
   }
   return true;
 }

@@ -57,7 +57,8 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
   const takenAtUs = Math.max(context.nowUs(), before.lastTakenAtUs + 1000);
   const storeNames = context.stores.map((store) => store.name);
   const begin = { incarnation: context.incarnation, groupId: before.groupId, stores: storeNames };
-  const isCurrent = (sink: ReplicaSink): boolean => sameCut(sink.base, before.committed) && !sink.resuming;
+  const isCurrent = (sink: ReplicaSink): boolean =>
+    sameCut(sink.base, before.committed) && !sink.resuming && sink.damaged.length === 0;
   const current = request.sinks.filter((sink) => !sink.gone && isCurrent(sink));
   const lagging = request.sinks.filter((sink) => !sink.gone && !isCurrent(sink));
   const shipment = new Shipment(current, { ...begin, cut, base: before.committed, takenAtUs }, before.nextObject - 1);
@@ -69,7 +70,10 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
     catalog.begin();
     const depth = request.prune ? ({ depth: "scan", prune: true } as const) : ({ depth: request.depth } as const);
     // A reign begins with a cut of its own, also when nothing changed: replicas take none of an epoch that is over.
-    let changed = before.committed.epoch !== before.epoch;
+    // And what is damaged in a copy comes with a cut as all bytes do.
+    let changed =
+      before.committed.epoch !== before.epoch ||
+      lagging.some((sink) => sink.damaged.length > 0 && sameCut(sink.base, before.committed));
     const first = before.committed.seq === 0n ? new FirstCut() : undefined;
     const scopes = context.stores.map(
       (store, storeIndex): CompareScope => ({
@@ -174,6 +178,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
         [sink],
         { ...begin, cut: end.cut, base: sink.base, takenAtUs: changed ? takenAtUs : before.lastTakenAtUs },
         sink.lastObject,
+        new Set(sink.damaged),
       );
       const result = await catchUp(context, own, sink, end.cut.seq, byNumber);
       if (result.kind === "moved") {

@@ -13,6 +13,8 @@ export interface ReplicaSink {
   readonly compress: boolean;
   /** It may have bytes of objects that are new to it: it is asked, so it gets a cut of its own. */
   readonly resuming: boolean;
+  /** Objects whose file is damaged there: the next cut brings them whole. */
+  readonly damaged: readonly ObjectId[];
   /** Waits while too much is on its way. @throws when the session is gone */
   readonly send: Send;
   /** What the replica has staged of an object from a broken session: 32 bytes for each run, empty for nothing. */
@@ -37,16 +39,24 @@ export type ShippedExtent = Omit<Extent, "fresh" | "held"> & { readonly held?: b
 export class Shipment {
   readonly #sinks: ReplicaSink[];
   readonly #lastObject: number;
+  readonly #whole: ReadonlySet<ObjectId>;
   readonly #begin: CutBegin;
   readonly #outbox: Outbox;
   #begun = false;
   #held: Parameters<Send>[] | undefined;
   #heldBytes = 0;
 
-  constructor(sinks: readonly ReplicaSink[], begin: CutBegin, lastObject: number) {
+  /** `whole`: known objects of which all comes anew. */
+  constructor(
+    sinks: readonly ReplicaSink[],
+    begin: CutBegin,
+    lastObject: number,
+    whole: ReadonlySet<ObjectId> = new Set(),
+  ) {
     this.#sinks = [...sinks];
     this.#begin = begin;
     this.#lastObject = lastObject;
+    this.#whole = whole;
     this.#outbox = new Outbox((message, payload) => this.#broadcast(message, payload), {
       compress: sinks.some((sink) => sink.compress),
     });
@@ -59,7 +69,8 @@ export class Shipment {
 
   async extent(extent: ShippedExtent, bytes: Uint8Array | undefined): Promise<void> {
     if (this.sinks.length === 0) return;
-    await this.#outbox.extent({ held: false, ...extent, fresh: extent.object > this.#lastObject }, bytes);
+    const fresh = extent.object > this.#lastObject || this.#whole.has(extent.object);
+    await this.#outbox.extent({ held: false, ...extent, fresh }, bytes);
   }
 
   /** The extent of a whole frame, in memory that the caller gives away. */

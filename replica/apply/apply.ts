@@ -1,16 +1,26 @@
 import { assert } from "../../shared/errors.ts";
-import type { ObjectId, Seq } from "../../shared/words.ts";
+import type { ObjectId, Seq, StorePath } from "../../shared/words.ts";
 import { adopting, distrustStaging } from "../receive/resume.ts";
 import { segmentName } from "../receive/staging.ts";
+import {
+  anyDamage,
+  clearDamage,
+  type Damage,
+  isDamaged,
+  noteDamage,
+  settleSuspect,
+  suspectText,
+} from "../repair/damage.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import type { StoreHome } from "../store-home.ts";
 import { failing, SyncFailed } from "../sync.ts";
 import { holdsContent } from "./holds-content.ts";
 import { ForeignChange, locate, locateOrFail } from "./locate.ts";
 import { materialize } from "./materialize.ts";
-import { type Batch, nextBatchEnd, planBatch } from "./plan-batch.ts";
+import { type Batch, type ChangedObject, nextBatchEnd, planBatch } from "./plan-batch.ts";
+import { pendingDamage, reachable } from "./reach.ts";
 import { dropUnknownHistory, type SavedImage, saveImages } from "./save-images.ts";
-import type { Stamps } from "./stamps.ts";
+import { putSeen } from "./seen.ts";
 import { writeCopy } from "./write-copy.ts";
 
 export interface Applied {
@@ -19,6 +29,8 @@ export interface Applied {
   readonly cuts: number;
   readonly imageBytes: number;
   readonly strangers: readonly string[];
+  /** Paths of files that were damaged, and are again what the primary has. */
+  readonly repaired: readonly string[];
   readonly metadataPartial: number;
 }
 
@@ -29,27 +41,26 @@ export interface Applied {
  * commit that ends the mark. A crash before the mark leaves the copy untouched: begin anew. With the mark: write all
  * again, without saving images, which would be the new bytes.
  *
+ * Objects whose file somebody else changed are left as they are until a cut brings them anew: cuts before the first one
+ * that touches such an object are applied, the others wait.
+ *
  * @throws {SyncFailed} the mark stays, so the whole batch is written anew after a restart
- * @throws {ForeignChange} somebody else changed a file of the batch: the copy is suspect
+ * @throws {ForeignChange} the next cut has to wait for the repair of what somebody else changed, or he is at it just now
  *
  * `although: "suspect"`: a person has accepted that, and nobody is left to mend it from. What was changed is written over
  * as it is, what is gone stays gone; everything else is brought to the newest cut.
  */
 export function applyNext(context: ReplicaContext, keepHistory: boolean, although?: "suspect"): Applied | undefined {
   const { catalog } = context;
-  const to = nextBatchEnd(context);
-  if (to === undefined) return undefined;
-  const standing = catalog.standing;
-  if (standing.suspect !== "" && standing.applying === undefined && although === undefined)
-    throw new ForeignChange(standing.suspect);
-  const redo = standing.applying !== undefined;
-  const planned = planBatch(context, standing.applied, to);
-  const batch = although === undefined ? planned : withoutWhatIsGone(context, planned);
+  const redo = catalog.standing.applying !== undefined;
+  const planned = nextBatch(context, although);
+  if (planned === undefined) return undefined;
+  const { to } = planned;
+  const batch = withoutWhatIsGone(context, planned, redo, although);
   let imageBytes = 0;
   let metadataPartial = 0;
   if (!redo) {
-    if (although === undefined) checkForeignChanges(context, batch);
-    else settleSizes(context, batch);
+    if (although !== undefined) settleSizes(context, batch);
     try {
       ({ imageBytes, metadataPartial } = prepare(context, batch, keepHistory));
     } catch (error) {
@@ -67,6 +78,7 @@ export function applyNext(context: ReplicaContext, keepHistory: boolean, althoug
     if (error instanceof SyncFailed || error instanceof ForeignChange) markSuspect(context, error.message);
     throw error;
   }
+  const repaired: string[] = [];
   const orphans: { readonly object: number; readonly store: number }[] = [];
   catalog.transaction("applied", () => {
     for (const { object, store, stat } of written.seen) putSeen(context, object, store, stat);
@@ -82,9 +94,19 @@ export function applyNext(context: ReplicaContext, keepHistory: boolean, althoug
         bytes,
       );
     }
-    for (const changed of batch.objects) {
-      if (changed.after === undefined)
-        catalog.run("DELETE FROM seen WHERE object = ? AND object NOT IN (SELECT object FROM kept)", changed.object);
+    for (const { object, after } of planned.objects) {
+      if (after !== undefined) continue;
+      catalog.run("DELETE FROM seen WHERE object = ? AND object NOT IN (SELECT object FROM kept)", object);
+      if (!isDamaged(catalog, object)) continue;
+      clearDamage(catalog, object);
+      if (keepHistory) catalog.event("history.lost", { object, before: batch.to }, context.nowUs());
+    }
+    for (const { object, renewed } of batch.objects) {
+      if (renewed === undefined || !isDamaged(catalog, object)) continue;
+      clearDamage(catalog, object);
+      const path = context.manifest.pathsOf(object, batch.to)[0]?.path ?? "";
+      catalog.event("copy.repaired", { object, path, seq: batch.to }, context.nowUs());
+      repaired.push(path);
     }
     catalog.run("DELETE FROM extents WHERE seq > ? AND seq <= ?", batch.from, batch.to);
     for (const row of catalog.all(
@@ -107,6 +129,7 @@ export function applyNext(context: ReplicaContext, keepHistory: boolean, althoug
     );
     for (const path of written.strangers) catalog.event("stranger.put_aside", { path, seq: batch.to }, context.nowUs());
     catalog.stand({ applied: batch.to, applying: undefined, suspect: "" });
+    settleSuspect(catalog);
   });
   removeSegments(context, batch.seqs);
   // Kept of a broken session for a resume that never came: the object was gone when the primary planned again.
@@ -121,6 +144,7 @@ export function applyNext(context: ReplicaContext, keepHistory: boolean, althoug
     cuts: batch.seqs.length,
     imageBytes,
     strangers: written.strangers,
+    repaired,
     metadataPartial: metadataPartial + written.metadataPartial,
   };
 }
@@ -154,66 +178,103 @@ function prepare(
   return { imageBytes: images.reduce((sum, image) => sum + image.length, 0), metadataPartial };
 }
 
-function putSeen(context: ReplicaContext, object: number, store: number, stat: Stamps): void {
-  context.catalog.run(
-    "INSERT OR REPLACE INTO seen (object, store, inode, size, mtime_ns, ctime_ns) VALUES (?,?,?,?,?,?)",
-    object,
-    store,
-    stat.inode,
-    stat.size,
-    stat.mtimeNs,
-    stat.ctimeNs,
-  );
-}
-
-/** Files that the batch is about to change must stand as we left them. */
-function checkForeignChanges(context: ReplicaContext, batch: Batch): void {
-  const statement = context.catalog.statement("SELECT inode, size, mtime_ns, ctime_ns FROM seen WHERE object = ?");
-  statement.setReadBigInts(true);
-  for (const changed of batch.objects) {
-    if (changed.before === undefined || changed.type !== "file") continue;
-    const row = statement.get(changed.object) as { size: bigint; mtime_ns: bigint; ctime_ns: bigint } | undefined;
-    const found = locate(context, changed.object, changed.store, batch.from, batch.to);
-    const paths = (): string =>
-      context.manifest
-        .pathsOf(changed.object, batch.from)
-        .map((entry) => entry.path || "(root)")
-        .join(", ");
-    if (row === undefined || found === undefined) {
-      const error = new ForeignChange(`the file of ${paths()} is gone from the copy or was replaced`);
-      markSuspect(context, error.message);
-      throw error;
+/** The batch that comes next; undefined when there is none. What is damaged and not renewed in it stays out of it. */
+function nextBatch(context: ReplicaContext, although: "suspect" | undefined): Batch | undefined {
+  const { catalog } = context;
+  for (;;) {
+    const wanted = nextBatchEnd(context);
+    if (wanted === undefined) return undefined;
+    const { applied, applying } = catalog.standing;
+    if (applying !== undefined || although !== undefined) return planBatch(context, applied, wanted);
+    const damage = pendingDamage(context);
+    let end: bigint | undefined = wanted;
+    if (damage.length > 0) {
+      const cuts = catalog.cuts("committed").map(({ cut }) => cut.seq);
+      end = reachable(applied, wanted, cuts, damage);
     }
-    const { stat } = found;
-    const written = BigInt(stat.size) !== row.size || stat.mtimeNs !== row.mtime_ns;
-    // The ctime alone proves nothing: a rename sets it, no sync covers it, and a power failure takes it back.
-    if (written || (stat.ctimeNs !== row.ctime_ns && !holdsContent(context, found, changed.before, batch.from))) {
-      const error = new ForeignChange(`somebody changed ${paths()} in the copy`);
-      markSuspect(context, error.message);
-      throw error;
-    }
+    if (end === undefined) throw new ForeignChange(suspectText(catalog));
+    const batch = planBatch(context, applied, end as Seq);
+    // What is found only now may make it end earlier, or have to wait.
+    if (noteDamage(context, foreignChanges(context, batch)) === 0) return batch;
   }
 }
 
-/** Of an object whose file a stranger removed or replaced nothing can be written. */
-function withoutWhatIsGone(context: ReplicaContext, batch: Batch): Batch {
-  const gone = new Set<ObjectId>();
-  for (const { object, store, type, before } of batch.objects) {
-    if (before === undefined || type !== "file") continue;
-    if (locate(context, object, store, batch.from, batch.to) === undefined) gone.add(object);
+/** Files that the batch is about to change must stand as we left them. */
+function foreignChanges(context: ReplicaContext, batch: Batch): Damage[] {
+  const { catalog, manifest } = context;
+  const statement = catalog.statement("SELECT inode, size, mtime_ns, ctime_ns FROM seen WHERE object = ?");
+  statement.setReadBigInts(true);
+  const damage: Damage[] = [];
+  for (const { object, store, type, before, after, renewed } of batch.objects) {
+    if (before === undefined || type !== "file" || renewed !== undefined) continue;
+    const row = statement.get(object) as { size: bigint; mtime_ns: bigint; ctime_ns: bigint } | undefined;
+    const found = locate(context, object, store, batch.from, batch.to);
+    const note = (what: string): void => {
+      const path = manifest.pathsOf(object, batch.from)[0]?.path;
+      damage.push({
+        object,
+        store,
+        path: path === undefined ? ("" as StorePath) : homeOf(context, store).local(path),
+        what,
+      });
+    };
+    if (row === undefined || found === undefined) {
+      note("is gone or was replaced");
+      continue;
+    }
+    const { stat } = found;
+    const same = (): boolean => holdsContent(context, found, before, batch.from);
+    const written = BigInt(stat.size) !== row.size || stat.mtimeNs !== row.mtime_ns;
+    // The ctime alone proves nothing: a rename sets it, no sync covers it, and a power failure takes it back.
+    // Of what dies in the batch only the content counts.
+    if (written ? after !== undefined || !same() : stat.ctimeNs !== row.ctime_ns && !same()) note("was written to");
+  }
+  return damage;
+}
+
+/**
+ * Of an object whose file a stranger removed nothing can be written: the batch goes on without it, and what is missing
+ * and lives on is damaged from here on. In a redo everything was found before the mark: what is gone went since.
+ */
+function withoutWhatIsGone(
+  context: ReplicaContext,
+  batch: Batch,
+  redo: boolean,
+  although: "suspect" | undefined,
+): Batch {
+  const gone = new Map<ObjectId, ChangedObject>();
+  // Files were found a moment ago, but for what is known to be damaged.
+  const found = !redo && although === undefined && !anyDamage(context.catalog);
+  for (const changed of batch.objects) {
+    const { object, store, type, before, renewed } = changed;
+    if (type === "directory" || (found && type === "file")) continue;
+    if (!redo && (before === undefined || renewed !== undefined)) continue;
+    if (locate(context, object, store, batch.from, batch.to) === undefined) gone.set(object, changed);
+  }
+  if (gone.size === 0) return batch;
+  if (although === undefined) {
+    const damage = [...gone.values()].flatMap(({ object, store, after }) => {
+      if (after === undefined) return [];
+      const path = context.manifest.pathsOf(object, batch.to)[0]?.path ?? ("" as StorePath);
+      return [{ object, store, path: homeOf(context, store).local(path), what: "is gone or was replaced" }];
+    });
+    noteDamage(context, damage);
   }
   return {
     ...batch,
     objects: batch.objects.filter(({ object }) => !gone.has(object)),
-    paths: batch.paths.filter(({ after }) => after === undefined || !gone.has(after.object)),
+    // The name is free for whoever comes back; whoever had it before gives it up all the same.
+    paths: batch.paths.map((path) =>
+      path.after !== undefined && gone.has(path.after.object) ? { ...path, after: undefined } : path,
+    ),
   };
 }
 
 /** Extents are written into files as long as the cut before left them. */
 function settleSizes(context: ReplicaContext, batch: Batch): void {
   const { disk } = context;
-  for (const { object, store, type, before } of batch.objects) {
-    if (before === undefined || type !== "file") continue;
+  for (const { object, store, type, before, renewed } of batch.objects) {
+    if (before === undefined || type !== "file" || renewed !== undefined) continue;
     const found = locateOrFail(context, object, store, batch.from, batch.to);
     if (found.stat.size === before.size) continue;
     const file = disk.openFile(found.directory, found.name, "write");

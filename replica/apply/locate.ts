@@ -9,7 +9,7 @@ export class ForeignChange extends UnderstudyError {
   readonly remedy = "stop";
   readonly state = "The copy is suspect: nothing is applied to it until it was compared and repaired.";
   readonly hint =
-    "Find out who writes into the copy; then `understudy verify GROUP` shows and `understudy adopt GROUP` repairs it.";
+    "The primary sends again what was changed; find out who writes into the copy. `understudy adopt GROUP` compares all of it anew.";
 }
 
 export interface Located {

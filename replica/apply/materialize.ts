@@ -3,7 +3,7 @@ import { setMetaAsPermitted } from "../set-meta.ts";
 import { failing } from "../sync.ts";
 import { PayloadReader } from "./payload-reader.ts";
 import type { Batch, ChangedObject } from "./plan-batch.ts";
-import { pendingExtents } from "./plan-batch.ts";
+import { pendingExtents, stagedAt } from "./plan-batch.ts";
 import { type Stamps, stampsOf } from "./stamps.ts";
 import { writeZeros } from "./write-zeros.ts";
 
@@ -13,7 +13,8 @@ export interface Materialized {
 }
 
 /**
- * Gives every file and symlink that is born in the batch a file of its own in staging, as it was at its birth, synced.
+ * Gives every file and symlink that is born in the batch a file of its own in staging, as it was at its birth, synced;
+ * of damaged files that are renewed it is there already, and is theirs from the mark on.
  * What a crash leaves of this is not known to the catalog and is made again.
  */
 export function materialize(context: ReplicaContext, batch: Batch): { made: Materialized[]; metadataPartial: number } {
@@ -23,8 +24,8 @@ export function materialize(context: ReplicaContext, batch: Batch): { made: Mate
   let partial = 0;
   const touched = new Map<number, { files: number; symlinks: number }>();
   for (const changed of batch.objects) {
-    if (changed.before !== undefined || changed.type === "directory") continue;
-    const birth = changed.steps.find((step) => step.version !== undefined);
+    if (changed.type === "directory") continue;
+    const birth = stagedAt(changed);
     if (birth?.version === undefined) continue;
     const { staging, placement } = homeOf(context, changed.store);
     const { owners } = placement;

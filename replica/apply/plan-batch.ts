@@ -1,5 +1,6 @@
 import { joinPath, type ObjectVersion, objectVersion } from "../../shared/catalog/manifest.ts";
 import { type ObjectId, type Seq, type StorePath, seq } from "../../shared/words.ts";
+import { renewals } from "../repair/damage.ts";
 import { homeOf, type ReplicaContext } from "../replica-context.ts";
 
 /** What a run of committed cuts changes in the copy: states before and after, and the writes between them in order. */
@@ -19,6 +20,8 @@ export interface ChangedObject {
   readonly before: ObjectVersion | undefined;
   /** Undefined: no path leads to it at the end of the batch. */
   readonly after: ObjectVersion | undefined;
+  /** Its file is damaged, and this cut of the batch brings all of it anew, in a staged file. */
+  readonly renewed?: Seq;
   /** Its versions within the batch, oldest first; a death has `version` undefined. */
   readonly steps: readonly { readonly seq: Seq; readonly version: ObjectVersion | undefined }[];
 }
@@ -47,6 +50,12 @@ export function nextBatchEnd(context: ReplicaContext): Seq | undefined {
     end = seq(Number(row.seq));
   }
   return end;
+}
+
+/** The step at which its file in staging is all of it: its birth in the batch, or the cut that renews it. */
+export function stagedAt(changed: ChangedObject): ChangedObject["steps"][number] | undefined {
+  if (changed.renewed !== undefined) return changed.steps.find((step) => step.seq === changed.renewed);
+  return changed.before === undefined ? changed.steps.find((step) => step.version !== undefined) : undefined;
 }
 
 /** It came to be in the batch and nothing happened to it since: what materialize or receive made of it is all. */
@@ -80,6 +89,7 @@ export function planBatch(context: ReplicaContext, from: Seq, to: Seq): Batch {
       after: after === undefined ? undefined : { object: after, type: manifest.object(after, to)!.type },
     });
   }
+  const renewedIn = renewals(catalog, from, to);
   const objects: ChangedObject[] = [];
   for (const { object, version: after } of manifest.objectsBorn(from, to)) {
     const before = manifest.object(object, from);
@@ -98,9 +108,27 @@ export function planBatch(context: ReplicaContext, from: Seq, to: Seq): Batch {
     if (type === undefined) continue; // A death that was written for an object that never lived here.
     const store = storeOf.get(object) ?? storeOfObject(context, object, from, to);
     if (store === undefined) continue; // Named and dropped again before it had a path.
-    objects.push({ object, store, type, before, after, steps });
+    const renewed = before === undefined ? undefined : renewedIn.get(object);
+    objects.push({ object, store, type, before, after, steps, ...(renewed === undefined ? {} : { renewed }) });
+    if (renewed !== undefined) paths.push(...placesOf(context, object, type, from, to));
   }
   return { from, to, seqs, objects, paths };
+}
+
+/** Where the new file of a renewed object goes, also where its names are the same as before. */
+function placesOf(
+  context: ReplicaContext,
+  object: ObjectId,
+  type: ChangedObject["type"],
+  from: Seq,
+  to: Seq,
+): ChangedPath[] {
+  const { manifest } = context;
+  return manifest.pathsOf(object, to).flatMap(({ store, path }) => {
+    if (manifest.objectAtPath(store, path, from) !== object) return []; // A changed path, which is there already.
+    const named = { object, type };
+    return [{ store, path: homeOf(context, store).local(path), before: named, after: named }];
+  });
 }
 
 const nothing = new Uint8Array(0);

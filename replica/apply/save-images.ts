@@ -1,9 +1,10 @@
-import { isSystemError } from "../../shared/errors.ts";
+import { assert, isSystemError } from "../../shared/errors.ts";
+import { blockHash, blocksPerRun, equalBytes, hashInRun } from "../../shared/manifest/block-hash.ts";
 import type { Disk, OpenFile } from "../../shared/ports/disk.ts";
 import type { ObjectId, Seq } from "../../shared/words.ts";
 import { homeOf, type ReplicaContext } from "../replica-context.ts";
 import { failing } from "../sync.ts";
-import { locateOrFail } from "./locate.ts";
+import { locate, locateOrFail } from "./locate.ts";
 import { PayloadReader } from "./payload-reader.ts";
 import { type Batch, type ChangedObject, onlyBorn, type PendingExtent, pendingExtents } from "./plan-batch.ts";
 
@@ -46,7 +47,13 @@ export function saveImages(context: ReplicaContext, batch: Batch): SavedImage[] 
         }
         return file;
       };
-      saveObject(context, batch, changed, payloads, writer, saved);
+      if (changed.renewed === undefined) {
+        saveObject(context, batch, changed, payloads, writer, saved);
+        continue;
+      }
+      salvage(context, batch, changed, payloads, writer, saved);
+      const steps = changed.steps.filter((step) => step.seq >= changed.renewed!);
+      saveObject(context, batch, { ...changed, before: undefined, steps }, payloads, writer, saved);
     }
     for (const [store, file] of files) {
       failing(() => {
@@ -123,6 +130,82 @@ function saveObject(
     }
   } finally {
     if (source !== undefined) disk.closeFile(source);
+  }
+}
+
+/**
+ * Of a damaged file that the batch renews: old images of the blocks that the batch changes, as far as the file still has
+ * them. What it has not is missing in the points before: whoever restores one of them is told, since no block is taken
+ * without its hash.
+ */
+function salvage(
+  context: ReplicaContext,
+  batch: Batch,
+  changed: ChangedObject,
+  payloads: PayloadReader,
+  writer: () => HistoryFile,
+  saved: SavedImage[],
+): void {
+  const { disk, catalog, manifest } = context;
+  const { object, store, before, renewed } = changed;
+  assert(before !== undefined && renewed !== undefined, "what is renewed was there before");
+  const found = locate(context, object, store, batch.from, batch.to);
+  const source = found?.stat.type === "file" ? disk.openFile(found.directory, found.name, "read") : undefined;
+  const overlay = new Overlay(before.size);
+  const extents = [...pendingExtents(context, object, batch.from, batch.to)];
+  let last: { seq: Seq; size: number } = { seq: batch.from, size: before.size };
+  let lost = 0;
+  try {
+    for (const step of changed.steps) {
+      const bytes = new Uint8Array(before.blockSize);
+      for (const block of blocksThatChange(manifest, object, last, step.seq, before.blockSize)) {
+        const offset = block * before.blockSize;
+        const length = Math.min(before.blockSize, last.size - offset);
+        const piece = bytes.subarray(0, length);
+        piece.fill(0, source === undefined ? 0 : disk.read(source, piece, 0, length, offset));
+        overlay.lay(piece, offset);
+        const run = manifest.run(object, Math.floor(block / blocksPerRun), last.seq);
+        if (!equalBytes(blockHash(piece), hashInRun(run, block % blocksPerRun))) {
+          lost++;
+          continue;
+        }
+        const history = writer();
+        disk.write(history.file, piece, history.size);
+        saved.push({ object, store, died: step.seq, offset, length, position: history.size });
+        history.size += length;
+      }
+      if (step.seq === renewed || step.version === undefined) break;
+      overlay.truncate(step.version.size);
+      for (const extent of extents) {
+        if (extent.seq === step.seq)
+          overlay.write(extent, extent.place === "zero" ? undefined : payloads.read(store, extent));
+      }
+      last = { seq: step.seq, size: step.version.size };
+    }
+  } finally {
+    if (source !== undefined) disk.closeFile(source);
+  }
+  if (lost === 0) return;
+  catalog.transaction("damaged", () =>
+    catalog.event("history.lost", { object, before: renewed, blocks: lost }, context.nowUs()),
+  );
+}
+
+/** Blocks of an object whose hash another cut changes, within what it was long before. */
+function* blocksThatChange(
+  manifest: ReplicaContext["manifest"],
+  object: ObjectId,
+  last: { readonly seq: Seq; readonly size: number },
+  next: Seq,
+  blockSize: number,
+): Generator<number> {
+  const blocks = Math.ceil(last.size / blockSize);
+  for (let first = 0; first < blocks; first += blocksPerRun) {
+    const then = manifest.run(object, first / blocksPerRun, last.seq);
+    const now = manifest.run(object, first / blocksPerRun, next);
+    for (let index = 0; index < blocksPerRun && first + index < blocks; index++) {
+      if (!equalBytes(hashInRun(then, index), hashInRun(now, index))) yield first + index;
+    }
   }
 }
 

@@ -2,13 +2,15 @@ import { type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts"
 import { isSystemError } from "../../shared/errors.ts";
 import type { Directory } from "../../shared/ports/disk.ts";
 import type { ObjectId, StorePath } from "../../shared/words.ts";
+import { isDamaged } from "../repair/damage.ts";
+import { moveToStrangers } from "../repair/put-aside.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
 import type { StoreHome } from "../store-home.ts";
 import { failing } from "../sync.ts";
 import { ForeignChange, inodeOf, locateOrFail, locatePrivate } from "./locate.ts";
 import { PayloadReader } from "./payload-reader.ts";
-import { type Batch, type ChangedObject, type ChangedPath, onlyBorn, pendingExtents } from "./plan-batch.ts";
+import { type Batch, type ChangedObject, type ChangedPath, onlyBorn, pendingExtents, stagedAt } from "./plan-batch.ts";
 import { type Stamps, stampsOf } from "./stamps.ts";
 import { writeZeros } from "./write-zeros.ts";
 
@@ -92,7 +94,12 @@ class CopyWriter {
     // A directory here is what came after the file, and may have its number if the file is gone for good.
     if (stat === undefined || stat.type === "directory") return;
     if (after !== undefined && stat.inode === inodeOf(this.#context, after.object)) return;
-    if (stat.inode !== inodeOf(this.#context, before.object)) return; // Vacated before the crash, or a stranger: see place.
+    if (stat.inode !== inodeOf(this.#context, before.object)) {
+      // Neither what was here nor what comes: somebody else's, or what a renewed object had until he came.
+      this.#putAside(home, path, place);
+      this.#vacated = true;
+      return;
+    }
     const name = objectFileName(before.object);
     if (disk.stat(home.limbo, name)?.inode === stat.inode) {
       // A rename of one link over another of the same file does nothing: POSIX. The name goes by itself.
@@ -144,8 +151,7 @@ class CopyWriter {
     if (changed.after === undefined && !this.#keepHistory) return;
     if (onlyBorn(changed)) return;
     // What was there at the birth is in the materialized file already.
-    const birth =
-      changed.before === undefined ? changed.steps.find((step) => step.version !== undefined)?.seq : undefined;
+    const birth = stagedAt(changed)?.seq;
     const after = birth ?? this.#batch.from;
     const steps = changed.steps.filter((step) => step.seq > after && step.version !== undefined);
     const extents = [...pendingExtents(this.#context, object, after, this.#batch.to)];
@@ -238,6 +244,13 @@ class CopyWriter {
     if (found === undefined || found.where === "tree") return [];
     const home = homeOf(this.#context, store);
     this.#touchPrivate(store, found.where);
+    if (changed.renewed === undefined && isDamaged(this.#context.catalog, object)) {
+      // What a stranger made of it is not ours to remove.
+      moveToStrangers(this.#context, home, found.directory, found.name);
+      this.#strangers.push(this.#context.manifest.pathsOf(object, this.#batch.from)[0]?.path ?? "");
+      this.#touchPrivate(store, "strangers");
+      return [];
+    }
     if (!this.#keepHistory) {
       disk.unlink(found.directory, found.name);
       return [];

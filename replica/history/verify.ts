@@ -57,7 +57,7 @@ export interface VerifyOptions {
   /** For a scrub beside other work. */
   readonly bytesPerSecond?: number;
   /** Names that the configuration leaves out of the store, and that may lie in the copy still. */
-  readonly excluded?: (store: StoreName, path: StorePath) => boolean;
+  readonly excluded?: (store: StoreName, path: StorePath, directory: boolean) => boolean;
 }
 
 const differencesMax = 1000;
@@ -346,7 +346,8 @@ class CopyChecker {
       const path = joinPath(directory, name);
       if (this.#cameOrWent(home.number, path)) continue;
       if (manifest.objectAtPath(home.number, path, this.#end()) !== undefined) continue;
-      if (this.#options.excluded?.(home.placement.name, path) === true)
+      const isDirectory = home.tree.stat(path)?.type === "directory";
+      if (this.#options.excluded?.(home.placement.name, path, isDirectory) === true)
         this.#differ(home, path, "excluded", "is left out by the configuration");
       else this.#differ(home, path, "stranger", "is not in the manifest");
     }

@@ -1,6 +1,8 @@
 import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { type Consistency, type CutId, cutText, type Epoch, epoch, meets } from "../../shared/words.ts";
 import { applyNext } from "../apply/apply.ts";
+import { ForeignChange } from "../apply/locate.ts";
+import { anyDamage, suspectText } from "../repair/damage.ts";
 import type { ReplicaContext } from "../replica-context.ts";
 import type { StoreHome } from "../store-home.ts";
 import { failing } from "../sync.ts";
@@ -164,6 +166,7 @@ export function takeOver(
   const { catalog } = context;
   assert(catalog.standing.sealed, "a promotion begins with the seal");
   while (applyNext(context, keepHistory, although) !== undefined);
+  if (although === undefined && anyDamage(catalog)) throw new ForeignChange(suspectText(catalog));
   assert(catalog.standing.applied === catalog.standing.committed.seq, "everything committed is applied");
   for (const home of context.homes.values()) putSidecarsAside(context, home);
   const standing = catalog.standing;
@@ -174,10 +177,13 @@ export function takeOver(
     catalog.run("DELETE FROM seen WHERE object IN (SELECT object FROM kept)");
     catalog.run("DELETE FROM kept");
     catalog.run("DELETE FROM images");
+    // What the service has is what counts from here on: the first cut finds how it differs.
+    catalog.run("DELETE FROM damaged");
     catalog.run("UPDATE cuts SET point = 0 WHERE point = 1");
     catalog.event("promotion.done", { epoch: String(next), cut: cutText(standing.committed) }, context.nowUs());
     catalog.stand({
       role: "primary",
+      suspect: "",
       sealed: false,
       epoch: next,
       epochSeen: next,

@@ -5,6 +5,7 @@ import { checkStorePath, privateName } from "../../shared/store-path.ts";
 import { epoch, type ObjectId, type StorePath, seq } from "../../shared/words.ts";
 import { emptyLimbo } from "../apply/apply.ts";
 import { putSidecarsAside } from "../promote/promote.ts";
+import { mayComeAnew } from "../repair/damage.ts";
 import { objectFileName, type ReplicaContext } from "../replica-context.ts";
 import type { StoreHome } from "../store-home.ts";
 import { failing } from "../sync.ts";
@@ -31,6 +32,7 @@ export function beginAdoption(context: ReplicaContext): void {
       "images",
       "kept",
       "seen",
+      "damaged",
     ]) {
       catalog.run(`DELETE FROM ${table}`);
     }
@@ -113,7 +115,7 @@ function freeName({ catalog, disk }: ReplicaContext, home: StoreHome): string {
 
 /**
  * Copies the file that lies at a path into staging, as if an earlier session had brought it, so that only blocks that
- * differ are sent. The file itself stays untouched.
+ * differ are sent: while the copy's place is adopted, and of a damaged file. The file itself stays untouched.
  */
 export function stageFromCopy(
   context: ReplicaContext,
@@ -121,8 +123,9 @@ export function stageFromCopy(
 ): void {
   const { catalog, disk } = context;
   const home = [...context.homes.values()].find((item) => item.placement.name === asked.store);
-  if (home === undefined || !adopting(context.catalog)) return;
+  if (home === undefined || (!adopting(catalog) && !mayComeAnew(catalog, asked.object))) return;
   if (catalog.get("SELECT 1 AS found FROM staged WHERE object = ?", asked.object) !== undefined) return;
+  home.tree.forget();
   const place = home.tree.place(home.local(checkStorePath(asked.path) as StorePath));
   if (place === undefined || disk.stat(place.directory, place.name)?.type !== "file") return;
   const name = objectFileName(asked.object);
@@ -131,12 +134,13 @@ export function stageFromCopy(
     copyFile(disk, place, { directory: home.staging, name });
   } catch (error) {
     // Not worth more than the bytes that it would have saved: they are sent.
-    if (!isSystemError(error, "ENOSPC", "EDQUOT")) throw error;
+    if (!isSystemError(error, "ENOSPC", "EDQUOT", "ENOENT", "ELOOP")) throw error;
     if (disk.stat(home.staging, name) !== undefined) disk.unlink(home.staging, name);
     return;
   }
   catalog.begin();
   const seq = catalog.standing.committed.seq + 1n;
+  catalog.run("DELETE FROM staged_runs WHERE object = ?", asked.object);
   catalog.run(
     "INSERT INTO staged (object, store, seq, block_size) VALUES (?,?,?,?)",
     asked.object,

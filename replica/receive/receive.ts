@@ -2,12 +2,13 @@ import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { ContentChange } from "../../shared/catalog/content-change.ts";
 import { joinPath, type ObjectVersion } from "../../shared/catalog/manifest.ts";
 import { assert } from "../../shared/errors.ts";
-import { blocksPerRun, equalBytes, hashBytes, hashInRun, zeroHash } from "../../shared/manifest/block-hash.ts";
+import { blocksPerRun, equalBytes, hashBytes, hashInRun, isZero, zeroHash } from "../../shared/manifest/block-hash.ts";
 import { blockHashes } from "../../shared/manifest/block-hashes.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
 import type { CutBegin, CutEnd, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
 import { type CutId, compareCuts, cutText, type ObjectId, type Seq, sameCut } from "../../shared/words.ts";
+import { mayComeAnew, noteRenewed } from "../repair/damage.ts";
 import { homeOf, type ReplicaContext } from "../replica-context.ts";
 import { singleFileName } from "../store-home.ts";
 import { checkBlocks, fileBytesMax, PendingContent, pendingContentsMax } from "./pending-content.ts";
@@ -26,6 +27,8 @@ interface OpenCut {
   /** Number in this catalog of each store of the message. */
   readonly stores: readonly number[];
   readonly contents: Map<ObjectId, PendingContent>;
+  /** Damaged objects of which all comes anew. */
+  readonly renewed: Set<ObjectId>;
   /** Numbers above this one were never seen here, so nothing has to be looked up for a new object. */
   readonly lastObjectBefore: number;
   /** New objects whose row has come: number to store. */
@@ -161,6 +164,7 @@ export class Receiver {
       lastObjectBefore,
       born: new Map(),
       contents: new Map(),
+      renewed: new Set(),
       payloadBytes: 0,
       objects: 0,
       paths: 0,
@@ -198,16 +202,20 @@ export class Receiver {
       );
     }
     const old = object <= open.lastObjectBefore && manifest.object(object, open.begin.base.seq) !== undefined;
-    if (extent.fresh === old)
+    const renews = old && this.#renews(open, extent, existing);
+    if (extent.fresh === old && !renews)
       throw new CutMalformed(`extent of object ${object} says ${extent.fresh ? "new" : "known"}: it is not`);
-    if (extent.held && old) throw new CutMalformed(`extent of object ${object} is held: the copy has that object`);
+    if (extent.held && old && !renews)
+      throw new CutMalformed(`extent of object ${object} is held: the copy has that object`);
     let pending = open.contents.get(object);
     if (pending === undefined) {
       if (open.contents.size >= pendingContentsMax)
         throw new CutMalformed(`more than ${pendingContentsMax} objects with extents and no row`);
       this.#checkStoreOf(open, object, store);
       const content = existing?.content ?? new Uint8Array(0);
-      const change = new ContentChange(manifest, object, open.seq, content, { births: false });
+      const anew = renews && !open.renewed.has(object);
+      const change = new ContentChange(manifest, object, open.seq, content, { births: false, anew });
+      if (renews) open.renewed.add(object);
       pending = new PendingContent(change, blockSize, store);
       open.contents.set(object, pending);
     }
@@ -235,7 +243,20 @@ export class Receiver {
     }
     open.payloadBytes += bytes.length;
     open.bytesSinceCommit += bytes.length;
-    open.rowsSinceCommit += this.#staging.put(extent, store, bytes);
+    open.rowsSinceCommit += this.#staging.put(extent, store, bytes, renews);
+  }
+
+  /**
+   * All of an object that the copy has comes once more, since its file here is damaged. What is not damaged never does: a
+   * file of ours is only ever changed in place, so that what recovery points need of it is saved.
+   */
+  #renews(open: OpenCut, { object, fresh }: Extent, existing: ObjectVersion | undefined): boolean {
+    if (open.renewed.has(object)) {
+      if (!fresh) throw new CutMalformed(`object ${object} comes whole, and in part`);
+      return true;
+    }
+    const begun = open.contents.has(object) || existing?.birth === Number(open.seq);
+    return fresh && !begun && mayComeAnew(this.#context.catalog, object);
   }
 
   /** The object as it stands with what has come of this cut. */
@@ -313,6 +334,13 @@ export class Receiver {
           `content of object ${row.object} comes to ${hex(digest)}, the primary says ${hex(row.content)}`,
         );
       }
+      // Of a file of nothing but zeros nothing else comes.
+      if (before !== undefined && isZero(row.content) && !open.renewed.has(row.object)) {
+        if (mayComeAnew(this.#context.catalog, row.object)) {
+          open.renewed.add(row.object);
+          this.#staging.beginWhole(row.object, store, row.blockSize);
+        }
+      }
       this.#staging.settle(row, store);
     }
     manifest.putObject(row, open.seq);
@@ -358,6 +386,7 @@ export class Receiver {
     if (manifest.object(object, open.seq)?.birth === Number(open.seq))
       throw new CutDamaged(`object ${object} is dropped after its row, which would be left without its blocks`);
     open.contents.delete(object);
+    open.renewed.delete(object);
     catalog.run("DELETE FROM run_versions WHERE object = ? AND birth = ?", object, open.seq);
     this.#staging.drop(object);
   }
@@ -411,6 +440,7 @@ export class Receiver {
       appliedAtUs: 0,
       point: false,
     });
+    noteRenewed(catalog, open.renewed, open.seq);
     catalog.stand({ committed: end.cut, digest, lastTakenAtUs: open.begin.takenAtUs });
     this.#ended.push(end.cut);
     this.#open = undefined;

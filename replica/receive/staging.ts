@@ -71,8 +71,11 @@ export class Staging {
     this.#open = new StagedCut(cut, leftovers);
   }
 
-  /** Puts the bytes of a checked extent where apply finds them, and gives how many rows of the catalog that took. */
-  put(extent: Extent, store: number, bytes: Uint8Array): 0 | 1 {
+  /**
+   * Puts the bytes of a checked extent where apply finds them, and gives how many rows of the catalog that took. `whole`:
+   * of an object that the copy has all comes anew, in a file of its own.
+   */
+  put(extent: Extent, store: number, bytes: Uint8Array, whole: boolean): 0 | 1 {
     const open = this.#opened();
     const { catalog, limits } = this.#context;
     const { object, offset, length } = extent;
@@ -80,7 +83,10 @@ export class Staging {
       let place = open.fresh.get(object);
       if (place === undefined) {
         place =
-          this.#resumes(open, extent, store) || extent.held || open.inlineBytes + length > limits.inlineBytesMax
+          this.#resumes(open, extent, store, whole) ||
+          whole ||
+          extent.held ||
+          open.inlineBytes + length > limits.inlineBytesMax
             ? "staged"
             : "inline";
         open.fresh.set(object, place);
@@ -138,6 +144,14 @@ export class Staging {
       payload,
     );
     return 1;
+  }
+
+  /** An object that the copy has gets a file of its own, which is empty so far. */
+  beginWhole(object: ObjectId, store: number, blockSize: number): void {
+    const open = this.#opened();
+    this.#discardStaged(object);
+    open.fresh.set(object, "staged");
+    this.#stagedFile(open, object, store, blockSize);
   }
 
   /** The row of a file has come, and with it all of its bytes. */
@@ -200,8 +214,9 @@ export class Staging {
   }
 
   /** An earlier session staged this object, as the same primary would do it again: else what lies there is another's. */
-  #resumes(open: StagedCut, { object, blockSize }: Extent, store: number): boolean {
-    if (!open.leftovers) return false;
+  #resumes(open: StagedCut, { object, blockSize }: Extent, store: number, whole: boolean): boolean {
+    // What lies in the copy is put there when it is asked for, which may be after the cut has begun.
+    if (!open.leftovers && !whole) return false;
     const { catalog, disk } = this.#context;
     const staged = catalog.get("SELECT store, block_size FROM staged WHERE object = ?", object);
     if (staged === undefined) return false;
@@ -334,8 +349,9 @@ export class Staging {
   #finishStaged(open: StagedCut, row: ObjectRow, store: number): void {
     const { catalog, disk } = this.#context;
     const file = this.#stagedFile(open, row.object, store, row.blockSize);
-    if (open.resumed.has(row.object)) this.#clearResumed(open, row, file);
-    if (open.leftovers) catalog.run("DELETE FROM staged_runs WHERE object = ?", row.object);
+    const resumed = open.resumed.has(row.object);
+    if (resumed) this.#clearResumed(open, row, file);
+    if (open.leftovers || resumed) catalog.run("DELETE FROM staged_runs WHERE object = ?", row.object);
     // Most were written to their size exactly, and to cut nothing off takes ten times as long as to look.
     if (disk.statFile(file).size !== row.size) disk.truncate(file, row.size);
     // Here, while the file is open, rather than by name when it is placed: a sync covers the meta only through the

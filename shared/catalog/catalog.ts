@@ -12,7 +12,7 @@ import {
   type Seq,
   seq,
 } from "../words.ts";
-import { catalogVersion, schema } from "./schema.ts";
+import { catalogVersion, migrations, schema } from "./schema.ts";
 
 /** The catalog cannot be read, or is of another version. */
 export class CatalogUnusable extends UnderstudyError {
@@ -123,8 +123,10 @@ export class Catalog {
       const version = Number(this.get("PRAGMA user_version")?.user_version ?? 0);
       if (version === 0) {
         this.db.exec(`BEGIN IMMEDIATE; ${schema} PRAGMA user_version = ${catalogVersion}; COMMIT;`);
-      } else if (version !== catalogVersion) {
-        throw new CatalogUnusable(`catalog ${path} has version ${version}, this program knows ${catalogVersion}`);
+      } else {
+        for (let at = version; at < catalogVersion; at++) this.#migrate(path, at);
+        if (version > catalogVersion)
+          throw new CatalogUnusable(`catalog ${path} has version ${version}, this program knows ${catalogVersion}`);
       }
       this.#standing = this.#readStanding();
       this.#standingBefore = this.#standing;
@@ -133,6 +135,12 @@ export class Catalog {
       if (error instanceof UnderstudyError) throw error;
       throw new CatalogUnusable(`cannot open catalog ${path}`, { cause: error });
     }
+  }
+
+  #migrate(path: string, version: number): void {
+    const change = migrations.get(version);
+    if (change === undefined) throw new CatalogUnusable(`catalog ${path} has version ${version}, which is too old`);
+    this.db.exec(`BEGIN IMMEDIATE; ${change} PRAGMA user_version = ${version + 1}; COMMIT;`);
   }
 
   close(): void {

@@ -26,14 +26,19 @@ export class ContentChange {
   #blockBirths: DataView | undefined;
   #changed = false;
   #anyChange = false;
+  /** All of the content comes anew: runs that have begun to; a run that has not holds nothing until it does. */
+  readonly #anew: Set<number> | undefined;
 
-  /** `content`: the object's content digest so far; empty for a new object. `fresh`: no cut has any run of it. */
+  /**
+   * `content`: the object's content digest so far; empty for a new object. `fresh`: no cut has any run of it. `anew`:
+   * what it had counts no more, a block that is not set is zero; runs that come to what they were get no new row.
+   */
   constructor(
     manifest: Manifest,
     object: ObjectId,
     birth: Seq,
     content: Uint8Array,
-    options: { births: boolean; fresh?: boolean },
+    options: { births: boolean; fresh?: boolean; anew?: boolean },
   ) {
     this.#manifest = manifest;
     this.object = object;
@@ -41,6 +46,7 @@ export class ContentChange {
     this.#content = Sum256.from(content);
     this.#births = options.births;
     this.#freshFrom = options.fresh === true ? 0 : Number.POSITIVE_INFINITY;
+    this.#anew = options.anew === true ? new Set() : undefined;
   }
 
   /** The hash that a block has now. */
@@ -118,6 +124,9 @@ export class ContentChange {
   /** Writes what is left and gives the content digest. */
   finish(): Uint8Array {
     this.#leave();
+    const runs = this.#anew === undefined ? 0 : this.#manifest.runCount(this.object, this.#birth);
+    for (let run = 0; run < runs; run++) if (this.#anew?.has(run) === false) this.#enter(run);
+    this.#leave();
     this.#run = -1;
     return this.#content.bytes();
   }
@@ -136,12 +145,21 @@ export class ContentChange {
       const births = Uint8Array.from(row.births);
       this.#blockBirths = new DataView(births.buffer);
     }
+    if (this.#anew === undefined || this.#anew.has(run)) return;
+    this.#anew.add(run);
+    this.#hashes = nothing;
+    this.#used = 0;
+    this.#changed = row !== undefined;
   }
 
   #leave(): void {
     if (this.#run < 0 || !this.#changed) return;
     if (this.#run >= this.#freshFrom) this.#freshFrom = this.#run + 1;
     const hashes = trimRun(this.#hashes.subarray(0, this.#used));
+    if (this.#anew !== undefined && this.#before !== undefined && equalBytes(hashes, this.#before.hashes)) {
+      this.#changed = false;
+      return;
+    }
     if (this.#before !== undefined) {
       const oldTerm = runTerm(this.#run, this.#before.hashes);
       if (oldTerm !== undefined) this.#content.subtract(oldTerm);

@@ -5,7 +5,19 @@
  * row with the greatest birth <= N. Rows of a cut that is not committed yet have a birth above the committed seq and are
  * seen by nobody; forgetting such a cut deletes its birth.
  */
-export const catalogVersion = 1;
+export const catalogVersion = 2;
+
+const damaged = `
+-- Objects whose file on this node is not as we left it. asked: only the primary has its bytes; else it is looked at
+-- first. renewed: seq of the committed cut that brings them, in the object's staged file.
+CREATE TABLE damaged (
+  object INTEGER PRIMARY KEY, store INTEGER NOT NULL, path TEXT NOT NULL, what TEXT NOT NULL,
+  asked INTEGER NOT NULL DEFAULT 0, renewed INTEGER
+) STRICT;
+`;
+
+/** What brings a catalog of an older version to the next one. */
+export const migrations: ReadonlyMap<number, string> = new Map([[1, damaged]]);
 
 export const schema = `
 CREATE TABLE standing (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
@@ -83,4 +95,4 @@ CREATE INDEX kept_deaths ON kept (died);
 CREATE TABLE events (
   id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, name TEXT NOT NULL, detail TEXT NOT NULL
 ) STRICT;
-`;
+${damaged}`;

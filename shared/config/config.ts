@@ -102,6 +102,8 @@ export interface RetentionConfig {
 export interface LimitsConfig {
   readonly stagingBytes: number;
   readonly snapshotHoldMs: number;
+  /** How often a replica looks for what somebody else did to the copy. */
+  readonly sweepMs: number;
 }
 
 /** How often everything on the primary is read again, and how fast at most. */

@@ -70,6 +70,7 @@ const stagingBytesDefault = 10 * 2 ** 30;
 const scrubEveryMsDefault = 7 * 86_400_000;
 const scrubBytesPerSecondDefault = 20 * 2 ** 20;
 const snapshotHoldMsDefault = 30_000;
+const sweepMsDefault = 60_000;
 const freezeEveryMsDefault = 5 * 60_000;
 const dayMs = 86_400_000;
 
@@ -179,6 +180,7 @@ class Reader extends Sections {
       limits: {
         stagingBytes: written.limits?.staging ?? stagingBytesDefault,
         snapshotHoldMs: written.limits?.snapshot_hold ?? snapshotHoldMsDefault,
+        sweepMs: written.limits?.sweep ?? sweepMsDefault,
       },
       scrub:
         written.scrub === "never"

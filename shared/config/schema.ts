@@ -261,7 +261,11 @@ export const groupSchema = strict({
   scrub: byForm<{ every?: number | undefined; rate?: number | undefined } | "never">((value) =>
     typeof value === "string" ? oneOf(["never"]) : strict({ every: duration.optional(), rate: rate.optional() }),
   ).optional(),
-  limits: strict({ staging: size.optional(), snapshot_hold: duration.optional() }).optional(),
+  limits: strict({
+    staging: size.optional(),
+    snapshot_hold: duration.optional(),
+    sweep: duration.optional(),
+  }).optional(),
 });
 
 export const kindSchema = oneOf(storeKinds);

@@ -457,6 +457,7 @@ function fromFields(kind: Exclude<Kind, "rows" | "extents"> | Kind, fields: Fiel
         applied: cutOf(fields, "applied"),
         suspect: textOf(fields, "suspect"),
         unappliedBytes: numberOf(fields, "unappliedBytes"),
+        damaged: (fields.damaged as readonly unknown[]).map((object) => Number(object) as ObjectId),
       };
     case "cutRejected":
       return {

@@ -12,6 +12,9 @@ export const digestBytes = 32;
 /** Far above what a sender makes of one payload; an allocation that a peer can ask for needs a bound. */
 export const decodedBytesMax = 64 * 1024 * 1024;
 
+/** Damaged objects that one acknowledgement asks for; a replica has a bound below it. */
+const damagedMax = 16 * 1024;
+
 const uint64Max = 2n ** 64n - 1n;
 const uint32Max = 2 ** 32 - 1;
 const modeMax = 0o7777;
@@ -48,6 +51,8 @@ export function checkMessage(message: Message, fail: Fail): void {
       checkCut(message.applied, "applied", fail);
       checkText(message.suspect, "suspect", textLengthMax, fail);
       checkNumber(message.unappliedBytes, "unappliedBytes", fail);
+      if (message.damaged.length > damagedMax) fail(`${message.damaged.length} damaged objects, max ${damagedMax}`);
+      for (const object of message.damaged) checkObject(object, fail);
       return;
     case "cutRejected":
       checkCut(message.cut, "cut", fail);

@@ -24,7 +24,7 @@ export type Message =
   | {
       readonly kind: "stagedRequest";
       readonly object: ObjectId;
-      /** Where a copy that is being adopted may have the bytes already. */
+      /** Where a copy that is being adopted, or a damaged file, may have the bytes already. */
       readonly store: string;
       readonly path: StorePath;
       readonly blockSize: number;
@@ -89,6 +89,8 @@ export interface Acknowledgement {
   /** Why the copy is suspect; "" when it is not. */
   readonly suspect: string;
   readonly unappliedBytes: number;
+  /** Objects whose file somebody else changed there: to be sent whole with the next cut. */
+  readonly damaged: readonly ObjectId[];
 }
 
 export interface CutBegin {
@@ -144,7 +146,7 @@ export interface Extent {
   /** Index into `CutBegin.stores`. */
   readonly store: number;
   readonly blockSize: number;
-  /** The object is new to the replica: all its bytes come with this cut, and are staged as a file of their own. */
+  /** The object is new to the replica, or damaged there: all its bytes come with this cut, for a file of their own. */
   readonly fresh: boolean;
   /** The replica said that it has these bytes in staging: hashes, but no payload. */
   readonly held: boolean;

@@ -259,8 +259,8 @@ const mutants: readonly Mutant[] = [
     edits: [
       {
         file: "apply/apply.ts",
-        find: "!holdsContent(context, found, changed.before, batch.from)",
-        replace: "holdsContent !== undefined",
+        find: "const same = (): boolean => holdsContent(context, found, before, batch.from);",
+        replace: "const same = (): boolean => holdsContent === undefined;",
       },
     ],
   },

@@ -122,6 +122,7 @@ groups:
       applied: durable,
       suspect: "",
       unappliedBytes: 0,
+      damaged: [],
       ...change,
     };
   }

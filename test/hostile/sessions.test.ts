@@ -265,7 +265,15 @@ describe("a replica under hostile sessions", () => {
         names: /does not send acknowledgement/,
         message: () => {
           const cut = stage.alpha.committed;
-          return { kind: "acknowledgement", received: cut, durable: cut, applied: cut, suspect: "", unappliedBytes: 0 };
+          return {
+            kind: "acknowledgement",
+            received: cut,
+            durable: cut,
+            applied: cut,
+            suspect: "",
+            unappliedBytes: 0,
+            damaged: [],
+          };
         },
       },
       {

@@ -101,6 +101,7 @@ export function sinkInto(
     ),
     compress: options.compress ?? false,
     resuming: false,
+    damaged: [],
     gone: false,
     async send(message, payload) {
       deliver(receiver, message, payload);

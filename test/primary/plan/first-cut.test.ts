@@ -196,6 +196,7 @@ function recordingSink(): { sink: ReplicaSink; sent: unknown[] } {
     lastObject: 0,
     compress: false,
     resuming: false,
+    damaged: [],
     gone: false,
     async send(message: BulkMessage, payload: Uint8Array) {
       sent.push(plain({ message, payload }));

@@ -127,6 +127,7 @@ export const anyMessage = fc.oneof(
     applied: cut,
     suspect: text,
     unappliedBytes: number,
+    damaged: fc.array(object, { maxLength: 20 }),
   }),
   fc.record({
     kind: fc.constant("cutRejected"),
