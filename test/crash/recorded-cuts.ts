@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { ReplicaSink } from "../../primary/ship/shipment.ts";
 import type { BulkMessage } from "../../shared/wire/messages.ts";
-import { type CutId, epoch, seq } from "../../shared/words.ts";
+import { type CutId, epoch, type StorePath, seq } from "../../shared/words.ts";
 import { cutInto, openPrimary } from "../model/in-process.ts";
 import { type ModelNode, ModelSource } from "../model/model-store.ts";
 import type { Tree } from "./disk-tree.ts";
@@ -24,8 +24,15 @@ export interface RecordedCut {
 /** Changes the sources; `text` gives bytes that say in each 16 of them from which cut they are. */
 export type Change = (sources: Readonly<Record<string, ModelSource>>, text: (length: number) => Uint8Array) => void;
 
-/** Runs the real plan over the changes, one cut each, and keeps what it sends. */
-export async function recordCuts(storeNames: readonly string[], changes: readonly Change[]): Promise<RecordedCut[]> {
+/**
+ * Runs the real plan over the changes, one cut each, and keeps what it sends. `damaged`: by the number of a cut, paths of
+ * the first store whose files it brings whole.
+ */
+export async function recordCuts(
+  storeNames: readonly string[],
+  changes: readonly Change[],
+  damaged: ReadonlyMap<number, readonly string[]> = new Map(),
+): Promise<RecordedCut[]> {
   const directory = mkdtempSync(join(tmpdir(), "understudy-record-"));
   const sources = Object.fromEntries(storeNames.map((name) => [name, new ModelSource()]));
   const primary = openPrimary(
@@ -41,6 +48,7 @@ export async function recordCuts(storeNames: readonly string[], changes: readonl
       compress: false,
       gone: false,
       resuming: false,
+      damaged: [],
       async send(message, payload) {
         messages.push([message, payload.slice()]);
       },
@@ -53,7 +61,13 @@ export async function recordCuts(storeNames: readonly string[], changes: readonl
     for (const [index, change] of changes.entries()) {
       change(sources, taggedBytes(index + 1));
       messages = [];
-      const taken = await cutInto(primary, [sink]);
+      const asked = (damaged.get(index + 1) ?? []).map((path) => {
+        const { seq: at } = primary.catalog.standing.committed;
+        return primary.manifest.objectAtPath(1, path as StorePath, at)!;
+      });
+      const repaired = { ...sink, damaged: asked };
+      const taken = await cutInto(primary, [repaired]);
+      ({ base: sink.base, lastObject: sink.lastObject } = repaired);
       if (!taken.fresh || messages.length === 0) throw new Error(`change ${index + 1} changes nothing`);
       const delta = messages;
       messages = [];

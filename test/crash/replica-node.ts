@@ -141,6 +141,15 @@ export class ReplicaNode {
       this.#setting.program.endAdoption(this.context);
   }
 
+  /** What the worker does each minute and each second against strangers. */
+  look(): void {
+    this.#receiver?.makeWay();
+    const events = { suspectChanged() {}, damaged() {}, mended() {}, lost() {}, putAside() {}, again() {} };
+    const repairing = new this.#setting.program.Repairing(this.context, () => false, events);
+    for (const _step of repairing.sweep(() => 0));
+    for (const _step of repairing.mend(() => 0));
+  }
+
   /** The operator says that what lies in the copies' places is to be taken for a start. */
   adopt(): void {
     this.endSession();

@@ -6,6 +6,7 @@ import * as promote from "../../replica/promote/promote.ts";
 import * as adopt from "../../replica/receive/adopt.ts";
 import * as receive from "../../replica/receive/receive.ts";
 import * as resume from "../../replica/receive/resume.ts";
+import * as repairing from "../../replica/repair/repairing.ts";
 import * as storeHome from "../../replica/store-home.ts";
 
 /** What the crash tests drive: the replica's own modules, or a copy of them with one line changed. */
@@ -19,6 +20,7 @@ export interface ReplicaProgram {
   readonly openStoreHomes: typeof storeHome.openStoreHomes;
   readonly seal: typeof promote.seal;
   readonly takeOver: typeof promote.takeOver;
+  readonly Repairing: typeof repairing.Repairing;
   readonly adopting: typeof resume.adopting;
   readonly beginAdoption: typeof adopt.beginAdoption;
   readonly endAdoption: typeof adopt.endAdoption;
@@ -33,6 +35,7 @@ export const realProgram: ReplicaProgram = {
   ...storeHome,
   ...promote,
   ...adopt,
+  ...repairing,
 };
 
 /** The program in a copy of `replica/`, whose imports of `shared/` lead to the same modules as ours. */
@@ -45,6 +48,7 @@ export async function loadProgram(replicaDirectory: string): Promise<ReplicaProg
     "store-home.ts",
     "promote/promote.ts",
     "receive/adopt.ts",
+    "repair/repairing.ts",
   ];
   const modules = await Promise.all(
     names.map((name) => import(pathToFileURL(join(replicaDirectory, name)).href) as Promise<object>),
