@@ -86,7 +86,7 @@ export class Reign {
   #standing: PrimaryStanding;
   #dirty = true;
   #dirtySince = performance.now();
-  #depth: "changes" | "scan" | "reread" = "scan";
+  #depth: "changes" | "scan" = "scan";
   #scannedAt = performance.now();
   #requested: PromiseWithResolvers<CutResult>[] = [];
   #pruneAsked = false;

@@ -40,7 +40,7 @@ export type PrimaryWorkerCalls = {
   /** Begins to watch the stores. */
   start(argument: undefined): void;
   cut(argument: {
-    depth: "changes" | "scan" | "reread";
+    depth: "changes" | "scan";
     prune: boolean;
     freeze: boolean;
     preCopyRounds: number;

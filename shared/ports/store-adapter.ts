@@ -60,10 +60,9 @@ export interface StoreCosts {
 export interface ViewRequest {
   /**
    * `changes`: what is known to have changed (watcher, log). `scan`: compare everything with what was seen (start,
-   * overflow, interval). `reread`: as scan, and read all content even where stat says unchanged (source scrub).
-   * An adapter may always do more than was asked.
+   * overflow, interval). An adapter may always do more than was asked.
    */
-  readonly depth: "changes" | "scan" | "reread";
+  readonly depth: "changes" | "scan";
   /** The application is paused by hooks: nothing moves, and what is found is one instant. */
   readonly frozen: boolean;
   /** What the configuration has excluded since it was cut is given as gone; with `scan`. Else it stays as it was cut. */

@@ -36,8 +36,6 @@ export interface FilesStoreOptions {
   readonly exclude: readonly string[];
   /** Wall clock in ms; the one that stamps files. */
   readonly now?: () => number;
-  /** Bound of the source scrub (depth `reread`); unbounded without. What changed is always read at full speed. */
-  readonly readBytesPerSecondMax?: number;
   /** A filesystem or volume snapshot that is made for each view and read in place of the live tree. */
   readonly snapshot?: SnapshotHooks;
   /** The application itself says what changed since it was last asked; then nothing is watched. */
@@ -300,8 +298,6 @@ class WatchedTree implements FilesStore {
       special: this.#special,
       excluded: this.#excludedLater,
       prune: request.prune ?? false,
-      rereadAll: request.depth === "reread",
-      readBytesPerSecondMax: this.#options.readBytesPerSecondMax ?? Number.POSITIVE_INFINITY,
       now: this.#now,
     };
     const first: Round = scan === undefined ? { kind: "changes", dirty: new Map(this.#taken) } : { kind: "scan" };

@@ -1,5 +1,5 @@
 import { type BigIntStats, closeSync, readlinkSync } from "node:fs";
-import { setTimeout as delay, setImmediate as nextTurn } from "node:timers/promises";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { assert, isSystemError } from "../../../shared/errors.ts";
 import type {
   Entry,
@@ -55,8 +55,6 @@ export interface ViewSource {
   readonly excluded: Set<StorePath>;
   /** All that is given as gone. */
   readonly prune: boolean;
-  readonly rereadAll: boolean;
-  readonly readBytesPerSecondMax: number;
   readonly now: () => number;
 }
 
@@ -81,7 +79,7 @@ interface Candidate {
   readonly path: StorePath;
   readonly stat: BigIntStats;
   readonly seen: SeenEntry | undefined;
-  readonly why: "differs" | "meta" | "scrub";
+  readonly why: "differs" | "meta";
 }
 
 interface Visit {
@@ -452,8 +450,6 @@ export class FilesView implements StoreView {
           this.#lookAtOldPaths(path, stat, seen);
         } else if (!sameMeta(stat, seen)) {
           listing.candidates.push({ path, stat, seen, why: "meta" });
-        } else if (this.#source.rereadAll && type === "file") {
-          listing.candidates.push({ path, stat, seen, why: "scrub" });
         }
         return;
       }
@@ -520,7 +516,7 @@ export class FilesView implements StoreView {
         yield this.#gone(path);
       }
       if (type === "file" && why !== "meta") {
-        yield* this.#offerFile(path, stat, why === "scrub");
+        yield* this.#offerFile(path, stat);
         continue;
       }
       const entry = this.#entry(path, stat);
@@ -529,7 +525,7 @@ export class FilesView implements StoreView {
   }
 
   /** Reads a file until it held still meanwhile, a few times. The consumer drops what it read of one that moved. */
-  *#offerFile(path: StorePath, lstat: BigIntStats, scrub: boolean): Generator<Step> {
+  *#offerFile(path: StorePath, lstat: BigIntStats): Generator<Step> {
     const unsynced = this.#unsynced.get(this.#native(path));
     if (unsynced !== undefined) {
       this.#unreadable.set(path, unsynced);
@@ -541,7 +537,7 @@ export class FilesView implements StoreView {
       const inode = this.#identity(path, stat);
       if (this.#offeredLinks.get(inode) === stat.ctimeNs) {
         const entry = this.#entry(path, stat);
-        if (entry !== undefined && !scrub) yield this.#found(path, entry);
+        if (entry !== undefined) yield this.#found(path, entry);
         return;
       }
       if (this.#sync.isDue(stat)) yield this.#sync.run(this.#native(path), stat, this.#signal);
@@ -555,14 +551,12 @@ export class FilesView implements StoreView {
       const file = opened.kind === "replaced" ? undefined : this.#toRead(path, opened, tries);
       if (file !== undefined) {
         this.#open = file;
-        const begun = performance.now();
         const entry = "overtaken" in file ? this.#clonedEntry(path, file) : this.#entry(path, file.stat)!;
         yield { kind: "entry", path, entry, content: file, anew: tries === 1 && this.#isAnew(entry) };
         this.#open = undefined;
         if (file.settle() === "stable") {
           this.#index.found(path, entry);
           if (file.stat.nlink > 1n) this.#rememberLink(this.#identity(path, file.stat), file.stat.ctimeNs);
-          if (scrub) yield this.#pace(Number(file.stat.size), begun);
           return;
         }
         if (file.failure !== undefined) {
@@ -700,11 +694,6 @@ export class FilesView implements StoreView {
   #rememberLink(inode: number, ctimeNs: bigint): void {
     if (this.#offeredLinks.size >= hardLinksKeptMax) this.#offeredLinks.clear(); // Then read once more: only slower.
     this.#offeredLinks.set(inode, ctimeNs);
-  }
-
-  async #pace(bytes: number, begun: number): Promise<void> {
-    const ms = (bytes / this.#source.readBytesPerSecondMax) * 1000 - (performance.now() - begun);
-    if (ms > 0) await delay(ms, undefined, { signal: this.#signal });
   }
 
   // ---- What goes wrong ----

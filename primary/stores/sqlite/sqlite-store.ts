@@ -139,7 +139,7 @@ class SqliteAdapter implements SqliteStore {
     return this.#source?.pid;
   }
 
-  async enter(seen: SeenIndex, request: ViewRequest, signal: AbortSignal): Promise<StoreView> {
+  async enter(seen: SeenIndex, _request: ViewRequest, signal: AbortSignal): Promise<StoreView> {
     signal.throwIfAborted();
     await this.#wanted;
     return await this.#exclusive.run(async () => {
@@ -151,7 +151,6 @@ class SqliteAdapter implements SqliteStore {
       const source = await this.#proved();
       const everything =
         this.#everything ||
-        request.depth === "reread" ||
         !seen.everCut() ||
         !wasSeen(entry, source.databaseInode) ||
         (source.journal === "rollback" && source.taken === undefined);

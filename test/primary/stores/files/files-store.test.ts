@@ -590,21 +590,6 @@ describe("files store", () => {
     }
   });
 
-  it("offers all content to a scrub, within its rate", async () => {
-    await using scratch = new Scratch();
-    const { consumer } = scratch;
-    for (let n = 0; n < 4; n++) writeFileSync(scratch.at(`f${n}`), Buffer.alloc(50_000));
-    scratch.aheadMs = aged;
-    const store = await scratch.store({ readBytesPerSecondMax: 1_000_000 });
-    let begun = performance.now();
-    await consumer.take(store);
-    expect(performance.now() - begun, "what changed is not slowed down").to.be.below(150);
-    begun = performance.now();
-    await consumer.take(store, { depth: "reread" });
-    expect(consumer.found.filter(({ content }) => content)).to.have.length(4);
-    expect(performance.now() - begun).to.be.above(190);
-  });
-
   it("reads bytes of a file whether it is old, young or has moved on, and none where there is no file", async () => {
     await using scratch = new Scratch();
     const { consumer } = scratch;

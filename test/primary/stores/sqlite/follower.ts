@@ -48,6 +48,11 @@ export class Follower implements SeenIndex {
     return this.#seen === undefined ? 0 : 1;
   }
 
+  /** As if the database was never read here: the next cut compares all of it. */
+  forget(): void {
+    if (this.#seen !== undefined) this.#seen = { ...this.#seen, seen: undefined };
+  }
+
   async cut(depth: ViewRequest["depth"] = "changes", during?: (view: StoreView) => Promise<void>): Promise<void> {
     const view = await this.#store.enter(this, { depth, frozen: false }, new AbortController().signal);
     let outcome: "taken" | "dropped" = "dropped";

@@ -359,8 +359,9 @@ describe("the sqlite store", () => {
     await writer.write(50);
     const { store, follower } = await follow();
     await follower.cut();
+    follower.forget();
     await follower
-      .cut("reread", async () => {
+      .cut("changes", async () => {
         await killHolder(store);
         for (let round = 0; round < 5; round++) await writer.write(5);
       })
@@ -391,7 +392,10 @@ describe("the sqlite store", () => {
       await using writer = await Writer.on(path, "journal_mode=WAL");
       await writer.write(10);
       const following = await follow();
-      for (let cut = 0; cut < 3; cut++) await following.follower.cut("reread");
+      for (let cut = 0; cut < 3; cut++) {
+        following.follower.forget();
+        await following.follower.cut();
+      }
       await writer.write(10);
       await writer.do({ op: "close" });
       return following;
@@ -608,7 +612,8 @@ describe("the sqlite store", () => {
       const dropped = chance(6) === 0;
       const waitMs = chance(3) === 0 ? chance(80) : 0;
       try {
-        await follower.cut(chance(10) === 0 ? "reread" : "changes", async () => {
+        if (chance(10) === 0) follower.forget();
+        await follower.cut("changes", async () => {
           await new Promise((resolve) => setTimeout(resolve, waitMs));
           if (dropped) throw new Error("dropped");
         });
