@@ -74,7 +74,7 @@ async function sendBlocks(
 ): Promise<boolean> {
   const { manifest } = context;
   const { object, blockSize, size } = version;
-  const damaged = sink.damaged.includes(object);
+  const damaged = shipment.bringsAnew(object);
   const fresh = object > sink.lastObject || damaged;
   const staged =
     fresh && size >= resumeBytesMin

@@ -67,6 +67,11 @@ export class Shipment {
     return this.#sinks.filter((sink) => !sink.gone);
   }
 
+  /** True for an object that the replica has and of which all is sent once more. */
+  bringsAnew(object: ObjectId): boolean {
+    return this.#whole.has(object);
+  }
+
   async extent(extent: ShippedExtent, bytes: Uint8Array | undefined): Promise<void> {
     if (this.sinks.length === 0) return;
     const fresh = extent.object > this.#lastObject || this.#whole.has(extent.object);

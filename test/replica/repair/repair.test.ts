@@ -17,7 +17,8 @@ import {
 import { join } from "node:path";
 import { expect } from "chai";
 import { seal, takeOver } from "../../../replica/promote/promote.ts";
-import type { Seq } from "../../../shared/words.ts";
+import type { BulkMessage, Extent } from "../../../shared/wire/messages.ts";
+import type { ObjectId, Seq, StorePath } from "../../../shared/words.ts";
 import { cutInto, deliver, randomBytes } from "../../model/in-process.ts";
 import { RepairGroup } from "./repair-group.ts";
 
@@ -339,6 +340,92 @@ describe("repair of what somebody else changed in the copy", () => {
       },
     ]);
     expect(refused).to.equal(true);
+  });
+
+  describe("from a primary that is not what it should be", () => {
+    const names = { damaged: "large", fine: "docs/deep/b" } as const;
+    const hostile: readonly {
+      readonly name: string;
+      readonly changes: (object: { damaged: ObjectId; fine: ObjectId }, message: BulkMessage) => BulkMessage[];
+      readonly refusal: string;
+    }[] = [
+      {
+        name: "another file whole, which is not damaged",
+        changes: ({ damaged, fine }, message) => [renamed(message, damaged, fine)],
+        refusal: "says new: it is not",
+      },
+      {
+        name: "a part of it, and then all",
+        changes: (_, message) =>
+          message.kind === "extents" ? [{ ...message, extents: message.extents.map(inPlace) }, message] : [message],
+        refusal: "says new: it is not",
+      },
+      {
+        name: "all of it, and then a part",
+        changes: (_, message) =>
+          message.kind === "extents" ? [message, { ...message, extents: message.extents.map(inPlace) }] : [message],
+        refusal: "comes whole, and in part",
+      },
+      {
+        name: "bytes that it says are there, and are not",
+        changes: (_, message) => [
+          message.kind === "extents"
+            ? { ...message, extents: message.extents.map((extent) => ({ ...extent, held: true })), decodedBytes: 0 }
+            : message,
+        ],
+        refusal: "is not staged as the primary thinks",
+      },
+      {
+        name: "less than all of it",
+        changes: (_, message) =>
+          message.kind === "extents" && message.extents.every(({ offset }) => offset > 0) ? [] : [message],
+        refusal: "the primary says",
+      },
+    ];
+
+    function inPlace(extent: Extent): Extent {
+      return { ...extent, fresh: false };
+    }
+
+    function renamed(message: BulkMessage, from: ObjectId, to: ObjectId): BulkMessage {
+      if (message.kind !== "extents") return message;
+      return {
+        ...message,
+        extents: message.extents.map((item) => (item.object === from ? { ...item, object: to } : item)),
+      };
+    }
+
+    for (const { name, changes, refusal } of hostile) {
+      it(`takes no cut with ${name}`, async () => {
+        unlinkSync(at(names.damaged));
+        group.look();
+        const { applied } = group.replica.catalog.standing;
+        const objectAt = (path: string): ObjectId =>
+          group.replica.manifest.objectAtPath(1, path as StorePath, applied)!;
+        const objects = { damaged: objectAt(names.damaged), fine: objectAt(names.fine) };
+        const sink = group.sink();
+        let said = "";
+        await group.ship({
+          ...sink,
+          send: async (message, payload) => {
+            for (const changed of changes(objects, message)) {
+              const held = changed.kind === "extents" && changed.extents.some((extent) => extent.held);
+              try {
+                deliver(group.receiver, changed, held ? new Uint8Array(0) : payload);
+              } catch (error) {
+                said = (error as Error).message;
+                throw error;
+              }
+            }
+          },
+        });
+        expect(said).to.include(refusal);
+        group.receiver.abort();
+        expect(group.apply()).to.equal(true);
+        await group.repair();
+        await isWhole();
+      });
+    }
   });
 
   it("leaves what the configuration leaves out, and a filesystem's own directory", async () => {
