@@ -19,7 +19,7 @@ export interface PathEntry {
 export const typeNumbers: Readonly<Record<ObjectType, number>> = { file: 1, directory: 2, symlink: 3 };
 /** Rows that are read at a time where there may be as many as files. */
 const pageRows = 500;
-const typeNames: readonly (ObjectType | undefined)[] = [undefined, "file", "directory", "symlink"];
+export const typeNames: readonly (ObjectType | undefined)[] = [undefined, "file", "directory", "symlink"];
 
 /** `dir` and `name` of a path; the root is ("", ""). */
 export function splitPath(path: StorePath): { dir: string; name: string } {
