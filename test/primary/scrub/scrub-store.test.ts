@@ -146,6 +146,15 @@ describe("source scrub", () => {
         ),
     ],
     [
+      "was cut anew meanwhile under the same stamps",
+      () =>
+        new Memory(
+          rotten,
+          "stable",
+          meanwhile((catalog, manifest) => write(catalog, manifest, 2, rotten, 2)),
+        ),
+    ],
+    [
       "is seen under other stamps by a cut in the making",
       () =>
         new Memory(

@@ -108,6 +108,19 @@ describe("configuration", () => {
     });
     expect(app.rpoMs).to.equal(5000);
     expect(app.limits).to.deep.equal({ stagingBytes: 10 * 2 ** 30, snapshotHoldMs: 30_000 });
+    expect(app.scrub).to.deep.equal({ everyMs: 604_800_000, bytesPerSecond: 20 * 2 ** 20 });
+  });
+
+  it("reads how often everything is read again, and that it never is", () => {
+    const scrubOf = (line: string) =>
+      parseConfig(least({ group: line }), "cluster.yaml").groups.get("app" as never)?.scrub;
+    expect(scrubOf("    scrub: { every: 1d, rate: 8Mbit/s }")).to.deep.equal({
+      everyMs: 86_400_000,
+      bytesPerSecond: 1_000_000,
+    });
+    expect(scrubOf("    scrub: { rate: 1MiB/s }")).to.deep.equal({ everyMs: 604_800_000, bytesPerSecond: 2 ** 20 });
+    expect(scrubOf("    scrub: never")).to.equal(undefined);
+    expect(problemsOf(least({ group: "    scrub: always" }))[0]).to.match(/must be one of never/);
   });
 
   it("fills in the documented values where the file says nothing", () => {
