@@ -187,6 +187,7 @@ export class GroupWorkers {
           ?.reject(cut, committed, error)
           .catch((failure: unknown) => this.log.debug("rejection.unsent", { error: failure }));
       },
+      waiting: ({ error }) => this.log.error("replica.waiting", { error: new RemoteError(error) }),
       failed: ({ error }) => this.options.onFatal(new RemoteError(error)),
     };
   }
@@ -254,7 +255,7 @@ export class GroupWorkers {
           (await this.#primary?.reign.stagedRuns(argument)) ?? { blockSize: 0, digests: new Uint8Array(0) },
         freeze: async () => await this.#primary?.reign.freezing.freeze(),
         thaw: async () => (await this.#primary?.reign.freezing.thaw()) ?? 0,
-        failed: ({ message }) => this.options.onFatal(new Error(message)),
+        failed: ({ error }) => this.options.onFatal(new RemoteError(error)),
       },
       (error) => this.#died(error),
     );

@@ -1,4 +1,5 @@
 import type { Transferable } from "node:worker_threads";
+import { catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import { type ExitCode, exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 
 /** Methods that one thread offers to another: one argument, one result, both structured-cloneable. */
@@ -45,7 +46,8 @@ export interface PlainError {
   readonly stack: string | undefined;
 }
 
-export function plainError(error: unknown): PlainError {
+export function plainError(failure: unknown): PlainError {
+  const error = catalogProblem(failure) ?? failure;
   if (error instanceof UnderstudyError) {
     const { code, remedy, state, hint, exitCode, stack } = error;
     return { code, message: explain(error), remedy, state, hint, exitCode, stack };

@@ -6,6 +6,7 @@ import type { PrimaryContext } from "../../primary/primary-context.ts";
 import { dropFrameMemory, frameBytesMax, giveFrameMemory, takeFrameMemory } from "../../primary/ship/frame-memory.ts";
 import type { ReplicaSink, StagedQuestion } from "../../primary/ship/shipment.ts";
 import { Catalog, type Standing } from "../../shared/catalog/catalog.ts";
+import { CatalogFailed, CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { StoreOnNode } from "../../shared/config/config.ts";
 import { assert } from "../../shared/errors.ts";
@@ -13,7 +14,7 @@ import type { StoreAdapter, StoreCosts, StoreHealth } from "../../shared/ports/s
 import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
 import { type CutId, epoch, type GroupId, type ObjectId, seq } from "../../shared/words.ts";
-import { PortPeer } from "./port-peer.ts";
+import { type PlainError, PortPeer, plainError } from "./port-peer.ts";
 import { enterStage, traceAdapter, traceCommits } from "./step-trace.ts";
 import { createAdapter, singleFilePath } from "./store-adapters.ts";
 
@@ -74,7 +75,8 @@ export type PrimaryMainCalls = {
   stagedRuns(argument: StagedQuestion & { sink: string }): Promise<{ blockSize: number; digests: Uint8Array }>;
   freeze(argument: undefined): Promise<void>;
   thaw(argument: undefined): Promise<number>;
-  failed(argument: { message: string; stack: string | undefined }): void;
+  /** The thread cannot go on: the process has to end and recover. */
+  failed(argument: { error: PlainError }): void;
 };
 
 export interface CutResult extends TakenCut {
@@ -188,6 +190,10 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
           },
           closing.signal,
         );
+      } catch (error) {
+        // With a full disk it is tried again; what cannot be read any more is nothing to go on from.
+        if (catalogProblem(error) instanceof CatalogFailed) main.note("failed", { error: plainError(error) });
+        throw error;
       } finally {
         cutting = false;
         dropFrameMemory();
@@ -345,12 +351,21 @@ function ownCopy(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
 const checkpointMs = 1000;
 const checkpointsSkippedMax = 10;
 let checkpointsSkipped = 0;
+function checkpoint(): void {
+  try {
+    context?.catalog.checkpoint();
+  } catch (error) {
+    // Without room for it what is committed stays in the log.
+    if (!(catalogProblem(error) instanceof CatalogFull)) main.note("failed", { error: plainError(error) });
+  }
+}
+
 function checkpointLater(): void {
   setTimeout(() => {
     if (cutting && checkpointsSkipped < checkpointsSkippedMax) checkpointsSkipped++;
     else {
       checkpointsSkipped = 0;
-      context?.catalog.checkpoint();
+      checkpoint();
     }
     checkpointLater();
   }, checkpointMs).unref();

@@ -11,12 +11,13 @@ import { beginAdoption, endAdoption, stageFromCopy } from "../../replica/receive
 import { checkBlockSize } from "../../replica/receive/pending-content.ts";
 import { Receiver } from "../../replica/receive/receive.ts";
 import { CutDamaged, SenderRefused } from "../../replica/receive/refusals.ts";
-import { adopting, recoverStaging, stagedRunDigests } from "../../replica/receive/resume.ts";
+import { adopting, forgetOpenCut, recoverStaging, stagedRunDigests } from "../../replica/receive/resume.ts";
 import { anyDamage, askedOfPrimary, type Damage } from "../../replica/repair/damage.ts";
 import { Repairing, strangersCodes } from "../../replica/repair/repairing.ts";
 import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
 import { openStoreHomes, type StorePlacement, singleFileName } from "../../replica/store-home.ts";
 import { Catalog, type CutRecord, type Standing } from "../../shared/catalog/catalog.ts";
+import { CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { RetentionConfig } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
@@ -105,6 +106,8 @@ export type ReplicaMainCalls = {
   /** What somebody else did to the copy, and what became of it. */
   foreign(argument: { what: "damaged" | "mended" | "lost" | "put-aside" | "again"; paths: readonly string[] }): void;
   rejected(argument: { cut: CutId; committed: CutId; error: PlainError }): void;
+  /** There is no room to go on; it is tried again until there is. */
+  waiting(argument: { error: PlainError }): void;
   /** The thread cannot go on: the process has to end and recover. */
   failed(argument: { error: PlainError }): void;
 };
@@ -138,6 +141,9 @@ let applyTimer: NodeJS.Timeout | undefined;
 let unappliedSince = 0;
 let committedAt = Number.NEGATIVE_INFINITY;
 let broken = false;
+/** The rows of a cut that was given up lie in the catalog still, for lack of room to take them back. */
+let forgetting = false;
+let waitTimer: NodeJS.Timeout | undefined;
 
 /**
  * Apply waits so long for the stream to pause, and no longer than the bounds for a promotion within a second. What comes
@@ -188,6 +194,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
     },
     startSession({ incarnation, generation: now, primary, epoch: at }) {
       endSession();
+      if (forgetting) forget();
       rememberPrimary(primary, at);
       generation = now;
       receiver = new Receiver(openContext(), incarnation);
@@ -662,7 +669,55 @@ function fatal(error: unknown): void {
     acknowledge();
     return;
   }
+  if (plain.code === "CATALOG_FULL") {
+    broken = false;
+    waitForRoom(plain);
+    return;
+  }
   main.note("failed", { error: plain });
+}
+
+const waitMs = 1000;
+
+/** What was being written is taken back; what is durable is kept, and everything else comes again. */
+function waitForRoom(error: PlainError): void {
+  if (receiver !== undefined) {
+    const cut = receiver.receiving ?? { epoch: epoch(0), seq: seq(0) };
+    giveUpReceiver();
+    main.note("rejected", { cut, committed: openCatalog().standing.committed, error });
+  }
+  openCatalog().rollback();
+  if (waitTimer !== undefined) return;
+  main.note("waiting", { error });
+  goOnLater();
+}
+
+function giveUpReceiver(): void {
+  try {
+    receiver?.abort();
+  } catch (error) {
+    if (!(catalogProblem(error) instanceof CatalogFull)) throw error;
+    forgetting = true;
+  }
+  receiver = undefined;
+}
+
+function forget(): void {
+  forgetOpenCut(openContext());
+  forgetting = false;
+}
+
+function goOnLater(): void {
+  waitTimer = setTimeout(() => {
+    try {
+      if (forgetting) forget();
+      applyAll();
+      waitTimer = undefined;
+    } catch (error) {
+      if (catalogProblem(error) instanceof CatalogFull) goOnLater();
+      else fatal(error);
+    }
+  }, waitMs);
 }
 
 /** Recovery points are thinned and strangers looked for in small steps, between frames. */
@@ -734,7 +789,12 @@ housekeeping(
 const checkpointMs = 1000;
 function checkpointLater(): void {
   setTimeout(() => {
-    catalog?.checkpoint();
+    try {
+      catalog?.checkpoint();
+    } catch (error) {
+      // Without room for it what is committed stays in the log.
+      if (!(catalogProblem(error) instanceof CatalogFull)) fatal(error);
+    }
     checkpointLater();
   }, checkpointMs).unref();
 }

@@ -51,6 +51,7 @@ export interface TakenCut {
  */
 export async function takeCut(context: PrimaryContext, request: CutRequest, signal: AbortSignal): Promise<TakenCut> {
   const { catalog, manifest } = context;
+  if (dropsOwed.has(context)) dropOwed(context);
   const before = catalog.standing;
   const birth = seq(before.committed.seq + 1n);
   const cut: CutId = { epoch: before.epoch, seq: birth };
@@ -202,14 +203,27 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
     }
     if (outcome === "dropped") {
       catalog.rollback();
-      dropTaking(context, birth);
       totalsKnown.delete(context);
+      dropsOwed.add(context);
+      try {
+        dropOwed(context);
+      } catch (worse) {
+        failure = worse;
+      }
       await shipment.abort(failure instanceof Error ? failure.message : String(failure));
     }
     throw failure;
   } finally {
     for (const { view } of views) await view.leave(outcome);
   }
+}
+
+/** Where there was no room even to take a cut's rows back: nothing may be planned on top of them. */
+const dropsOwed = new WeakSet<PrimaryContext>();
+
+function dropOwed(context: PrimaryContext): void {
+  dropTaking(context, seq(context.catalog.standing.committed.seq + 1n));
+  dropsOwed.delete(context);
 }
 
 /** A file moved whenever it was read, and no earlier state of it can stand in the cut. */

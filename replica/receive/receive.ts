@@ -1,4 +1,5 @@
 import type { Catalog } from "../../shared/catalog/catalog.ts";
+import { CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import { ContentChange } from "../../shared/catalog/content-change.ts";
 import { joinPath, type ObjectVersion } from "../../shared/catalog/manifest.ts";
 import { assert } from "../../shared/errors.ts";
@@ -527,8 +528,13 @@ export class Receiver {
     const { catalog } = this.#context;
     // The rows of half a cut are seen by nobody and go at once; but with them goes what is staged, unless they are kept
     // up to here.
-    if (this.#ended.length === 0 && catalog.db.isTransaction) catalog.commit("rows");
-    else catalog.rollback();
+    try {
+      if (this.#ended.length === 0 && catalog.db.isTransaction) catalog.commit("rows");
+    } catch (error) {
+      // Then all of it comes again.
+      if (!(catalogProblem(error) instanceof CatalogFull)) throw error;
+    }
+    catalog.rollback();
     this.#open = undefined;
     this.#ended = [];
     this.#staging.abort(() => forgetOpenCut(this.#context));

@@ -12,6 +12,7 @@ import {
   type Seq,
   seq,
 } from "../words.ts";
+import { catalogProblem } from "./catalog-errors.ts";
 import { catalogVersion, migrations, schema } from "./schema.ts";
 
 /** The catalog cannot be read, or is of another version. */
@@ -133,7 +134,7 @@ export class Catalog {
     } catch (error) {
       this.db.close();
       if (error instanceof UnderstudyError) throw error;
-      throw new CatalogUnusable(`cannot open catalog ${path}`, { cause: error });
+      throw catalogProblem(error) ?? new CatalogUnusable(`cannot open catalog ${path}`, { cause: error });
     }
   }
 
