@@ -30,6 +30,8 @@ export interface ReplicaLimits {
   readonly transactionBytesMax: number;
   /** Of a new file, what lies from here on is written past the page cache. */
   readonly uncachedFrom: number;
+  /** Kept on every mount that has plenty of room, for an apply that meets a full disk: what may wait to be applied. */
+  readonly ballastBytes: number;
   /** Staged bytes of one cut, on all mounts together. */
   readonly stagingBytesMax: number;
 }
@@ -42,6 +44,7 @@ export const defaultReplicaLimits: ReplicaLimits = {
   resumeBytesMin: 1024 * 1024,
   transactionBytesMax: 64 * 1024 * 1024,
   uncachedFrom: 8 * 1024 * 1024,
+  ballastBytes: 64 * 1024 * 1024,
   stagingBytesMax: Number.MAX_SAFE_INTEGER,
 };
 

@@ -4,6 +4,7 @@ import { access, readdir, stat, statfs } from "node:fs/promises";
 import { connect, createServer } from "node:net";
 import { delimiter, dirname, join } from "node:path";
 import { promisify } from "node:util";
+import { ballastFreeBytesMin } from "../../replica/apply/ballast.ts";
 import {
   type Address,
   type Command,
@@ -266,7 +267,8 @@ async function storeFindings(context: CheckContext, group: GroupConfig, store: S
       warning(subject, `${sizeText(free)} free where up to ${sizeText(group.limits.stagingBytes)} may be staged`, hint),
     );
   }
-  if (findings.length === 0) findings.push(ok(subject, `${store.path}, ${sizeText(free)} free`));
+  const ballast = free < ballastFreeBytesMin ? ", too little for a ballast" : "";
+  if (findings.length === 0) findings.push(ok(subject, `${store.path}, ${sizeText(free)} free${ballast}`));
   return findings;
 }
 

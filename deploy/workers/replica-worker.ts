@@ -1,6 +1,7 @@
 import { parentPort } from "node:worker_threads";
 import { zstdDecompressSync } from "node:zlib";
-import { applyNext, markSuspect, recoverApply } from "../../replica/apply/apply.ts";
+import { type applyNext, markSuspect, recoverApply } from "../../replica/apply/apply.ts";
+import { applyWithBallast, CopyFull, isFull, makeBallast } from "../../replica/apply/ballast.ts";
 import { ForeignChange } from "../../replica/apply/locate.ts";
 import { commit } from "../../replica/commit/commit.ts";
 import { PinnedPoints } from "../../replica/history/pinned-points.ts";
@@ -16,6 +17,7 @@ import { anyDamage, askedOfPrimary, type Damage } from "../../replica/repair/dam
 import { Repairing, strangersCodes } from "../../replica/repair/repairing.ts";
 import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
 import { openStoreHomes, type StorePlacement, singleFileName } from "../../replica/store-home.ts";
+import { SyncFailed } from "../../replica/sync.ts";
 import { Catalog, type CutRecord, type Standing } from "../../shared/catalog/catalog.ts";
 import { CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
@@ -268,6 +270,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
     close() {
       endSession();
       clearTimeout(applyTimer);
+      clearTimeout(waitTimer);
       for (const home of context?.homes.values() ?? []) home.close();
       catalog?.close();
       catalog = undefined;
@@ -621,7 +624,7 @@ function applyAll(): void {
 /** A stranger who is quicker than we are makes the copy suspect, as one does who is found; he does not end the agent. */
 function applyOrSuspect(opened: ReplicaContext, keepHistory: boolean): ReturnType<typeof applyNext> {
   try {
-    return applyNext(opened, keepHistory);
+    return applyWithBallast(opened, keepHistory);
   } catch (error) {
     // What is kept open may lie elsewhere by now.
     for (const home of opened.homes.values()) home.tree.forget();
@@ -662,14 +665,15 @@ function endSession(): void {
 function fatal(error: unknown): void {
   if (broken) return;
   broken = true;
-  const plain = plainError(error);
+  const noRoom = isFull(error) && !(error instanceof SyncFailed);
+  const plain = plainError(noRoom ? new CopyFull("there is no room beside the copy", { cause: error }) : error);
   if (plain.code === "FOREIGN_CHANGE") {
     // The copy is suspect, durably; what was committed is kept, nothing more is applied to it.
     broken = false;
     acknowledge();
     return;
   }
-  if (plain.code === "CATALOG_FULL") {
+  if (plain.code === "CATALOG_FULL" || plain.code === "COPY_FULL") {
     broken = false;
     waitForRoom(plain);
     return;
@@ -709,12 +713,12 @@ function forget(): void {
 
 function goOnLater(): void {
   waitTimer = setTimeout(() => {
+    waitTimer = undefined;
     try {
       if (forgetting) forget();
       applyAll();
-      waitTimer = undefined;
     } catch (error) {
-      if (catalogProblem(error) instanceof CatalogFull) goOnLater();
+      if (catalogProblem(error) instanceof CatalogFull || error instanceof CopyFull) goOnLater();
       else fatal(error);
     }
   }, waitMs);
@@ -723,6 +727,7 @@ function goOnLater(): void {
 /** Recovery points are thinned and strangers looked for in small steps, between frames. */
 const thinEveryMs = 5000;
 const repairEveryMs = 1000;
+const ballastEveryMs = 60_000;
 const stepPauseMs = 2;
 
 function housekeeping(everyMs: () => number, begin: () => Iterator<unknown> | undefined): void {
@@ -773,6 +778,10 @@ function* repairAll(of: Repairing): Generator<void> {
   applyOrWait();
 }
 
+housekeeping(
+  () => ballastEveryMs,
+  () => (context === undefined ? undefined : makeBallast(context)),
+);
 housekeeping(
   () => thinEveryMs,
   () => (context === undefined || options === undefined ? undefined : thinMeasured(context, options.retention)),

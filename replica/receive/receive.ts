@@ -502,10 +502,11 @@ export class Receiver {
   /** Room for what apply will write: old images, growth and a margin, on every mount, before anything is promised. */
   #reserve(open: OpenCut): void {
     const { catalog, disk, homes, limits } = this.#context;
-    const needed = Number(
-      catalog.get("SELECT coalesce(sum(length), 0) AS bytes FROM extents WHERE seq > ?", catalog.standing.applied)
-        ?.bytes,
+    const { applied } = catalog.standing;
+    const written = Number(
+      catalog.get("SELECT coalesce(sum(length), 0) AS bytes FROM extents WHERE seq > ?", applied)?.bytes,
     );
+    const needed = written + (applied === 0n ? 0 : cutOffBytes(catalog, applied));
     for (const home of homes.values()) {
       const free = disk.freeBytes(home.home);
       if (free < 2 * needed + limits.freeBytesMin) {
@@ -579,4 +580,16 @@ export class Receiver {
     open.bytesSinceCommit = 0;
     open.committedAt = performance.now();
   }
+}
+
+/** What files lose at their ends by cuts that wait to be applied: it is saved for recovery points as what is written over. */
+function cutOffBytes(catalog: Catalog, applied: Seq): number {
+  const row = catalog.get(
+    `SELECT coalesce(sum(before.size - now.size), 0) AS bytes FROM object_versions now JOIN object_versions before
+       ON before.object = now.object AND before.birth = (
+         SELECT max(birth) FROM object_versions WHERE object = now.object AND birth < now.birth)
+     WHERE now.birth > ? AND now.type = 1 AND before.type = 1 AND before.size > now.size`,
+    applied,
+  );
+  return Number(row?.bytes);
 }

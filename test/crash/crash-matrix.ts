@@ -392,6 +392,7 @@ export class CrashMatrix {
     const points: CrashPoint[] = [];
     const recorder = this.#recorder(disk, points, image, acknowledged);
     recorder.recording = false;
+    this.#adopted.clear();
     const node = this.#start(disk, image, recorder);
     let inLimbo = 0;
     try {

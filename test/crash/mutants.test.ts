@@ -352,7 +352,7 @@ const mutants: readonly Mutant[] = [
     edits: [
       {
         file: "promote/promote.ts",
-        find: "while (applyNext(context, keepHistory, although) !== undefined);",
+        find: "while (applyNext(context, keepHistory, accepted) !== undefined);",
         replace: removed,
       },
       {
