@@ -194,10 +194,11 @@ export class CrashMatrix {
   runWithFault(
     failure: (operation: Operation) => SystemErrorCode | undefined,
     mend?: (disk: SimulatedDisk) => void,
-    mount: { readonly capacityBytes?: number } = {},
+    mount: { readonly capacityBytes?: number; readonly goesOn?: boolean } = {},
   ): Fault {
     const points: CrashPoint[] = [];
     const disk = this.#emptyDisk(mount);
+    disk.goesOn = mount.goesOn ?? false;
     disk.failWhen(failure);
     const recorder = this.#recorder(disk, points, undefined, 0n);
     recorder.recording = false;

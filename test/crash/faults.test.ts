@@ -46,6 +46,10 @@ describe("faults of the disk", function () {
           // Names are in the journal: when that fails, the kernel lets nobody write until the filesystem is mounted anew.
           if (point.kind === "syncDirectory") matrix.restartReadOnly(fault.at);
           else matrix.restart(fault.at);
+          if (point.kind !== "syncDirectory") continue;
+          // Or it goes on: then the next sync of that directory is a lie, and only one of everything is not.
+          const once = ({ index }: { index: number }) => (index === point.operation ? ("EIO" as const) : undefined);
+          matrix.restart(matrix.runWithFault(once, undefined, { goesOn: true }).at);
         }
       });
     }

@@ -140,6 +140,12 @@ const unlimitedBytes = 2 ** 40;
  */
 export class SimulatedDisk implements Disk {
   onOperation: OperationHook | undefined;
+  /**
+   * What becomes of names whose directory could not be synced. False: no sync covers them any more, as with a journal
+   * that is broken, after which nobody may write. True: the next sync of the directory has nothing to do and succeeds,
+   * as with one that failed on its way, until something else changes there; one of the whole filesystem covers them.
+   */
+  goesOn = false;
   private readonly user: { readonly uid: number; readonly gid: number };
   private mounts: Mount[] = [];
   private mountPoints: MountPoint[] = [];
@@ -438,7 +444,7 @@ export class SimulatedDisk implements Disk {
       "syncDirectory",
       path,
       () => this.mountToChange(mount).syncDirectory(key),
-      () => this.mountToChange(mount).failToSyncDirectory(key),
+      () => this.mountToChange(mount).failToSyncDirectory(key, this.goesOn),
     );
   }
 
@@ -826,6 +832,7 @@ export class SimulatedDisk implements Disk {
     const disk = new SimulatedDisk({ user: this.user });
     disk.mountPoints = this.mountPoints.map((point) => ({ ...point }));
     disk.now = this.now;
+    disk.goesOn = this.goesOn;
     disk.nextHandle = this.nextHandle; // A handle from before the power loss must not open something else.
     return disk;
   }

@@ -103,6 +103,8 @@ interface NameChange {
   readonly within: readonly string[];
   /** A sync of its directory failed: later ones leave it out and still succeed. */
   dropped: boolean;
+  /** The same until something else changes in that directory, or the whole filesystem is synced. */
+  stuck: boolean;
 }
 
 /** What a power failure does to one filesystem. */
@@ -241,6 +243,7 @@ export class Mount {
       provides,
       within,
       dropped: false,
+      stuck: false,
     });
   }
 
@@ -318,8 +321,11 @@ export class Mount {
     this.syncMeta(this.change(key));
     const needed = new Set<string>();
     const synced = new Set<NameChange>();
-    for (const change of survivors(this.names, ({ dropped }) => !dropped, false).reverse()) {
-      const concerned = change.sets.some(({ directory }) => directory === key);
+    const here = this.names.filter(({ sets }) => sets.some(({ directory }) => directory === key));
+    // What is written then is the directory as it is, with what could not be written before.
+    if (here.some(({ stuck }) => !stuck)) for (const change of here) change.stuck = false;
+    for (const change of survivors(this.names, ({ dropped, stuck }) => !dropped && !stuck, false).reverse()) {
+      const concerned = here.includes(change);
       if (!concerned && !change.provides.some((provided) => needed.has(provided))) continue;
       synced.add(change);
       for (const required of change.requires) needed.add(required);
@@ -327,9 +333,11 @@ export class Mount {
     this.makeNamesDurable(synced);
   }
 
-  failToSyncDirectory(key: number): void {
+  failToSyncDirectory(key: number, goingOn: boolean): void {
     for (const change of this.names) {
-      if (change.sets.some(({ directory }) => directory === key)) change.dropped = true;
+      if (!change.sets.some(({ directory }) => directory === key)) continue;
+      if (goingOn) change.stuck = true;
+      else change.dropped = true;
     }
   }
 

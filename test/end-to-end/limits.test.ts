@@ -61,6 +61,13 @@ ${more}`;
       return await readFile(path, "utf8").catch(() => "");
     }
 
+    /** At one blow: what is half there may be still for so long that it is cut. */
+    async function appears(path: string, bytes: Uint8Array): Promise<void> {
+      const staged = join(alpha.dataDirectory, "appears");
+      await writeFile(staged, bytes);
+      await rename(staged, path);
+    }
+
     async function durable(group: string): Promise<void> {
       const waited = await until(
         async () => {
@@ -136,7 +143,7 @@ ${more}`;
         deadlineMs,
         "kept",
       );
-      await writeFile(join(source("full"), "large"), randomBytes(60 * MiB));
+      await appears(join(source("full"), "large"), randomBytes(60 * MiB));
       await writeFile(join(source("full"), "text"), "with the large one");
       await until(
         async () => (await bravo.log()).find(({ event, group }) => event === "cut.refused" && group === "full"),
@@ -159,7 +166,7 @@ ${more}`;
       );
 
       // Full again, and now the primary is gone: the cut that is there is taken over.
-      await writeFile(join(source("full"), "large"), randomBytes(60 * MiB));
+      await appears(join(source("full"), "large"), randomBytes(60 * MiB));
       const known = (await bravo.log()).length;
       await until(
         async () =>
