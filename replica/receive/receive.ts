@@ -425,6 +425,7 @@ export class Receiver {
         `the set's digest after cut ${text} comes to ${hex(digest)}, the primary says ${hex(end.digest)}`,
       );
     }
+    this.#staging.discardUnused();
     this.#reserve(open);
     catalog.recordCut({
       cut: end.cut,

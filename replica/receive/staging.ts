@@ -177,6 +177,20 @@ export class Staging {
     if (open.fresh.delete(object)) this.#discardStaged(object);
   }
 
+  /**
+   * What an earlier session staged and this cut has not asked for. Once the cut is whole nobody ever will: it only takes the
+   * room that the cut needs, for ever.
+   */
+  discardUnused(): void {
+    const open = this.#opened();
+    if (!open.leftovers) return;
+    const { catalog } = this.#context;
+    for (const row of catalog.all("SELECT object FROM staged WHERE seq > ?", catalog.standing.committed.seq)) {
+      const object = Number(row.object) as ObjectId;
+      if (!open.fresh.has(object)) this.#discardStaged(object);
+    }
+  }
+
   /** All of the cut has come; it waits for its commit with the others. */
   end(): void {
     this.#closeStaged();
@@ -274,7 +288,13 @@ export class Staging {
         `cut ${cutText(open.cut)} needs more than limits.staging (${this.#context.limits.stagingBytesMax} bytes)`,
       );
     }
-    withinRoom(open, write);
+    try {
+      withinRoom(open, write);
+    } catch (error) {
+      // The next session has that room, whatever it resumes.
+      if (error instanceof NoRoom) this.discardUnused();
+      throw error;
+    }
   }
 
   #writeBack(open: StagedCut, file: OpenFile, offset: number, written: number): void {
