@@ -255,7 +255,9 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
     takeOver({ acceptSuspect }) {
       assert(options !== undefined, "open");
       enterStage("promote");
-      applyAll();
+      // Where cuts wait for a repair that nobody will bring any more, the promotion itself brings them in.
+      if (acceptSuspect) closeTransaction();
+      else applyAll();
       return takeOver(openContext(), options.keepHistory, acceptSuspect ? "suspect" : undefined);
     },
     standing,
@@ -504,7 +506,7 @@ function flush(): void {
   committedAt = now;
   if (unappliedSince === 0) unappliedSince = now;
   // At the bound acknowledgements wait for apply: that is what keeps a promotion short.
-  if (unappliedBytes() > unappliedBytesMax) applyAll();
+  if (unappliedBytes() > unappliedBytesMax) applyOrWait();
   enterStage("acknowledge");
   acknowledge();
   enterStage("wait");

@@ -1,8 +1,20 @@
 import type { ObjectVersion } from "../../shared/catalog/manifest.ts";
+import { isSystemError } from "../../shared/errors.ts";
 import { blockHash, blocksPerRun, equalBytes, hashInRun } from "../../shared/manifest/block-hash.ts";
+import type { Directory, Disk, OpenFile } from "../../shared/ports/disk.ts";
 import type { Seq } from "../../shared/words.ts";
 import type { ReplicaContext } from "../replica-context.ts";
 import type { Located } from "./locate.ts";
+
+/** Undefined where a stranger's mode keeps us from reading it: then nobody can say what is in it. */
+export function openReadable(disk: Disk, directory: Directory, name: string): OpenFile | undefined {
+  try {
+    return disk.openFile(directory, name, "read");
+  } catch (error) {
+    if (!isSystemError(error, "EACCES", "EPERM")) throw error;
+    return undefined;
+  }
+}
 
 /** Reads a whole file and compares it, block by block, with what the manifest says of its object as of `at`. */
 export function holdsContent(
@@ -13,7 +25,8 @@ export function holdsContent(
 ): boolean {
   const { object, blockSize, size } = version;
   if (stat.type !== "file" || stat.size !== size) return false;
-  const file = disk.openFile(directory, name, "read");
+  const file = openReadable(disk, directory, name);
+  if (file === undefined) return false;
   try {
     const bytes = new Uint8Array(Math.min(blocksPerRun * blockSize, Math.max(size, 1)));
     for (let run = 0; run * blocksPerRun * blockSize < size; run++) {

@@ -4,6 +4,7 @@ import type { Disk, OpenFile } from "../../shared/ports/disk.ts";
 import type { ObjectId, Seq } from "../../shared/words.ts";
 import { homeOf, type ReplicaContext } from "../replica-context.ts";
 import { failing } from "../sync.ts";
+import { openReadable } from "./holds-content.ts";
 import { locate, locateOrFail } from "./locate.ts";
 import { PayloadReader } from "./payload-reader.ts";
 import { type Batch, type ChangedObject, onlyBorn, type PendingExtent, pendingExtents } from "./plan-batch.ts";
@@ -150,7 +151,7 @@ function salvage(
   const { object, store, before, renewed } = changed;
   assert(before !== undefined && renewed !== undefined, "what is renewed was there before");
   const found = locate(context, object, store, batch.from, batch.to);
-  const source = found?.stat.type === "file" ? disk.openFile(found.directory, found.name, "read") : undefined;
+  const source = found?.stat.type === "file" ? openReadable(disk, found.directory, found.name) : undefined;
   const overlay = new Overlay(before.size);
   const extents = [...pendingExtents(context, object, batch.from, batch.to)];
   let last: { seq: Seq; size: number } = { seq: batch.from, size: before.size };

@@ -134,7 +134,7 @@ export function stageFromCopy(
     copyFile(disk, place, { directory: home.staging, name });
   } catch (error) {
     // Not worth more than the bytes that it would have saved: they are sent.
-    if (!isSystemError(error, "ENOSPC", "EDQUOT", "ENOENT", "ELOOP")) throw error;
+    if (!isSystemError(error, "ENOSPC", "EDQUOT", "ENOENT", "ELOOP", "EACCES", "EPERM")) throw error;
     if (disk.stat(home.staging, name) !== undefined) disk.unlink(home.staging, name);
     return;
   }

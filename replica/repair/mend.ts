@@ -2,6 +2,7 @@ import { type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts"
 import { blockHash, blocksPerRun, equalBytes, hashInRun, isZero } from "../../shared/manifest/block-hash.ts";
 import type { Stat } from "../../shared/ports/disk.ts";
 import type { ObjectId, Seq, StorePath } from "../../shared/words.ts";
+import { openReadable } from "../apply/holds-content.ts";
 import { type Located, locate } from "../apply/locate.ts";
 import { putSeen } from "../apply/seen.ts";
 import { stampsOf } from "../apply/stamps.ts";
@@ -87,7 +88,8 @@ function* comparing(
   const { disk, manifest } = context;
   const { object, blockSize, size } = version;
   if (found.stat.type !== "file" || found.stat.size !== size) return "differs";
-  const file = disk.openFile(found.directory, found.name, "read");
+  const file = openReadable(disk, found.directory, found.name);
+  if (file === undefined) return "differs";
   try {
     const bytes = new Uint8Array(Math.min(Math.max(size, 1), Math.max(blockSize, pieceBytesMax)));
     let run = -1;

@@ -12,6 +12,9 @@ const sweepObjectsMax = 500;
 /** What a name says when it is not, or no more, what it was a moment ago: somebody else is at work in the copy. */
 export const strangersCodes = ["EEXIST", "ENOENT", "ENOTDIR", "ENOTEMPTY", "EISDIR", "ELOOP", "EINVAL"] as const;
 
+/** And what keeps us from it for now: a mode that shuts us out, a disk that is full. */
+const laterCodes = ["EACCES", "EPERM", "ENOSPC", "EDQUOT"] as const;
+
 /** Told as it happens, for the log. */
 export interface RepairEvents {
   /** The copy became suspect, or is it no more. */
@@ -104,7 +107,7 @@ export class Repairing {
     }
   }
 
-  /** Undefined when a stranger is quicker than we are: when it is its turn again. */
+  /** Undefined when a stranger is quicker than we are, or has shut us out: when it is its turn again. */
   #hurried<T>(look: () => T): T | undefined {
     try {
       return look();
@@ -115,7 +118,7 @@ export class Repairing {
   }
 
   #insistOnStranger(error: unknown): void {
-    if (!isSystemError(error, ...strangersCodes)) throw error;
+    if (!isSystemError(error, ...strangersCodes, ...laterCodes)) throw error;
     for (const home of this.#context.homes.values()) home.tree.forget();
   }
 }
