@@ -94,7 +94,7 @@ export function promotionRefusals(facts: PromotionCase): Refusal[] {
     refusals.push({
       code: "SUSPECT",
       message: `the copy is suspect: ${facts.suspect}`,
-      hint: "Run `understudy verify GROUP`.",
+      hint: "The primary mends it while it is there; `understudy verify GROUP` shows what differs.",
       flag: "--accept-suspect",
     });
   }
