@@ -18,6 +18,8 @@ export interface ReplicaContext {
 export interface ReplicaLimits {
   /** Payload of a cut up to here is kept in the catalog: one sync for everything. */
   readonly inlineBytesMax: number;
+  /** Larger files of a first copy are staged, so that a broken session need not send them again. */
+  readonly builtBytesMax: number;
   /** A batch of apply ends with the cut that passes this. */
   readonly batchBytesMax: number;
   /** Up to so many files are synced one by one, more by one filesystem sync. */
@@ -38,6 +40,7 @@ export interface ReplicaLimits {
 
 export const defaultReplicaLimits: ReplicaLimits = {
   inlineBytesMax: 512 * 1024,
+  builtBytesMax: 256 * 1024,
   batchBytesMax: 64 * 1024 * 1024,
   singleSyncsMax: 64,
   freeBytesMin: 16 * 1024 * 1024,

@@ -41,7 +41,7 @@ export interface StorePlacement {
 export const singleFileName = "database" as StorePath;
 
 const trialName = ".understudy-trial";
-const privateParts = ["staging", "limbo", "kept", "history", "strangers"] as const;
+const privateParts = ["staging", "first", "limbo", "kept", "history", "strangers"] as const;
 type PrivatePart = (typeof privateParts)[number];
 
 /**
@@ -54,6 +54,8 @@ export class StoreHome {
   readonly number: number;
   readonly tree: SafeTree;
   readonly staging: Directory;
+  /** What of the first copy is complete, as it will lie in the copy. */
+  readonly firstTree: SafeTree;
   readonly limbo: Directory;
   readonly kept: Directory;
   readonly history: Directory;
@@ -75,6 +77,7 @@ export class StoreHome {
     this.tree = new SafeTree(disk, root);
     this.home = home;
     this.staging = parts.staging;
+    this.firstTree = new SafeTree(disk, parts.first);
     this.limbo = parts.limbo;
     this.kept = parts.kept;
     this.history = parts.history;
@@ -89,8 +92,10 @@ export class StoreHome {
 
   close(): void {
     this.tree.forget();
+    this.firstTree.forget();
     for (const directory of [
       this.staging,
+      this.firstTree.root,
       this.limbo,
       this.kept,
       this.history,

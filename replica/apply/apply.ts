@@ -1,5 +1,6 @@
 import { assert } from "../../shared/errors.ts";
 import type { ObjectId, Seq, StorePath } from "../../shared/words.ts";
+import { takePartial } from "../receive/first-tree.ts";
 import { adopting, distrustStaging } from "../receive/resume.ts";
 import { segmentName } from "../receive/staging.ts";
 import {
@@ -156,11 +157,16 @@ function prepare(
   keepHistory: boolean,
 ): { imageBytes: number; metadataPartial: number } {
   const { catalog } = context;
-  const { made, metadataPartial } = materialize(context, batch);
+  const { made, metadataPartial: ofMade } = materialize(context, batch);
+  let metadataPartial = ofMade;
   // Newborn files are known to the catalog only with the mark; until then images are read from staging by name.
   const images: SavedImage[] = keepHistory ? saveImages(context, batch) : [];
   catalog.transaction("applying", () => {
-    for (const { object, stat } of made) putSeen(context, object.object, object.store, stat);
+    for (const { object, stat } of made) {
+      putSeen(context, object.object, object.store, stat);
+      if (batch.from === 0n) markUnbuilt(context, object, batch.to);
+    }
+    metadataPartial += takePartial(context);
     for (const image of images) {
       catalog.run(
         "INSERT INTO images (object, died, offset, length, store, file, position) VALUES (?,?,?,?,?,?,?)",
@@ -176,6 +182,17 @@ function prepare(
     catalog.stand({ applying: { from: batch.from, to: batch.to } });
   });
   return { imageBytes: images.reduce((sum, image) => sum + image.length, 0), metadataPartial };
+}
+
+/** In a first copy what was seen and is not staged lies in the first tree; the mark makes the others seen. */
+function markUnbuilt({ catalog }: ReplicaContext, { object, store, after }: ChangedObject, to: Seq): void {
+  catalog.run(
+    "INSERT OR IGNORE INTO staged (object, store, seq, block_size) VALUES (?,?,?,?)",
+    object,
+    store,
+    to,
+    after?.blockSize ?? 0,
+  );
 }
 
 /** The batch that comes next; undefined when there is none. What is damaged and not renewed in it stays out of it. */

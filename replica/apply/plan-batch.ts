@@ -48,6 +48,8 @@ export function nextBatchEnd(context: ReplicaContext): Seq | undefined {
     if (end !== undefined && bytes + Number(row.payload_bytes) > limits.batchBytesMax) break;
     bytes += Number(row.payload_bytes);
     end = seq(Number(row.seq));
+    // A first copy was built beside, and what later cuts do to it is done to the copy.
+    if (standing.applied === 0n) break;
   }
   return end;
 }
@@ -133,14 +135,22 @@ function placesOf(
 
 const nothing = new Uint8Array(0);
 
-/** A first copy has nothing before it: one walk over its rows, where a change needs several look-ups for each. */
+/** Of object `o` of a first copy: see replica/receive/first-tree.ts. */
+const notBuilt = `(NOT EXISTS (SELECT 1 FROM seen WHERE object = o.object)
+  OR EXISTS (SELECT 1 FROM staged WHERE object = o.object))`;
+
+/**
+ * A first copy has nothing before it: one walk over its rows, where a change needs several look-ups for each. What
+ * was built comes with the directories at the top of the first tree, and is not looked at.
+ */
 function planFirstCopy(context: ReplicaContext, to: Seq): Batch {
   const paths: ChangedPath[] = [];
   const objects = new Map<ObjectId, ChangedObject>();
   for (const row of context.catalog
     .statement(
       `SELECT p.store AS store, p.dir AS dir, p.name AS name, o.* FROM path_versions p
-         JOIN object_versions o ON o.object = p.object AND o.birth = p.birth WHERE p.birth = ?`,
+         JOIN object_versions o ON o.object = p.object AND o.birth = p.birth
+         WHERE p.birth = ? AND (o.type = 2 OR ${notBuilt})`,
     )
     .iterate(to) as IterableIterator<Record<string, unknown>>) {
     const store = Number(row.store);
@@ -153,6 +163,17 @@ function planFirstCopy(context: ReplicaContext, to: Seq): Batch {
     objects.set(object, { object, store, type, before: undefined, after: version, steps: [{ seq: to, version }] });
   }
   return { from: 0n as Seq, to, seqs: [to], objects: [...objects.values()], paths };
+}
+
+/** Files and symlinks of a first copy that were built right below the root of their store. */
+export function builtAtTop({ catalog }: ReplicaContext, to: Seq): IterableIterator<Record<string, unknown>> {
+  return catalog
+    .statement(
+      `SELECT p.store AS store, p.name AS name, p.object AS object FROM path_versions p
+         JOIN object_versions o ON o.object = p.object AND o.birth = p.birth
+         WHERE p.dir = '' AND p.birth = ? AND o.type <> 2 AND NOT ${notBuilt}`,
+    )
+    .iterate(to) as IterableIterator<Record<string, unknown>>;
 }
 
 function storeOfObject(context: ReplicaContext, object: ObjectId, from: Seq, to: Seq): number | undefined {

@@ -10,7 +10,15 @@ import type { StoreHome } from "../store-home.ts";
 import { failing } from "../sync.ts";
 import { ForeignChange, inodeOf, locateOrFail, locatePrivate } from "./locate.ts";
 import { PayloadReader } from "./payload-reader.ts";
-import { type Batch, type ChangedObject, type ChangedPath, onlyBorn, pendingExtents, stagedAt } from "./plan-batch.ts";
+import {
+  type Batch,
+  builtAtTop,
+  type ChangedObject,
+  type ChangedPath,
+  onlyBorn,
+  pendingExtents,
+  stagedAt,
+} from "./plan-batch.ts";
 import { type Stamps, stampsOf } from "./stamps.ts";
 import { writeZeros } from "./write-zeros.ts";
 
@@ -19,8 +27,11 @@ const putAsideRoundsMax = 8;
 
 /** What the writing found and left. */
 export interface Written {
-  /** Of every object that was touched and still has a path, for the catalog's `seen`. */
-  readonly seen: readonly { readonly object: ObjectId; readonly store: number; readonly stat: Stamps }[];
+  /**
+   * Of every object that was touched and still has a path, for the catalog's `seen`; looked at while it is asked for,
+   * once, since a first copy may have any number of them.
+   */
+  readonly seen: Iterable<{ readonly object: ObjectId; readonly store: number; readonly stat: Stamps }>;
   readonly kept: readonly { readonly object: ObjectId; readonly store: number; readonly bytes: number }[];
   /** Strangers' files that stood in the way and were put aside, as paths in the copy. */
   readonly strangers: readonly string[];
@@ -36,6 +47,8 @@ export function writeCopy(context: ReplicaContext, batch: Batch, keepHistory: bo
   return new CopyWriter(context, batch, keepHistory, redo).run();
 }
 
+type PrivateDirectory = "staging" | "first" | "limbo" | "kept" | "strangers";
+
 class CopyWriter {
   readonly #context: ReplicaContext;
   readonly #batch: Batch;
@@ -45,7 +58,7 @@ class CopyWriter {
   readonly #directories = new Map<number, Set<StorePath>>();
   readonly #files = new Map<number, number>();
   readonly #symlinks = new Set<number>();
-  readonly #privateTouched = new Map<number, Set<"staging" | "limbo" | "kept" | "strangers">>();
+  readonly #privateTouched = new Map<number, Set<PrivateDirectory>>();
   readonly #strangers: string[] = [];
   readonly #objects: Map<ObjectId, ChangedObject>;
   #metadataPartial = 0;
@@ -63,6 +76,7 @@ class CopyWriter {
 
   run(): Written {
     const { paths, objects } = this.#batch;
+    if (this.#batch.from === 0n) this.#takeFirstTrees();
     for (const path of paths) this.#vacate(path);
     // A name that moved to limbo must be there for good before another file takes its place: a disk may keep the
     // second rename and lose the first.
@@ -78,9 +92,25 @@ class CopyWriter {
     for (const changed of objects) if (changed.type !== "directory") this.#setMeta(changed);
     for (const changed of objects) if (changed.type === "directory") this.#setMeta(changed);
     this.#sync();
-    const seen = this.#look();
-    for (const home of this.#context.homes.values()) home.tree.forget();
-    return { seen, kept, strangers: this.#strangers, metadataPartial: this.#metadataPartial };
+    return { seen: this.#look(), kept, strangers: this.#strangers, metadataPartial: this.#metadataPartial };
+  }
+
+  /** What was built of a first copy is renamed into the empty copy. */
+  #takeFirstTrees(): void {
+    const { disk } = this.#context;
+    for (const home of this.#context.homes.values()) {
+      const { root: from } = home.firstTree;
+      const { root } = home.tree;
+      home.firstTree.forget();
+      const names = disk.list(from);
+      for (const name of names)
+        if (disk.stat(root, name) !== undefined) this.#putAside(home, name as StorePath, { directory: root, name });
+      this.#settleAside();
+      for (const name of names) disk.rename(from, name, root, name);
+      if (names.length === 0) continue;
+      this.#touchDirectory(home.number, "" as StorePath);
+      this.#touchPrivate(home.number, "first");
+    }
   }
 
   /** Takes away the file or symlink that loses this name: to limbo, since another path may want it, or wants it still. */
@@ -327,7 +357,7 @@ class CopyWriter {
           const directory = home.tree.directory(path);
           if (directory !== undefined) disk.syncDirectory(directory);
         }
-        for (const part of privates) disk.syncDirectory(home[part]);
+        for (const part of privates) disk.syncDirectory(part === "first" ? home.firstTree.root : home[part]);
       });
     }
     this.#directories.clear();
@@ -337,26 +367,42 @@ class CopyWriter {
   }
 
   /** How everything that was touched stands now: compared before it is touched the next time. */
-  #look(): { object: ObjectId; store: number; stat: Stamps }[] {
-    const seen: { object: ObjectId; store: number; stat: Stamps }[] = [];
+  *#look(): Generator<{ object: ObjectId; store: number; stat: Stamps }> {
     const done = new Set<ObjectId>();
-    const lookAt = (object: ObjectId, store: number, path: StorePath): void => {
+    const { from, to, paths, objects } = this.#batch;
+    const lookAt = (object: ObjectId, store: number, path: StorePath): Stamps | undefined => {
       done.add(object);
       const stat = homeOf(this.#context, store).tree.stat(path);
-      if (stat !== undefined) seen.push({ object, store, stat: stampsOf(stat) });
+      return stat && stampsOf(stat);
     };
-    const look = (object: ObjectId, store: number): void => {
-      if (done.has(object)) return;
-      const entry = this.#context.manifest.pathsOf(object, this.#batch.to)[0];
-      if (entry !== undefined) lookAt(object, store, homeOf(this.#context, store).local(entry.path));
+    const look = (object: ObjectId, store: number): Stamps | undefined => {
+      if (done.has(object)) return undefined;
+      const entry = this.#context.manifest.pathsOf(object, to)[0];
+      return entry && lookAt(object, store, homeOf(this.#context, store).local(entry.path));
     };
     // A hard link that came or went changes the ctime of an object whose row did not change.
-    for (const { after, store, path } of this.#batch.paths) {
-      if (after !== undefined && !done.has(after.object)) lookAt(after.object, store, path);
+    for (const { after, store, path } of paths) {
+      if (after === undefined || done.has(after.object)) continue;
+      const stat = lookAt(after.object, store, path);
+      if (stat !== undefined) yield { object: after.object, store, stat };
     }
-    for (const { before, store } of this.#batch.paths) if (before !== undefined) look(before.object, store);
-    for (const changed of this.#batch.objects) look(changed.object, changed.store);
-    return seen;
+    for (const { before, store } of paths) {
+      const stat = before && look(before.object, store);
+      if (stat !== undefined) yield { object: before!.object, store, stat };
+    }
+    for (const { object, store } of objects) {
+      const stat = look(object, store);
+      if (stat !== undefined) yield { object, store, stat };
+    }
+    // A rename changes the ctime of what is renamed, and of nothing below it.
+    if (from === 0n) {
+      for (const row of builtAtTop(this.#context, to)) {
+        const [object, store] = [Number(row.object) as ObjectId, Number(row.store)];
+        const stat = homeOf(this.#context, store).tree.stat(String(row.name) as StorePath);
+        if (stat !== undefined) yield { object, store, stat: stampsOf(stat) };
+      }
+    }
+    for (const home of this.#context.homes.values()) home.tree.forget();
   }
 
   #placeOf(home: StoreHome, path: StorePath): { directory: Directory; name: string } {
@@ -426,7 +472,7 @@ class CopyWriter {
     paths.add(path);
   }
 
-  #touchPrivate(store: number, part: "staging" | "limbo" | "kept" | "strangers"): void {
+  #touchPrivate(store: number, part: PrivateDirectory): void {
     let parts = this.#privateTouched.get(store);
     if (parts === undefined) {
       parts = new Set();

@@ -2,7 +2,7 @@ import type { CutId } from "../../shared/words.ts";
 import type { Receiver } from "../receive/receive.ts";
 import { distrustStaging } from "../receive/resume.ts";
 import { homeOf, type ReplicaContext } from "../replica-context.ts";
-import { SyncFailed, syncNames } from "../sync.ts";
+import { failing, SyncFailed, syncNames } from "../sync.ts";
 
 /**
  * Makes the cuts that came whole durable, all that wait together: staged payloads and their directories first, then one
@@ -12,8 +12,10 @@ export function commit(context: ReplicaContext, receiver: Receiver): CutId {
   const { catalog, disk, limits } = context;
   if (receiver.ended.length > 0) {
     try {
+      for (const store of receiver.built) failing(() => disk.syncFilesystem(homeOf(context, store).home));
       for (const [store, names] of receiver.touched) {
-        if (names.size > 0) syncNames(disk, homeOf(context, store).staging, names, limits.singleSyncsMax);
+        if (names.size > 0 && !receiver.built.has(store))
+          syncNames(disk, homeOf(context, store).staging, names, limits.singleSyncsMax);
       }
     } catch (error) {
       if (error instanceof SyncFailed) distrustStaging(context);

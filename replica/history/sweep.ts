@@ -48,6 +48,8 @@ const seenColumns = "object, store, inode, size, mtime_ns, ctime_ns";
  */
 export function sweep(context: ReplicaContext, after: ObjectId | 0, objectsMax: number): SweepSlice {
   const { applied } = context.catalog.standing;
+  // What is seen already then is of the first copy, and not where it belongs yet.
+  if (applied === 0n) return { checked: 0, changes: [], restamps: [], next: undefined };
   const rows = seenRows(context, after, objectsMax);
   const changes: StrangersChange[] = [];
   const restamps: Restamp[] = [];

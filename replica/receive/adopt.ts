@@ -9,6 +9,7 @@ import { mayComeAnew } from "../repair/damage.ts";
 import { objectFileName, type ReplicaContext } from "../replica-context.ts";
 import type { StoreHome } from "../store-home.ts";
 import { failing } from "../sync.ts";
+import { clearFirstTrees } from "./first-tree.ts";
 import { adopting, rehashStaged } from "./resume.ts";
 
 const pieceBytes = 1024 * 1024;
@@ -47,6 +48,7 @@ export function beginAdoption(context: ReplicaContext): void {
       suspect: "",
     });
   });
+  clearFirstTrees(context);
   for (const home of homes.values()) {
     for (const part of ["staging", "history", "kept"] as const) {
       for (const name of disk.list(home[part])) disk.unlink(home[part], name);

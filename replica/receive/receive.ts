@@ -7,7 +7,7 @@ import { blocksPerRun, equalBytes, hashBytes, hashInRun, isZero, zeroHash } from
 import { blockHashes } from "../../shared/manifest/block-hashes.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
-import type { CutBegin, CutEnd, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
+import type { CutBegin, CutEnd, Extent, ObjectRow, ObjectType, PathRow } from "../../shared/wire/messages.ts";
 import { type CutId, compareCuts, cutText, type ObjectId, type Seq, sameCut } from "../../shared/words.ts";
 import { mayComeAnew, noteRenewed } from "../repair/damage.ts";
 import { homeOf, type ReplicaContext } from "../replica-context.ts";
@@ -34,6 +34,8 @@ interface OpenCut {
   readonly lastObjectBefore: number;
   /** New objects whose row has come: number to store. */
   readonly born: Map<ObjectId, number>;
+  /** Rows of objects in the message that is taken: most paths in it lead to them. */
+  readonly rows: Map<ObjectId, ObjectRow>;
   payloadBytes: number;
   objects: number;
   paths: number;
@@ -92,6 +94,11 @@ export class Receiver {
   /** Names in each store's staging directory whose bytes the next commit must sync. */
   get touched(): ReadonlyMap<number, ReadonlySet<string>> {
     return this.#staging.touched;
+  }
+
+  /** Stores whose first copy it must sync whole. */
+  get built(): ReadonlySet<number> {
+    return this.#staging.built;
   }
 
   begin(begin: CutBegin): void {
@@ -164,6 +171,7 @@ export class Receiver {
       stores,
       lastObjectBefore,
       born: new Map(),
+      rows: new Map(),
       contents: new Map(),
       renewed: new Set(),
       payloadBytes: 0,
@@ -173,7 +181,8 @@ export class Receiver {
       bytesSinceCommit: 0,
       committedAt: performance.now(),
     };
-    this.#staging.begin(begin.cut, leftovers);
+    const first = begin.base.seq === 0n && !adopting(catalog);
+    this.#staging.begin(begin.cut, { leftovers, first });
   }
 
   /** `payload` holds the bytes of the extents one after the other, decoded. */
@@ -214,8 +223,9 @@ export class Receiver {
         throw new CutMalformed(`more than ${pendingContentsMax} objects with extents and no row`);
       this.#checkStoreOf(open, object, store);
       const content = existing?.content ?? new Uint8Array(0);
+      const isNew = object > open.lastObjectBefore && existing === undefined;
       const anew = renews && !open.renewed.has(object);
-      const change = new ContentChange(manifest, object, open.seq, content, { births: false, anew });
+      const change = new ContentChange(manifest, object, open.seq, content, { births: false, anew, fresh: isNew });
       if (renews) open.renewed.add(object);
       pending = new PendingContent(change, blockSize, store);
       open.contents.set(object, pending);
@@ -244,7 +254,7 @@ export class Receiver {
     }
     open.payloadBytes += bytes.length;
     open.bytesSinceCommit += bytes.length;
-    open.rowsSinceCommit += this.#staging.put(extent, store, bytes, renews);
+    open.rowsSinceCommit += this.#staging.put(extent, store, bytes, { whole: renews, again: existing !== undefined });
   }
 
   /**
@@ -295,6 +305,7 @@ export class Receiver {
     const open = this.#opened("rows");
     for (const row of objects) this.#objectRow(open, row);
     for (const row of paths) this.#pathRow(open, row);
+    open.rows.clear();
     open.rowsSinceCommit += objects.length + paths.length;
     this.#breathe(open);
   }
@@ -342,9 +353,10 @@ export class Receiver {
           this.#staging.beginWhole(row.object, store, row.blockSize);
         }
       }
-      this.#staging.settle(row, store);
     }
+    if (row.type !== "directory") this.#staging.settle(row, store, before !== undefined);
     manifest.putObject(row, open.seq);
+    open.rows.set(row.object, row);
     if (row.object > open.lastObjectBefore) open.born.set(row.object, store);
     open.objects++;
   }
@@ -366,8 +378,9 @@ export class Receiver {
     if (home.placement.shape === "file" && path !== singleFileName)
       throw new CutMalformed(`store ${home.placement.name} is a single file, received a path ${JSON.stringify(path)}`);
     if (path === "" && row.object === undefined) throw new CutMalformed("the root of a store cannot go");
+    let to: { object: ObjectId; type: ObjectType } | undefined;
     if (row.object !== undefined) {
-      const object = this.#object(open, row.object);
+      const object = open.rows.get(row.object) ?? this.#object(open, row.object);
       if (object === undefined)
         throw new CutMalformed(`path ${JSON.stringify(path)} leads to object ${row.object}, which is unknown`);
       if (path === "" && object.type !== "directory")
@@ -375,7 +388,9 @@ export class Receiver {
       if (home.placement.shape === "file" && object.type !== "file")
         throw new CutMalformed(`store ${home.placement.name} is a single file, received a ${object.type}`);
       this.#checkStoreOf(open, row.object, store);
+      to = { object: row.object, type: object.type };
     }
+    this.#staging.path(store, path, to);
     manifest.putPath(store, path, row.object, open.seq);
     open.paths++;
   }
@@ -427,6 +442,7 @@ export class Receiver {
     }
     this.#staging.discardUnused();
     this.#reserve(open);
+    this.#staging.end();
     catalog.recordCut({
       cut: end.cut,
       incarnation: open.begin.incarnation,
@@ -446,7 +462,6 @@ export class Receiver {
     catalog.stand({ committed: end.cut, digest, lastTakenAtUs: open.begin.takenAtUs });
     this.#ended.push(end.cut);
     this.#open = undefined;
-    this.#staging.end();
   }
 
   /** Everything lies in a directory, and nothing lies below what is none: else apply would meet it half-way. */

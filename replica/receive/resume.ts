@@ -3,6 +3,7 @@ import { blockHash, blocksPerRun, hashBytes, trimRun } from "../../shared/manife
 import { runTerm } from "../../shared/manifest/digest.ts";
 import type { ObjectId } from "../../shared/words.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
+import { clearFirstTrees } from "./first-tree.ts";
 
 /** True while the copy's place holds files that no cut of this group has written and that may be reused. */
 export function adopting(catalog: Catalog): boolean {
@@ -37,8 +38,11 @@ export function forgetOpenCut(context: ReplicaContext): void {
       catalog.run("DELETE FROM extents WHERE seq = ?", cut.cut.seq);
       catalog.run("DELETE FROM cuts WHERE seq = ?", cut.cut.seq);
     }
+    // What a first cut has built is known by what was seen of it, and there is nothing else yet.
+    if (committed === 0n) catalog.run("DELETE FROM seen");
   });
   for (const unlink of unlinked) unlink();
+  if (committed === 0n) clearFirstTrees(context);
 }
 
 /** After an unclean stop: forgets the open cut, and removes files that the catalog does not know. */

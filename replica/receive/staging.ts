@@ -1,12 +1,13 @@
 import { assert, isSystemError } from "../../shared/errors.ts";
 import { blocksPerRun, equalBytes, hashInRun, isZero, zeroHash } from "../../shared/manifest/block-hash.ts";
 import type { Directory, Disk, OpenFile } from "../../shared/ports/disk.ts";
-import type { Extent, ObjectRow } from "../../shared/wire/messages.ts";
-import { type CutId, cutText, type ObjectId, type Seq } from "../../shared/words.ts";
+import type { Extent, ObjectRow, ObjectType } from "../../shared/wire/messages.ts";
+import { type CutId, cutText, type ObjectId, type Seq, type StorePath } from "../../shared/words.ts";
 import { writeZeros } from "../apply/write-zeros.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
 import { failing, SyncFailed } from "../sync.ts";
+import { FirstTree, rememberPartial } from "./first-tree.ts";
 import { NoRoom } from "./refusals.ts";
 import { distrustStaging } from "./resume.ts";
 
@@ -20,8 +21,13 @@ class StagedCut {
   readonly cut: CutId;
   /** An earlier session left files in staging, or files are adopted. */
   readonly leftovers: boolean;
-  /** Where fresh objects are put, decided at their first extent and kept for the whole cut. */
-  readonly fresh = new Map<ObjectId, "inline" | "staged">();
+  /** Set while a first copy is received. */
+  readonly firstTree: FirstTree | undefined;
+  /**
+   * Where fresh objects are put, decided at their first extent and kept for the whole cut. `held`: in memory, to be built
+   * in the first tree, after which nothing is kept of it here.
+   */
+  readonly fresh = new Map<ObjectId, "inline" | "staged" | "held">();
   /** Of fresh objects that an earlier session has staged: the bytes that lay there at the first extent. */
   readonly resumed = new Map<ObjectId, number>();
   ordinal = 0;
@@ -29,9 +35,10 @@ class StagedCut {
   stagedBytes = 0;
   sinceWriteback = 0;
 
-  constructor(cut: CutId, leftovers: boolean) {
+  constructor(cut: CutId, leftovers: boolean, firstTree: FirstTree | undefined) {
     this.cut = cut;
     this.leftovers = leftovers;
+    this.firstTree = firstTree;
   }
 
   get seq(): Seq {
@@ -56,6 +63,7 @@ export class Staging {
   /** A frame brings the bytes of many small objects and then their rows: each is opened once. */
   readonly #staged = new Map<ObjectId, OpenFile>();
   readonly #touched = new Map<number, Set<string>>();
+  readonly #built = new Set<number>();
 
   constructor(context: ReplicaContext) {
     this.#context = context;
@@ -66,17 +74,36 @@ export class Staging {
     return this.#touched;
   }
 
-  /** `leftovers`: an earlier session or an adoption may have staged objects of this cut. */
-  begin(cut: CutId, leftovers: boolean): void {
-    this.#open = new StagedCut(cut, leftovers);
+  /** Stores of a first copy: the next commit must sync all that was built and staged there, as one. */
+  get built(): ReadonlySet<number> {
+    return this.#built;
+  }
+
+  /** `leftovers`: an earlier session or an adoption may have staged objects of this cut. `first`: it is to be built beside the copy. */
+  begin(cut: CutId, options: { leftovers: boolean; first: boolean }): void {
+    const gaveBack = (object: ObjectId, store: number): void => {
+      this.#open?.fresh.set(object, "staged");
+      this.#touch(store, objectFileName(object));
+    };
+    const firstTree = options.first ? new FirstTree(this.#context, cut.seq, gaveBack) : undefined;
+    this.#open = new StagedCut(cut, options.leftovers, firstTree);
   }
 
   /**
    * Puts the bytes of a checked extent where apply finds them, and gives how many rows of the catalog that took. `whole`:
-   * of an object that the copy has all comes anew, in a file of its own.
+   * of an object that the copy has all comes anew, in a file of its own. `again`: the object's row has come.
    */
-  put(extent: Extent, store: number, bytes: Uint8Array, whole: boolean): 0 | 1 {
+  put(
+    extent: Extent,
+    store: number,
+    bytes: Uint8Array,
+    { whole, again }: { readonly whole: boolean; readonly again: boolean },
+  ): 0 | 1 {
     const open = this.#opened();
+    if (open.firstTree?.takes(store) === true) {
+      if (again) this.#takeBack(open, open.firstTree, extent.object);
+      if (this.#hold(open, open.firstTree, extent, store, bytes)) return 0;
+    }
     const { catalog, limits } = this.#context;
     const { object, offset, length } = extent;
     if (extent.fresh) {
@@ -154,12 +181,78 @@ export class Staging {
     this.#stagedFile(open, object, store, blockSize);
   }
 
-  /** The row of a file has come, and with it all of its bytes. */
-  settle(row: ObjectRow, store: number): void {
+  /** The row of a file or symlink has come, and with it all of its bytes. `again`: another one came in the same cut. */
+  settle(row: ObjectRow, store: number, again: boolean): void {
     const open = this.#opened();
-    if (open.fresh.get(row.object) !== "staged") return;
+    const { object } = row;
+    if (open.firstTree?.takes(store) === true) {
+      if (again) this.#takeBack(open, open.firstTree, object);
+      else if (open.fresh.get(object) !== "staged") {
+        open.firstTree.row(row, store);
+        open.fresh.set(object, "held");
+        if (open.firstTree.full) for (const waiting of open.firstTree.held) this.#spill(open, open.firstTree, waiting);
+        return;
+      }
+    }
+    if (open.fresh.get(object) === "staged") this.#settleStaged(open, row, store);
+  }
+
+  #settleStaged(open: StagedCut, row: ObjectRow, store: number): void {
     this.#finishStaged(open, row, store);
     this.#closeStagedFile(row.object);
+  }
+
+  /** A path leads to this file, symlink or directory now, or to nothing; its row is not there yet. */
+  path(store: number, path: StorePath, to: { object: ObjectId; type: ObjectType } | undefined): void {
+    const open = this.#opened();
+    const { firstTree } = open;
+    if (firstTree?.takes(store) !== true || path === "") return;
+    withinRoom(open, () => {
+      if (to === undefined) firstTree.vacate(store, path);
+      else if (to.type === "directory") firstTree.makeDirectory(store, path);
+      else if (firstTree.place(store, path, to.object)) open.fresh.delete(to.object);
+      else if (open.fresh.get(to.object) === "held") this.#spill(open, firstTree, to.object);
+    });
+  }
+
+  /** True when the bytes wait in memory for the place of their object. */
+  #hold(open: StagedCut, firstTree: FirstTree, extent: Extent, store: number, bytes: Uint8Array): boolean {
+    const { object } = extent;
+    let place = open.fresh.get(object);
+    if (place === undefined) {
+      place = extent.held || this.#resumes(open, extent, store, false) ? "staged" : "held";
+      open.fresh.set(object, place);
+    }
+    if (place !== "held") return false;
+    if (firstTree.hold(extent, store, bytes)) {
+      this.#count(open, bytes.length);
+      if (firstTree.full) for (const waiting of firstTree.held) this.#spill(open, firstTree, waiting);
+      return true;
+    }
+    this.#spill(open, firstTree, object);
+    open.fresh.set(object, "staged");
+    return false;
+  }
+
+  /** What happens to an object a second time happens to its file in staging. */
+  #takeBack(open: StagedCut, firstTree: FirstTree, object: ObjectId): void {
+    if (open.fresh.get(object) === "held") this.#spill(open, firstTree, object);
+    else firstTree.giveBack(object);
+  }
+
+  /** What waits in memory of an object goes to staging; a symlink is made by apply. */
+  #spill(open: StagedCut, firstTree: FirstTree, object: ObjectId): void {
+    const held = firstTree.release(object);
+    open.fresh.delete(object);
+    if (held === undefined || held.row?.type === "symlink") return;
+    const { disk } = this.#context;
+    open.fresh.set(object, "staged");
+    const file = this.#stagedFile(open, object, held.store, held.blockSize);
+    for (const { offset, bytes } of held.extents) {
+      open.stagedBytes -= bytes.length;
+      this.#writeStaged(open, () => disk.write(file, bytes, offset), bytes.length);
+    }
+    if (held.row !== undefined) this.#settleStaged(open, held.row, held.store);
   }
 
   /** Without extents in this cut nothing of an object is staged: what lies there was another's under the same number. */
@@ -174,6 +267,7 @@ export class Staging {
     this.#closeStaged();
     this.#context.catalog.run("DELETE FROM extents WHERE object = ? AND seq = ?", object, open.seq);
     open.resumed.delete(object);
+    open.firstTree?.release(object);
     if (open.fresh.delete(object)) this.#discardStaged(object);
   }
 
@@ -193,12 +287,19 @@ export class Staging {
 
   /** All of the cut has come; it waits for its commit with the others. */
   end(): void {
+    const { firstTree } = this.#opened();
     this.#closeStaged();
+    if (firstTree !== undefined) {
+      firstTree.end();
+      for (const store of this.#context.homes.keys()) if (firstTree.takes(store)) this.#built.add(store);
+      rememberPartial(this.#context, firstTree.metadataPartial);
+    }
     this.#open = undefined;
   }
 
   /** What came whole is durable: it has not to be synced again. */
   settled(): void {
+    this.#built.clear();
     // The next cut may be half here already: its files are written on, and synced when it is whole.
     const segment = this.#open === undefined ? undefined : segmentName(this.#open.seq);
     for (const [key, { file }] of this.#segments) {
@@ -222,6 +323,7 @@ export class Staging {
     this.#segments.clear();
     const touched = [...this.#touched].flatMap(([store, names]) => [...names].map((name) => ({ store, name })));
     this.#touched.clear();
+    this.#built.clear();
     this.#open = undefined;
     forget();
     for (const { store, name } of touched) this.#dropUnknown(store, name);
@@ -282,18 +384,22 @@ export class Staging {
   }
 
   #writeStaged(open: StagedCut, write: () => void, length: number): void {
-    open.stagedBytes += length;
-    if (open.stagedBytes > this.#context.limits.stagingBytesMax) {
-      throw new NoRoom(
-        `cut ${cutText(open.cut)} needs more than limits.staging (${this.#context.limits.stagingBytesMax} bytes)`,
-      );
-    }
+    this.#count(open, length);
     try {
       withinRoom(open, write);
     } catch (error) {
       // The next session has that room, whatever it resumes.
       if (error instanceof NoRoom) this.discardUnused();
       throw error;
+    }
+  }
+
+  #count(open: StagedCut, length: number): void {
+    open.stagedBytes += length;
+    if (open.stagedBytes > this.#context.limits.stagingBytesMax) {
+      throw new NoRoom(
+        `cut ${cutText(open.cut)} needs more than limits.staging (${this.#context.limits.stagingBytesMax} bytes)`,
+      );
     }
   }
 
@@ -378,6 +484,8 @@ export class Staging {
     // handle that set it. Many files are covered by the filesystem's sync before the commit.
     setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), row, homeOf(this.#context, store).placement.owners);
     const touched = this.#touched.get(store)?.size ?? 0;
+    // A first copy is synced whole, and thousands may follow the few that come first.
+    if (open.firstTree?.takes(store) === true) return;
     if (touched > this.#context.limits.singleSyncsMax) return;
     try {
       failing(() => disk.syncFile(file));

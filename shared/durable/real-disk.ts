@@ -95,8 +95,13 @@ export class RealDisk implements Disk {
     return toStat(fstatSync(real(directory).descriptor, { bigint: true }));
   }
 
-  openFile(directory: Directory, name: string, mode: "read" | "write" | "create"): OpenFile {
-    const descriptor = openSync(pathOf(directory, name), openFlags[mode], createMode);
+  openFile(
+    directory: Directory,
+    name: string,
+    mode: "read" | "write" | "create",
+    permissions: number = createMode,
+  ): OpenFile {
+    const descriptor = openSync(pathOf(directory, name), openFlags[mode], permissions & 0o777);
     if (mode !== "create" && (fstatSync(descriptor).mode & S_IFMT) !== S_IFREG) {
       closeSync(descriptor);
       throw systemError("EINVAL", "open", `${name}: not a regular file`);

@@ -20,8 +20,11 @@ export interface Disk {
   /** stat of the directory itself. */
   statDirectory(directory: Directory): Stat;
 
-  /** O_NOFOLLOW, regular files only (else ELOOP or ENXIO/EISDIR/EINVAL). `create` is O_CREAT|O_EXCL. */
-  openFile(directory: Directory, name: string, mode: "read" | "write" | "create"): OpenFile;
+  /**
+   * O_NOFOLLOW, regular files only (else ELOOP or ENXIO/EISDIR/EINVAL). `create` is O_CREAT|O_EXCL, with these permission
+   * bits less what the umask takes (default: 0o600).
+   */
+  openFile(directory: Directory, name: string, mode: "read" | "write" | "create", permissions?: number): OpenFile;
   closeFile(file: OpenFile): void;
   statFile(file: OpenFile): Stat;
   /** Reads up to `length` bytes at `position`; fewer only at the end of the file. */

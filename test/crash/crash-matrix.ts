@@ -15,7 +15,7 @@ import type { Directory, Disk } from "../../shared/ports/disk.ts";
 import type { Seq } from "../../shared/words.ts";
 import { contentsOf, onlyContents, trialName, without } from "./adopted-cut.ts";
 import { type Planted, type Tree, treeDifference } from "./disk-tree.ts";
-import { type Change, newestTag, type RecordedCut, recordCuts } from "./recorded-cuts.ts";
+import { type Changes, newestTag, type RecordedCut, recordCuts } from "./recorded-cuts.ts";
 import { ReplicaNode } from "./replica-node.ts";
 import type { ReplicaProgram } from "./replica-program.ts";
 import { restoredPoint } from "./restored-point.ts";
@@ -52,7 +52,7 @@ export interface Scenario {
   readonly name: string;
   /** Default: one store, "tree". With several each has a filesystem of its own. */
   readonly stores?: readonly string[];
-  readonly changes: readonly Change[];
+  readonly changes: readonly Changes[];
   /** What lies in each store's place before the group has a copy: it is adopted. */
   readonly planted?: Readonly<Record<string, Readonly<Record<string, Planted>>>>;
   readonly steps: readonly Step[];
@@ -64,7 +64,7 @@ export interface Scenario {
 }
 
 /** Small, so that everything happens with little data. */
-const smallLimits: Partial<ReplicaLimits> = { inlineBytesMax: 8192, uncachedFrom: 4096 };
+const smallLimits: Partial<ReplicaLimits> = { inlineBytesMax: 8192, builtBytesMax: 8192, uncachedFrom: 4096 };
 
 /** A durable state of the catalog, and what it stands for. */
 interface CatalogImage {
@@ -635,6 +635,8 @@ export class CrashMatrix {
         fail(`staging holds "${left}" after everything is applied, the catalog knows "${resumable}"`);
       if (catalog.get("SELECT 1 AS found FROM extents LIMIT 1") !== undefined)
         fail("redo is left after everything is applied");
+      const built = list(home.firstTree.root);
+      if (built !== "") fail(`the first tree holds "${built}" after everything is applied`);
     }
     // Not the ctime: a power failure may take it back, and the program knows that.
     const seen = catalog.statement("SELECT inode, size, mtime_ns FROM seen WHERE object = ?");

@@ -42,8 +42,8 @@ const mutants: readonly Mutant[] = [
       { file: "commit/commit.ts", find: 'catalog.commit("cut");', replace: removed },
       {
         file: "commit/commit.ts",
-        find: "for (const [store, names]",
-        replace: 'catalog.commit("cut"); for (const [store, names]',
+        find: "for (const store of receiver.built)",
+        replace: 'catalog.commit("cut"); for (const store of receiver.built)',
       },
     ],
   },
@@ -55,7 +55,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "does not sync a staged file through the handle that set its meta",
-    dies: "a first copy",
+    dies: "cuts that wait together, half of the next behind them, two filesystems",
     invariant: "staged bytes are durable before the commit",
     edits: [
       {
@@ -67,20 +67,74 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "does not sync the staging directory",
-    dies: "a first copy",
+    dies: "cuts that wait together, half of the next behind them, two filesystems",
     invariant: "staged bytes are durable before the commit",
     edits: [{ file: "sync.ts", find: "disk.syncDirectory(directory);", replace: removed }],
   },
   {
     name: "does not sync the filesystem of many staged files",
-    dies: "a first copy",
+    dies: "cuts that wait together, half of the next behind them, two filesystems",
     invariant: "staged bytes are durable before the commit",
     wholeFilesystems: true,
     edits: [{ file: "sync.ts", find: "disk.syncFilesystem(directory);", replace: removed }],
   },
   {
+    name: "does not sync what was built of a first copy",
+    dies: "a first copy",
+    invariant: "what is built is durable before the commit",
+    edits: [
+      {
+        file: "commit/commit.ts",
+        find: "for (const store of receiver.built) failing(() => disk.syncFilesystem(homeOf(context, store).home));",
+        replace: removed,
+      },
+    ],
+  },
+  {
+    name: "leaves what a broken first copy has built",
+    dies: "a first copy of what changes meanwhile",
+    invariant: "no byte of an uncommitted cut touches the copy",
+    edits: [{ file: "receive/resume.ts", find: "if (committed === 0n) clearFirstTrees(context);", replace: removed }],
+  },
+  {
+    name: "takes for built what the mark has made known",
+    dies: "a first copy of what changes meanwhile",
+    invariant: "the redo is complete until the batch is durably applied",
+    edits: [
+      {
+        file: "apply/apply.ts",
+        find: "if (batch.from === 0n) markUnbuilt(context, object, batch.to);",
+        replace: removed,
+      },
+    ],
+  },
+  {
+    name: "builds on what an object was before",
+    dies: "a first copy of what changes meanwhile",
+    invariant: "a built object that changes goes back to staging",
+    edits: [
+      {
+        file: "receive/staging.ts",
+        find: "else firstTree.giveBack(object);",
+        replace: removed,
+      },
+    ],
+  },
+  {
+    name: "leaves names in the first tree that are gone when the cut is whole",
+    dies: "a first copy of what changes meanwhile",
+    invariant: "the copy is the cut and nothing else",
+    edits: [
+      {
+        file: "receive/staging.ts",
+        find: "if (to === undefined) firstTree.vacate(store, path);",
+        replace: "if (to === undefined) {}",
+      },
+    ],
+  },
+  {
     name: "places newborn files that were not synced",
-    dies: "writing in place",
+    dies: "changing names",
     invariant: "files of newborn objects are durable before the mark",
     edits: [
       {
@@ -100,7 +154,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "does not sync the filesystem of many newborn files",
-    dies: "a first copy",
+    dies: "changing names",
     invariant: "files of newborn objects are durable before the mark",
     wholeFilesystems: true,
     edits: [{ file: "apply/materialize.ts", find: "failing(() => disk.syncFilesystem(staging));", replace: "{}" }],
@@ -203,7 +257,7 @@ const mutants: readonly Mutant[] = [
     edits: [
       {
         file: "apply/write-copy.ts",
-        find: "for (const part of privates) disk.syncDirectory(home[part]);",
+        find: 'for (const part of privates) disk.syncDirectory(part === "first" ? home.firstTree.root : home[part]);',
         replace: removed,
       },
     ],
@@ -225,7 +279,7 @@ const mutants: readonly Mutant[] = [
     name: "ends the mark before the last sync",
     dies: "a first copy",
     invariant: "the copy is durable before the mark ends",
-    edits: [{ file: "apply/write-copy.ts", find: "this.#sync(); const seen", replace: "const seen" }],
+    edits: [{ file: "apply/write-copy.ts", find: "this.#sync(); return { seen", replace: "return { seen" }],
   },
   {
     name: "deletes segments before the batch is durably applied",
@@ -266,7 +320,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "removes newborn files at the start although the mark stands",
-    dies: "a first copy",
+    dies: "changing names",
     invariant: "the redo is complete until the batch is durably applied",
     edits: [{ file: "receive/resume.ts", find: '" UNION ALL SELECT 1 FROM seen WHERE object = ?1"', replace: '""' }],
   },

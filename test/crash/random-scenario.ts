@@ -1,6 +1,6 @@
 import type { ModelSource } from "../model/model-store.ts";
 import { abort, apply, commit, receive, type Scenario, type Step, whole } from "./crash-matrix.ts";
-import type { Change } from "./recorded-cuts.ts";
+import type { Change, Changes } from "./recorded-cuts.ts";
 import { seededRandom } from "./seeded-random.ts";
 
 const cutCount = 7;
@@ -9,16 +9,20 @@ const cutCount = 7;
 export function randomScenario(seed: number): Scenario {
   const random = seededRandom(seed);
   const below = (end: number): number => Math.floor(random() * end);
-  const changes: Change[] = [];
+  const changes: Changes[] = [];
   for (let cut = 1; cut <= cutCount; cut++) {
     // Decided when it is recorded, on what is there then; the generator is its own, so that recording twice is the same.
-    changes.push(({ tree }, text) => {
-      const own = seededRandom(seed * 1000 + cut);
-      const count = cut === 1 ? 12 : 1 + Math.floor(own() * 5);
-      for (let i = 0; i < count; i++) act(tree!, text, (end) => Math.floor(own() * end));
-      // A cut that changes nothing is none.
-      tree!.write("counter", text(20 + cut));
-    });
+    const round = (number: number): Change => {
+      return ({ tree }, text) => {
+        const own = seededRandom(seed * 1000 + cut + number / 10);
+        const count = cut === 1 && number === 0 ? 12 : 1 + Math.floor(own() * 5);
+        for (let i = 0; i < count; i++) act(tree!, text, (end) => Math.floor(own() * end));
+        // A cut that changes nothing is none.
+        tree!.write("counter", text(20 + cut));
+      };
+    };
+    // A first copy is built while it comes, also of what changes until it is whole.
+    changes.push(cut === 1 ? [0, 1, 2].map(round) : round(0));
   }
   const steps: Step[] = [...whole(1)];
   for (let cut = 2; cut <= cutCount; cut++) {

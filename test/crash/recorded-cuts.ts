@@ -1,7 +1,9 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Freeze } from "../../primary/plan/take-cut.ts";
 import type { ReplicaSink } from "../../primary/ship/shipment.ts";
+import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
 import type { BulkMessage } from "../../shared/wire/messages.ts";
 import { type CutId, epoch, type StorePath, seq } from "../../shared/words.ts";
 import { cutInto, openPrimary } from "../model/in-process.ts";
@@ -24,20 +26,34 @@ export interface RecordedCut {
 /** Changes the sources; `text` gives bytes that say in each 16 of them from which cut they are. */
 export type Change = (sources: Readonly<Record<string, ModelSource>>, text: (length: number) => Uint8Array) => void;
 
+/** What happens before a cut is taken, and then before each further round of looking in which the same cut is taken. */
+export type Changes = Change | readonly Change[];
+
 /**
  * Runs the real plan over the changes, one cut each, and keeps what it sends. `damaged`: by the number of a cut, paths of
  * the first store whose files it brings whole.
  */
 export async function recordCuts(
   storeNames: readonly string[],
-  changes: readonly Change[],
+  changes: readonly Changes[],
   damaged: ReadonlyMap<number, readonly string[]> = new Map(),
 ): Promise<RecordedCut[]> {
   const directory = mkdtempSync(join(tmpdir(), "understudy-record-"));
   const sources = Object.fromEntries(storeNames.map((name) => [name, new ModelSource()]));
+  let betweenRounds: (() => void)[] = [];
+  const [firstStore] = storeNames;
+  const adapterOf = (name: string, source: ModelSource): StoreAdapter => {
+    const adapter = source.adapter();
+    const { enter } = adapter;
+    adapter.enter = async (...words) => {
+      if (name === firstStore) betweenRounds.shift()?.();
+      return await enter.apply(adapter, words);
+    };
+    return adapter;
+  };
   const primary = openPrimary(
     join(directory, "primary.db"),
-    Object.fromEntries(Object.entries(sources).map(([name, source]) => [name, source.adapter()])),
+    Object.fromEntries(Object.entries(sources).map(([name, source]) => [name, adapterOf(name, source)])),
   );
   try {
     let messages: [BulkMessage, Uint8Array][] = [];
@@ -59,14 +75,18 @@ export async function recordCuts(
     const sink = newSink();
     const cuts: RecordedCut[] = [];
     for (const [index, change] of changes.entries()) {
-      change(sources, taggedBytes(index + 1));
+      const rounds = typeof change === "function" ? [change] : change;
+      const text = taggedBytes(index + 1);
+      betweenRounds = rounds.map((round) => () => round(sources, text));
       messages = [];
+      const freeze: Freeze | undefined =
+        rounds.length === 1 ? undefined : { freeze: async () => {}, thaw: async () => 0 };
       const asked = (damaged.get(index + 1) ?? []).map((path) => {
         const { seq: at } = primary.catalog.standing.committed;
         return primary.manifest.objectAtPath(1, path as StorePath, at)!;
       });
       const repaired = { ...sink, damaged: asked };
-      const taken = await cutInto(primary, [repaired]);
+      const taken = await cutInto(primary, [repaired], { freeze, preCopyRounds: rounds.length - 1 });
       ({ base: sink.base, lastObject: sink.lastObject } = repaired);
       if (!taken.fresh || messages.length === 0) throw new Error(`change ${index + 1} changes nothing`);
       const delta = messages;

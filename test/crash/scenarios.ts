@@ -168,6 +168,43 @@ const types: Scenario = {
 
 const first: Scenario = { name: "a first copy", changes: [firstTree], steps: whole(1) };
 
+/** What is built in its place at once is met a second time before the cut is whole. */
+const meanwhile: Scenario = {
+  name: "a first copy of what changes meanwhile",
+  changes: [
+    [
+      ({ tree }, text) => {
+        for (const name of ["goes", "grows", "rewritten"]) tree!.write(name, text(100));
+        tree!.makeDirectory("sealed");
+        tree!.write("sealed/changes", text(30));
+        tree!.makeDirectory("was a directory");
+        tree!.write("was a directory/moves out", text(60));
+        tree!.makeDirectory("becomes a link");
+        tree!.symlink("link", "goes");
+        tree!.link("goes", "sealed/outlives");
+        tree!.chmod("sealed", 0o555);
+      },
+      ({ tree }, text) => {
+        tree!.remove("goes");
+        tree!.write("grows", text(3 * 4096), 100);
+        tree!.replace("rewritten", text(50));
+        tree!.remove("sealed/changes");
+        tree!.makeDirectory("sealed/changes");
+        tree!.write("sealed/changes/inside", text(20));
+        tree!.rename("was a directory/moves out", "moved out");
+        tree!.remove("was a directory");
+        tree!.write("was a directory", text(70));
+        tree!.remove("becomes a link");
+        tree!.symlink("becomes a link", "grows");
+        tree!.symlink("link", "elsewhere");
+        tree!.chmod("sealed/outlives", 0o400);
+      },
+    ],
+  ],
+  steps: [receive(1, 0, 0.8), abort, ...whole(1)],
+  crashFrom: 1,
+};
+
 const promotion: Scenario = {
   name: "a promotion",
   changes: [threeFiles, ({ tree }, text) => tree!.write("a", text(5000)), ({ tree }) => tree!.rename("a", "b")],
@@ -317,6 +354,7 @@ const adoptionAgain: Scenario = {
 
 export const scenarios: readonly Scenario[] = [
   first,
+  meanwhile,
   contents,
   names,
   types,

@@ -5,6 +5,7 @@ import { expect } from "chai";
 import type { PrimaryContext } from "../../primary/primary-context.ts";
 import type { ReplicaSink } from "../../primary/ship/shipment.ts";
 import { ForeignChange } from "../../replica/apply/locate.ts";
+import { sweep } from "../../replica/history/sweep.ts";
 import { BaseMismatch, SenderRefused } from "../../replica/receive/refusals.ts";
 import { SyncFailed } from "../../replica/sync.ts";
 import { hex } from "../../shared/manifest/digest.ts";
@@ -190,8 +191,29 @@ describe("sessions that end badly", function () {
     });
   }
 
+  it("knows nothing any more of what a broken first copy has built", async () => {
+    for (const messagesMax of [2, 3]) {
+      using pair = new Pair();
+      pair.source.makeDirectory("d");
+      for (const name of ["a", "b", "d/c"]) pair.source.write(name, randomBytes(300));
+      pair.source.link("a", "d/a");
+      const breaking = pair.sink(messagesMax);
+      await cutInto(pair.primary, [breaking]);
+      expect(breaking.gone, "the session broke").to.equal(true);
+      pair.node.endSession();
+      pair.source.remove("a");
+      pair.source.remove("b");
+      pair.source.symlink("b", "d");
+      await pair.follow(pair.sink());
+      pair.expectEqual(`broken after ${messagesMax} messages`);
+      expect(sweep(pair.node.context, 0, 100).changes).to.deep.equal([]);
+    }
+  });
+
   it("never resumes from what a failed sync may have lost", async () => {
     using pair = new Pair();
+    pair.source.write("small", randomBytes(10));
+    await pair.follow(pair.sink());
     pair.source.write("large", randomBytes(10 * mebibyte));
     await cutInto(pair.primary, []);
     pair.disk.failWhen(({ kind, detail }: Operation) =>

@@ -219,14 +219,14 @@ export class SimulatedDisk implements Disk {
     return this.mount(mount).stat(this.inode(mount, key));
   }
 
-  openFile(directory: Directory, name: string, mode: "read" | "write" | "create"): OpenFile {
+  openFile(directory: Directory, name: string, mode: "read" | "write" | "create", permissions = 0o600): OpenFile {
     this.insistOnPower();
     const from = this.directory(directory);
     const path = join(from.path, name);
     if (mode === "create") {
       return this.perform("create", path, () => {
         this.insistOnNew(from, name, "open");
-        const file = this.addNamed(from, name, "file", 0o600);
+        const file = this.addNamed(from, name, "file", permissions & 0o777);
         return this.openInode({ mount: from.mount, key: file.key, path, mode, metaChanged: false });
       });
     }

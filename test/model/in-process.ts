@@ -112,7 +112,17 @@ export function sinkInto(
   };
 }
 
+/** As the worker does it: the memory of a frame is another one's as soon as it was taken. */
 export function deliver(receiver: Receiver, message: BulkMessage, payload: Uint8Array): void {
+  const own = payload.slice();
+  try {
+    take(receiver, message, own);
+  } finally {
+    own.fill(0xdd);
+  }
+}
+
+function take(receiver: Receiver, message: BulkMessage, payload: Uint8Array): void {
   switch (message.kind) {
     case "cutBegin":
       receiver.begin(message);

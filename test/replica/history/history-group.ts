@@ -60,9 +60,9 @@ export class InterleavedDisk extends UnsyncedDisk {
     return super.list(directory);
   }
 
-  override openFile(directory: Directory, name: string, mode: "read" | "write" | "create"): OpenFile {
-    if (mode === "read") this.#let("before openFile");
-    return super.openFile(directory, name, mode);
+  override openFile(...words: Parameters<Disk["openFile"]>): OpenFile {
+    if (words[2] === "read") this.#let("before openFile");
+    return super.openFile(...words);
   }
 }
 
@@ -90,9 +90,9 @@ export class StoppingDisk extends UnsyncedDisk {
     this.#around("unlink", () => super.unlink(directory, name));
   }
 
-  override openFile(directory: Directory, name: string, mode: "read" | "write" | "create"): OpenFile {
-    if (mode !== "create") return super.openFile(directory, name, mode);
-    return this.#around("create", () => super.openFile(directory, name, mode));
+  override openFile(...words: Parameters<Disk["openFile"]>): OpenFile {
+    if (words[2] !== "create") return super.openFile(...words);
+    return this.#around("create", () => super.openFile(...words));
   }
 
   override write(file: OpenFile, bytes: Uint8Array, position: number): void {
