@@ -798,10 +798,17 @@ housekeeping(
 );
 
 const checkpointMs = 1000;
+/** While a cut comes it waits for the disk, and nothing would be gained but a shorter log. */
+const checkpointReceivingMs = 10_000;
+let checkpointedAt = performance.now();
 function checkpointLater(): void {
   setTimeout(() => {
+    const pauseMs = receiver?.receiving === undefined ? checkpointMs : checkpointReceivingMs;
     try {
-      catalog?.checkpoint();
+      if (performance.now() - checkpointedAt >= pauseMs) {
+        catalog?.checkpoint();
+        checkpointedAt = performance.now();
+      }
     } catch (error) {
       // Without room for it what is committed stays in the log.
       if (!(catalogProblem(error) instanceof CatalogFull)) fatal(error);

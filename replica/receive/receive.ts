@@ -43,6 +43,7 @@ interface OpenCut {
   bytesSinceCommit: number;
   /** Monotonic, ms. */
   committedAt: number;
+  syncedAt: number;
 }
 
 /** The one receiver of each group on this node. */
@@ -180,6 +181,7 @@ export class Receiver {
       rowsSinceCommit: 0,
       bytesSinceCommit: 0,
       committedAt: performance.now(),
+      syncedAt: performance.now(),
     };
     const first = begin.base.seq === 0n && !adopting(catalog);
     this.#staging.begin(begin.cut, { leftovers, first });
@@ -443,6 +445,8 @@ export class Receiver {
     this.#staging.discardUnused();
     this.#reserve(open);
     this.#staging.end();
+    // What makes it visible is synced with its own transaction, or is not there.
+    if (this.#ended.length === 0) catalog.beginSynced("rows");
     catalog.recordCut({
       cut: end.cut,
       incarnation: open.begin.incarnation,
@@ -583,15 +587,23 @@ export class Receiver {
   /** Closes the transaction of a large cut now and then; its rows stay invisible. */
   #breathe(open: OpenCut): void {
     const { transactionBytesMax } = this.#context.limits;
+    const now = performance.now();
     const due =
       open.rowsSinceCommit >= rowsPerTransactionMax ||
       open.bytesSinceCommit >= transactionBytesMax ||
-      performance.now() - open.committedAt >= transactionMsMax;
+      now - open.committedAt >= transactionMsMax;
     if (!due) return;
     // With whole cuts before it in the same transaction only a full commit may close it.
     if (this.#ended.length > 0) return;
     assert(this.#context.catalog.standing.committed.seq < open.seq, "a cut becomes visible only when it is whole");
-    this.#context.catalog.commit("rows");
+    // Nobody sees half a cut, and after a power failure nothing of it is of use but what can be resumed.
+    if (this.#staging.resumableBytes > 0 && now - open.syncedAt >= transactionMsMax) {
+      this.#context.catalog.commit("rows");
+      this.#staging.resumableBytes = 0;
+      open.syncedAt = performance.now();
+    } else {
+      this.#context.catalog.commitUnsynced("rows");
+    }
     open.rowsSinceCommit = 0;
     open.bytesSinceCommit = 0;
     open.committedAt = performance.now();

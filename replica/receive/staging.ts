@@ -64,6 +64,8 @@ export class Staging {
   readonly #staged = new Map<ObjectId, OpenFile>();
   readonly #touched = new Map<number, Set<string>>();
   readonly #built = new Set<number>();
+  /** Written to files that a broken session leaves, since whoever made their rows durable has set it to 0. */
+  resumableBytes = 0;
 
   constructor(context: ReplicaContext) {
     this.#context = context;
@@ -139,6 +141,7 @@ export class Staging {
           },
           written,
         );
+        this.resumableBytes += written;
         if (cached) this.#writeBack(open, file, offset, written);
         return 0;
       }
@@ -237,7 +240,7 @@ export class Staging {
   /** What happens to an object a second time happens to its file in staging. */
   #takeBack(open: StagedCut, firstTree: FirstTree, object: ObjectId): void {
     if (open.fresh.get(object) === "held") this.#spill(open, firstTree, object);
-    else firstTree.giveBack(object);
+    else withinRoom(open, () => firstTree.giveBack(object));
   }
 
   /** What waits in memory of an object goes to staging; a symlink is made by apply. */
@@ -287,10 +290,11 @@ export class Staging {
 
   /** All of the cut has come; it waits for its commit with the others. */
   end(): void {
-    const { firstTree } = this.#opened();
+    const open = this.#opened();
+    const { firstTree } = open;
     this.#closeStaged();
     if (firstTree !== undefined) {
-      firstTree.end();
+      withinRoom(open, () => firstTree.end());
       for (const store of this.#context.homes.keys()) if (firstTree.takes(store)) this.#built.add(store);
       rememberPartial(this.#context, firstTree.metadataPartial);
     }

@@ -85,8 +85,8 @@ export interface CutRecord {
   readonly point: boolean;
 }
 
-/** Called around every durable commit; the crash matrix throws from it. */
-export type CommitObserver = (when: "before" | "after", purpose: string) => void;
+/** Called around every commit; the crash matrix throws from it. `durable`: the power may fail and it stands. */
+export type CommitObserver = (when: "before" | "after", purpose: string, durable: boolean) => void;
 
 /**
  * The one transaction log of a group on a node (SQLite: WAL, synchronous=FULL). A single connection writes; it belongs
@@ -99,6 +99,9 @@ export class Catalog {
   #open = false;
   #newObjects = 0;
   #standingBefore: Standing;
+  /** Commits are not synced at present. */
+  #unsynced = false;
+  readonly #synchronous: "FULL" | "OFF";
   readonly #observer: CommitObserver | undefined;
   readonly #readOnly: boolean;
 
@@ -109,6 +112,7 @@ export class Catalog {
   ) {
     this.#observer = options.observer;
     this.#readOnly = options.readOnly ?? false;
+    this.#synchronous = options.synchronous ?? "FULL";
     this.db = new DatabaseSync(path, { readOnly: this.#readOnly });
     try {
       if (this.#readOnly) {
@@ -119,7 +123,7 @@ export class Catalog {
         this.#standingBefore = this.#standing;
         return;
       }
-      this.db.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = ${options.synchronous ?? "FULL"};
+      this.db.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = ${this.#synchronous};
         PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;`);
       const version = Number(this.get("PRAGMA user_version")?.user_version ?? 0);
       if (version === 0) {
@@ -194,13 +198,59 @@ export class Catalog {
 
   /** Makes everything since `begin` durable; `purpose` names the step for the crash matrix and the trace. */
   commit(purpose: string): void {
+    this.#observer?.("before", purpose, true);
+    this.#endTransaction();
+    if (this.#unsynced) this.#syncLog();
+    this.#observer?.("after", purpose, true);
+  }
+
+  /**
+   * Ends the transaction without waiting for the disk. A power failure may take it back, whole, until a later `commit`
+   * has made everything before it durable; other connections and a killed program's next start see it.
+   */
+  commitUnsynced(purpose: string): void {
+    this.#observer?.("before", purpose, false);
+    this.#endTransaction();
+    // How a transaction is synced is decided before it begins: the first of a row of them is synced still.
+    if (!this.#unsynced && this.#synchronous === "FULL") this.db.exec("PRAGMA synchronous = NORMAL");
+    this.#unsynced = true;
+    this.#observer?.("after", purpose, false);
+  }
+
+  /**
+   * Begins a transaction whose commit is synced, and with it all that came before; what is open goes before it, unsynced.
+   */
+  beginSynced(purpose: string): void {
+    if (this.#unsynced) {
+      if (this.#open) this.commitUnsynced(purpose);
+      if (this.#synchronous === "FULL") this.db.exec("PRAGMA synchronous = FULL");
+      this.#unsynced = false;
+    }
+    this.begin();
+  }
+
+  #endTransaction(): void {
     assert(this.#open, "commit without begin");
     if (this.#newObjects > 0) this.stand({ nextObject: this.#standing.nextObject + this.#newObjects });
     this.#newObjects = 0;
-    this.#observer?.("before", purpose);
     this.db.exec("COMMIT");
     this.#open = false;
-    this.#observer?.("after", purpose);
+  }
+
+  /** A synced commit syncs the whole log, and with it all that came before. */
+  #syncLog(): void {
+    if (this.#synchronous === "FULL") this.db.exec("PRAGMA synchronous = FULL");
+    // A page that was written to is logged, whatever it comes to; an update that changes nothing would not be.
+    this.db.exec("BEGIN IMMEDIATE");
+    try {
+      this.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('logSynced', 0)");
+      this.run("DELETE FROM standing WHERE key = 'logSynced'");
+      this.db.exec("COMMIT");
+    } catch (error) {
+      if (this.db.isTransaction) this.db.exec("ROLLBACK");
+      throw error;
+    }
+    this.#unsynced = false;
   }
 
   rollback(): void {

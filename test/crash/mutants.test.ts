@@ -115,7 +115,7 @@ const mutants: readonly Mutant[] = [
     edits: [
       {
         file: "receive/staging.ts",
-        find: "else firstTree.giveBack(object);",
+        find: "else withinRoom(open, () => firstTree.giveBack(object));",
         replace: removed,
       },
     ],

@@ -40,7 +40,7 @@ export class ReplicaNode {
     let observe: CommitObserver = () => {};
     this.catalog = new Catalog(catalogPath, {
       synchronous: "OFF",
-      observer: (when, purpose) => observe(when, purpose),
+      observer: (...words) => observe(...words),
     });
     if (observer !== undefined) observe = observer(this.catalog);
     const { catalog } = this;

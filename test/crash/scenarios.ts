@@ -203,6 +203,8 @@ const meanwhile: Scenario = {
   ],
   steps: [receive(1, 0, 0.8), abort, ...whole(1)],
   crashFrom: 1,
+  // Its rows come in several transactions.
+  limits: { transactionBytesMax: 1 },
 };
 
 const promotion: Scenario = {
@@ -269,8 +271,8 @@ const broken: Scenario = {
     ...[1, 2, 3, 4].flatMap((part) => [receive(2, 0, part / 4), abort]),
     ...whole(2),
   ],
-  // What is staged is kept for a resume however short it is.
-  limits: { resumeBytesMin: 4096 },
+  // What is staged is kept for a resume however short it is, and its rows come in several transactions.
+  limits: { resumeBytesMin: 4096, transactionBytesMax: 1 },
 };
 
 /** Nothing else is there, so that the directory gets the number of the file where that is gone for good. */

@@ -114,7 +114,7 @@ export function sinkInto(
 
 /** As the worker does it: the memory of a frame is another one's as soon as it was taken. */
 export function deliver(receiver: Receiver, message: BulkMessage, payload: Uint8Array): void {
-  const own = payload.slice();
+  const own = new Uint8Array(payload);
   try {
     take(receiver, message, own);
   } finally {

@@ -120,6 +120,15 @@ const contract: [promise: string, act: (scene: Scene) => unknown, expected: unkn
     ["EEXIST", "EEXIST", "EEXIST"],
   ],
   [
+    "create gives others nothing unless it is told to",
+    (s) => {
+      s.disk.closeFile(s.disk.openFile(s.root, "own", "create"));
+      s.disk.closeFile(s.disk.openFile(s.root, "told", "create", 0o500));
+      return ["own", "told"].map((name) => s.disk.stat(s.root, name)?.mode);
+    },
+    [0o600, 0o500],
+  ],
+  [
     "no other creating operation takes what is there",
     (s) => {
       s.file("taken");
