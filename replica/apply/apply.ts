@@ -216,13 +216,27 @@ function nextBatch(context: ReplicaContext, although: "suspect" | undefined): Ba
   }
 }
 
+/** Objects that the batch changes, and those that only get another name. */
+function* concerned({ manifest }: ReplicaContext, batch: Batch): Generator<ChangedObject> {
+  yield* batch.objects;
+  const known = new Set(batch.objects.map(({ object }) => object));
+  for (const { store, after: named } of batch.paths) {
+    if (named === undefined || named.type === "directory" || known.has(named.object)) continue;
+    known.add(named.object);
+    const { object, type } = named;
+    const before = manifest.object(object, batch.from);
+    yield { object, store, type, before, after: manifest.object(object, batch.to), steps: [] };
+  }
+}
+
 /** Files that the batch is about to change must stand as we left them. */
 function foreignChanges(context: ReplicaContext, batch: Batch): Damage[] {
   const { catalog, manifest } = context;
   const statement = catalog.statement("SELECT inode, size, mtime_ns, ctime_ns FROM seen WHERE object = ?");
   statement.setReadBigInts(true);
   const damage: Damage[] = [];
-  for (const { object, store, type, before, after, renewed } of batch.objects) {
+  if (batch.from === 0n) return damage; // Before a first copy there was nothing.
+  for (const { object, store, type, before, after, renewed } of concerned(context, batch)) {
     if (before === undefined || type !== "file" || renewed !== undefined) continue;
     const row = statement.get(object) as { size: bigint; mtime_ns: bigint; ctime_ns: bigint } | undefined;
     const found = locate(context, object, store, batch.from, batch.to);
@@ -260,9 +274,10 @@ function withoutWhatIsGone(
   although: "suspect" | undefined,
 ): Batch {
   const gone = new Map<ObjectId, ChangedObject>();
+  if (!redo && batch.from === 0n) return batch;
   // Files were found a moment ago, but for what is known to be damaged.
   const found = !redo && although === undefined && !anyDamage(context.catalog);
-  for (const changed of batch.objects) {
+  for (const changed of concerned(context, batch)) {
     const { object, store, type, before, renewed } = changed;
     if (type === "directory" || (found && type === "file")) continue;
     if (!redo && (before === undefined || renewed !== undefined)) continue;
