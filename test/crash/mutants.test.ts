@@ -406,7 +406,7 @@ const mutants: readonly Mutant[] = [
     edits: [
       {
         file: "promote/promote.ts",
-        find: "while (applyNext(context, keepHistory, accepted) !== undefined);",
+        find: "while (applyNext(context, keepHistory, although) !== undefined);",
         replace: removed,
       },
       {
