@@ -71,6 +71,7 @@ const scrubEveryMsDefault = 7 * 86_400_000;
 const scrubBytesPerSecondDefault = 20 * 2 ** 20;
 const snapshotHoldMsDefault = 30_000;
 const sweepMsDefault = 60_000;
+const sweepMsMin = 1000;
 const freezeEveryMsDefault = 5 * 60_000;
 const dayMs = 86_400_000;
 
@@ -190,6 +191,8 @@ class Reader extends Sections {
               bytesPerSecond: written.scrub?.rate ?? scrubBytesPerSecondDefault,
             },
     };
+    if (group.limits.sweepMs < sweepMsMin)
+      this.problem([...path, "limits", "sweep"], `is shorter than ${durationText(sweepMsMin)}`);
     this.#keepablePromises(group, path);
     return primary === undefined ? undefined : group;
   }

@@ -448,6 +448,7 @@ describe("configuration", () => {
         least({ replicas: "{ bravo: { interval: 15m } }", group: "    rpo: 5s" }),
         /:7: groups.app.replicas.bravo: the group's `rpo` cannot be kept with a cut every 15 min/,
       ],
+      ["a sweep without a pause", groupLine("limits: { sweep: 100ms }"), /:10: .*limits.sweep: is shorter than 1 s/],
       ["the same key twice", `${least()}groups: {}\n`, /:11: the same key a second time/],
       ["a tab as indentation", least().replace("    primary", "\tprimary"), /:6: Tabs are not allowed/],
       ["a second document", `${least()}---\na: 1\n`, /:11: a second document begins here/],
