@@ -2,7 +2,6 @@ import { PromotionRefused, promotionRefusals, type Refusal } from "../../replica
 import { HookFailed, runHook } from "../../shared/hooks.ts";
 import { type Consistency, type CutId, cutText, type Epoch, meets } from "../../shared/words.ts";
 import type { PromoteOptions } from "../control/api.ts";
-import type { ReplicaStanding } from "../workers/replica-worker.ts";
 import { kindTraits } from "../workers/store-adapters.ts";
 import type { GroupHistory } from "./group-history.ts";
 import type { GroupPeers, Loss } from "./group-peers.ts";
@@ -104,11 +103,11 @@ export class GroupPromotion {
   }
 
   /** The agent ended between seal and epoch. Whether that can be finished or not, it runs, and can be asked. */
-  async resume(standing: ReplicaStanding): Promise<void> {
+  async resume(): Promise<void> {
     await this.#workers.exclusively(async () => {
       try {
-        // With a mark the accepted apply had begun.
-        await this.#finish(standing.suspect !== "" && standing.applying !== undefined);
+        // That a suspect copy was accepted is known to the mark of a batch that had begun; else it is asked anew.
+        await this.#finish(false);
       } catch (error) {
         this.#workers.log.error("promotion.failed", { error });
       }

@@ -39,7 +39,7 @@ export class GroupRoles implements RoleChanges {
     this.#peers.missingSince(standing);
     if (standing.role === "primary") await workers.becomePrimary();
     else if (standing.role === "replica") await workers.openCopy();
-    else if (standing.role === "promoting") await this.#promotion.resume(standing);
+    else if (standing.role === "promoting") await this.#promotion.resume();
     // Its service may have been started again meanwhile, or the agent died before it was told to stop.
     else if (standing.role === "fenced") this.#onFenced().catch((error: unknown) => workers.options.onFatal(error));
     workers.log.info("group.opened", {

@@ -255,10 +255,10 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
     takeOver({ acceptSuspect }) {
       assert(options !== undefined, "open");
       enterStage("promote");
-      // Where cuts wait for a repair that nobody will bring any more, the promotion itself brings them in.
-      if (acceptSuspect) closeTransaction();
-      else applyAll();
-      return takeOver(openContext(), options.keepHistory, acceptSuspect ? "suspect" : undefined);
+      const accepted = acceptSuspect ? "suspect" : undefined;
+      // Also cuts that wait for a repair, which nobody will bring any more.
+      applyAll(accepted);
+      return takeOver(openContext(), options.keepHistory, accepted);
     },
     standing,
     points() {
@@ -599,13 +599,13 @@ function applyOrWait(): void {
   }
 }
 
-function applyAll(): void {
+function applyAll(accepted?: "suspect"): void {
   if (context === undefined || options === undefined) return;
   closeTransaction();
   enterStage("apply");
   for (;;) {
     const begun = performance.now();
-    const applied = applyOrSuspect(context, options.keepHistory);
+    const applied = applyOrSuspect(context, options.keepHistory, accepted);
     if (applied === undefined) break;
     repairing?.redoing.succeeded();
     if (applied.repaired.length > 0) repairing?.asking.succeeded();
@@ -624,9 +624,13 @@ function applyAll(): void {
 }
 
 /** A stranger who is quicker than we are makes the copy suspect, as one does who is found; he does not end the agent. */
-function applyOrSuspect(opened: ReplicaContext, keepHistory: boolean): ReturnType<typeof applyNext> {
+function applyOrSuspect(
+  opened: ReplicaContext,
+  keepHistory: boolean,
+  accepted: "suspect" | undefined,
+): ReturnType<typeof applyNext> {
   try {
-    return applyWithBallast(opened, keepHistory);
+    return applyWithBallast(opened, keepHistory, accepted);
   } catch (error) {
     // What is kept open may lie elsewhere by now.
     for (const home of opened.homes.values()) home.tree.forget();

@@ -1,3 +1,4 @@
+import type { Standing } from "../../shared/catalog/catalog.ts";
 import { assert } from "../../shared/errors.ts";
 import type { ObjectId, Seq, StorePath } from "../../shared/words.ts";
 import { takePartial } from "../receive/first-tree.ts";
@@ -14,9 +15,9 @@ import {
 } from "../repair/damage.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
 import type { StoreHome } from "../store-home.ts";
-import { failing, SyncFailed } from "../sync.ts";
+import { SyncFailed } from "../sync.ts";
 import { holdsContent } from "./holds-content.ts";
-import { ForeignChange, locate, locateOrFail } from "./locate.ts";
+import { ForeignChange, locate } from "./locate.ts";
 import { materialize } from "./materialize.ts";
 import { type Batch, type ChangedObject, nextBatchEnd, planBatch } from "./plan-batch.ts";
 import { pendingDamage, reachable } from "./reach.ts";
@@ -48,12 +49,17 @@ export interface Applied {
  * @throws {SyncFailed} the mark stays, so the whole batch is written anew after a restart
  * @throws {ForeignChange} the next cut has to wait for the repair of what somebody else changed, or he is at it just now
  *
- * `although: "suspect"`: a person has accepted that, and nobody is left to mend it from. What was changed is written over
- * as it is, what is gone stays gone; everything else is brought to the newest cut.
+ * `accepted: "suspect"`: a person has accepted that, and nobody is left to mend it from. What was changed is written over
+ * as it is, what is gone stays gone; everything else is brought to the newest cut. The mark keeps it for a redo, and the
+ * copy stays suspect until its reign begins: a promotion may be given up.
  */
-export function applyNext(context: ReplicaContext, keepHistory: boolean, although?: "suspect"): Applied | undefined {
+export function applyNext(context: ReplicaContext, keepHistory: boolean, accepted?: "suspect"): Applied | undefined {
   const { catalog } = context;
-  const redo = catalog.standing.applying !== undefined;
+  const { applying } = catalog.standing;
+  const redo = applying !== undefined;
+  const although = accepted ?? applying?.although;
+  if (applying !== undefined && applying.although !== although)
+    catalog.transaction("applying", () => catalog.stand({ applying: markOf(applying, although) }));
   const planned = nextBatch(context, although);
   if (planned === undefined) return undefined;
   const { to } = planned;
@@ -61,9 +67,8 @@ export function applyNext(context: ReplicaContext, keepHistory: boolean, althoug
   let imageBytes = 0;
   let metadataPartial = 0;
   if (!redo) {
-    if (although !== undefined) settleSizes(context, batch);
     try {
-      ({ imageBytes, metadataPartial } = prepare(context, batch, keepHistory));
+      ({ imageBytes, metadataPartial } = prepare(context, batch, keepHistory, although));
     } catch (error) {
       if (error instanceof SyncFailed) distrustStaging(context);
       throw error;
@@ -129,8 +134,9 @@ export function applyNext(context: ReplicaContext, keepHistory: boolean, althoug
       batch.to,
     );
     for (const path of written.strangers) catalog.event("stranger.put_aside", { path, seq: batch.to }, context.nowUs());
-    catalog.stand({ applied: batch.to, applying: undefined, suspect: "" });
-    settleSuspect(catalog);
+    const suspect = although === undefined ? "" : catalog.standing.suspect;
+    catalog.stand({ applied: batch.to, applying: undefined, suspect });
+    if (although === undefined) settleSuspect(catalog);
   });
   removeSegments(context, batch.seqs);
   // Kept of a broken session for a resume that never came: the object was gone when the primary planned again.
@@ -155,6 +161,7 @@ function prepare(
   context: ReplicaContext,
   batch: Batch,
   keepHistory: boolean,
+  although: "suspect" | undefined,
 ): { imageBytes: number; metadataPartial: number } {
   const { catalog } = context;
   const { made, metadataPartial: ofMade } = materialize(context, batch);
@@ -179,7 +186,7 @@ function prepare(
         image.position,
       );
     }
-    catalog.stand({ applying: { from: batch.from, to: batch.to } });
+    catalog.stand({ applying: markOf(batch, although) });
   });
   return { imageBytes: images.reduce((sum, image) => sum + image.length, 0), metadataPartial };
 }
@@ -193,6 +200,13 @@ function markUnbuilt({ catalog }: ReplicaContext, { object, store, after }: Chan
     to,
     after?.blockSize ?? 0,
   );
+}
+
+function markOf(
+  { from, to }: { readonly from: Seq; readonly to: Seq },
+  although: "suspect" | undefined,
+): Standing["applying"] {
+  return although === undefined ? { from, to } : { from, to, although };
 }
 
 /** The batch that comes next; undefined when there is none. What is damaged and not renewed in it stays out of it. */
@@ -300,23 +314,6 @@ function withoutWhatIsGone(
       path.after !== undefined && gone.has(path.after.object) ? { ...path, after: undefined } : path,
     ),
   };
-}
-
-/** Extents are written into files as long as the cut before left them. */
-function settleSizes(context: ReplicaContext, batch: Batch): void {
-  const { disk } = context;
-  for (const { object, store, type, before, renewed } of batch.objects) {
-    if (before === undefined || type !== "file" || renewed !== undefined) continue;
-    const found = locateOrFail(context, object, store, batch.from, batch.to);
-    if (found.stat.size === before.size) continue;
-    const file = disk.openFile(found.directory, found.name, "write");
-    try {
-      disk.truncate(file, before.size);
-      failing(() => disk.syncFile(file));
-    } finally {
-      disk.closeFile(file);
-    }
-  }
 }
 
 export function markSuspect(context: ReplicaContext, reason: string): void {

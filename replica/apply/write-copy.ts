@@ -185,18 +185,20 @@ class CopyWriter {
     const after = birth ?? this.#batch.from;
     const steps = changed.steps.filter((step) => step.seq > after && step.version !== undefined);
     const extents = [...pendingExtents(this.#context, object, after, this.#batch.to)];
-    let size =
+    const sizeBefore =
       birth === undefined ? changed.before?.size : changed.steps.find((step) => step.seq === birth)?.version?.size;
     if (steps.length === 0) return;
-    if (extents.length === 0 && steps.every((step) => step.version?.size === size)) return;
+    if (extents.length === 0 && steps.every((step) => step.version?.size === sizeBefore)) return;
     const found = locateOrFail(this.#context, object, store, this.#batch.from, this.#batch.to);
+    // As it is: what a run before a crash left, or a stranger where that is accepted, may be shorter or longer.
+    let { size } = found.stat;
     using payloads = new PayloadReader(this.#context);
     const file = disk.openFile(found.directory, found.name, "write");
     try {
       for (const step of steps) {
         const target = step.version!.size;
         // In the order of the cuts, since what is cut off and grown again in a later cut reads as zeros.
-        if (target !== size || size === undefined) disk.truncate(file, target);
+        if (target !== size) disk.truncate(file, target);
         size = target;
         for (const extent of extents) {
           if (extent.seq !== step.seq) continue;

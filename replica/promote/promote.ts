@@ -161,9 +161,11 @@ export function unseal(context: Pick<ReplicaContext, "catalog" | "nowUs">): void
 export function takeOver(
   context: ReplicaContext,
   keepHistory: boolean,
-  although?: "suspect",
+  accepted?: "suspect",
 ): { epoch: Epoch; cut: CutId } {
   const { catalog } = context;
+  // That it was accepted is known to the mark of a batch that had begun.
+  const although = accepted ?? catalog.standing.applying?.although;
   assert(catalog.standing.sealed, "a promotion begins with the seal");
   while (applyNext(context, keepHistory, although) !== undefined);
   if (although === undefined && anyDamage(catalog)) throw new ForeignChange(suspectText(catalog));

@@ -38,8 +38,8 @@ export interface Standing {
   readonly applied: Seq;
   /** Set digest as of `committed`. */
   readonly digest: Uint8Array;
-  /** A batch is being written into the copy: redo it, without saving images. */
-  readonly applying: { readonly from: Seq; readonly to: Seq } | undefined;
+  /** A batch is being written into the copy: redo it, without saving images. `although`: somebody accepted that. */
+  readonly applying: { readonly from: Seq; readonly to: Seq; readonly although?: "suspect" } | undefined;
   /** Nothing is committed from then on: a promotion has begun. */
   readonly sealed: boolean;
   /** Why the copy is not to be trusted as it stands; "" when it is. */

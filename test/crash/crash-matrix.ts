@@ -9,7 +9,7 @@ import { adopting } from "../../replica/receive/resume.ts";
 import type { ReplicaLimits } from "../../replica/replica-context.ts";
 import type { Catalog, CommitObserver, Standing } from "../../shared/catalog/catalog.ts";
 import type { SystemErrorCode } from "../../shared/durable/system-error.ts";
-import { explain } from "../../shared/errors.ts";
+import { explain, UnderstudyError } from "../../shared/errors.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import type { Directory, Disk } from "../../shared/ports/disk.ts";
 import type { Seq } from "../../shared/words.ts";
@@ -31,7 +31,7 @@ import {
 /** What the replica does, one after the other. Cuts count from 1, in the order of the changes. */
 export type Step =
   | { readonly do: "receive"; readonly cut: number; readonly from: number; readonly to: number }
-  | { readonly do: "commit" | "apply" | "promote" | "abort" | "adopt" }
+  | { readonly do: "commit" | "apply" | "promote" | "abort" | "adopt" | "promote a suspect copy" }
   /** Somebody else's hands, in the quiet. */
   | { readonly do: "stranger"; readonly change: (disk: SimulatedDisk) => void };
 
@@ -46,6 +46,8 @@ export const promote: Step = { do: "promote" };
 export const abort: Step = { do: "abort" };
 /** Begins anew with what lies in the copies' places; the next cut comes whole. */
 export const adopt: Step = { do: "adopt" };
+/** Somebody accepts that a stranger changed the copy. */
+export const promoteSuspect: Step = { do: "promote a suspect copy" };
 export function stranger(change: (disk: SimulatedDisk) => void): Step {
   return { do: "stranger", change };
 }
@@ -67,6 +69,8 @@ export interface Scenario {
   readonly limits?: Partial<ReplicaLimits>;
   /** Default: true. */
   readonly keepHistory?: boolean;
+  /** Paths of what a stranger has taken away, for a promotion in spite of it: it stays away. */
+  readonly lacks?: readonly string[];
 }
 
 /** Small, so that everything happens with little data. */
@@ -117,6 +121,8 @@ export class CrashMatrix {
   readonly #recovered = new Set<string>();
   /** Of each store: what lay in its place when it was adopted. */
   readonly #adopted = new Map<string, Tree>();
+  /** Of each store: the copy as a stranger left it. */
+  readonly #foreign = new Map<string, Tree>();
   /** The first cut that is of use: an adoption forgets those before it. */
   #firstCut: number;
   #images = 0;
@@ -299,6 +305,7 @@ export class CrashMatrix {
   #emptyDisk(mount: { readonly capacityBytes?: number } = {}): SimulatedDisk {
     const disk = new SimulatedDisk({ mounts: this.#stores.map((name) => ({ path: `/srv/${name}`, ...mount })) });
     this.#adopted.clear();
+    this.#foreign.clear();
     for (const [name, entries] of Object.entries(this.scenario.planted ?? {})) {
       disk.writeTree(this.#copies[name]!, entries);
       disk.settle();
@@ -317,7 +324,12 @@ export class CrashMatrix {
         recorder.acknowledged = node.commit().seq;
         break;
       case "apply":
-        node.apply();
+        try {
+          node.apply();
+        } catch (error) {
+          const foreign = error instanceof UnderstudyError && error.code === "FOREIGN_CHANGE";
+          if (!foreign || !this.#suspectNow(node)) throw error;
+        }
         break;
       case "promote":
         node.promote();
@@ -329,8 +341,12 @@ export class CrashMatrix {
         const disk = node.context.disk as SimulatedDisk;
         disk.asStranger(() => step.change(disk));
         disk.settle();
+        for (const name of this.#stores) this.#foreign.set(name, disk.tree(this.#copies[name]!));
         break;
       }
+      case "promote a suspect copy":
+        node.promote("suspect");
+        break;
       case "adopt":
         recorder.acknowledged = 0n;
         for (const name of this.#stores)
@@ -471,15 +487,38 @@ export class CrashMatrix {
     this.#judge(node, this.#cuts.at(-1)!.cut.seq, "after the rest of the session");
   }
 
+  /** What is gone since a stranger took it. */
+  get #lacks(): readonly string[] | undefined {
+    return this.#foreign.size === 0 ? undefined : this.scenario.lacks;
+  }
+
+  #suspectNow({ catalog }: ReplicaNode): boolean {
+    return this.#lacks !== undefined && catalog.standing.suspect !== "";
+  }
+
   #wants(node: ReplicaNode, { cut }: RecordedCut): boolean {
     return cut.seq > node.catalog.standing.committed.seq && (cut.seq >= this.#firstCut || !adoptedEver(node));
   }
 
   #finish(node: ReplicaNode): void {
     const { role } = node.catalog.standing;
-    if (role === "promoting") node.takeOver();
+    if (role === "promoting") this.#resumePromotion(node);
     // A primary applies nothing: all of it must be there with the epoch.
+    else if (role === "replica" && this.#suspectNow(node)) node.promote("suspect");
     else if (role === "replica") node.apply();
+  }
+
+  /** As the agent does at its start; where it cannot go on, the operator says once more what he accepts. */
+  #resumePromotion(node: ReplicaNode): void {
+    const before = this.#suspectNow(node);
+    try {
+      node.takeOver();
+    } catch (error) {
+      if (!before) throw error;
+      node.unseal();
+      if (!this.#suspectNow(node)) throw new Error("a promotion that was given up took the suspicion with it");
+      node.promote("suspect");
+    }
   }
 
   #start(disk: SimulatedDisk, image: CatalogImage | undefined, recorder: Recorder | undefined): ReplicaNode {
@@ -527,6 +566,18 @@ export class CrashMatrix {
         if (difference !== undefined) throw new Error(`what was adopted as ${name} is not right: ${difference}`);
         continue;
       }
+      const foreign = this.#foreign.get(name);
+      if (this.#lacks !== undefined && foreign !== undefined) {
+        if (image?.standing.suspect === "" && image.standing.role !== "primary")
+          throw new Error(`a ${image.standing.role} does not know any more that the copy is suspect`);
+        // What a stranger did stays as it is until a batch is marked, to the byte.
+        if (applying === undefined && applied === 1n) {
+          const difference = treeDifference(tree!, foreign);
+          if (difference !== undefined) throw new Error(`without a mark a suspect copy was touched: ${difference}`);
+        }
+        // Between two batches what only the later one touches is as the stranger left it.
+        if (applying === undefined && applied < this.#cuts.length) continue;
+      }
       if (applying === undefined) {
         const difference = applied === 0n ? emptyDifference(tree) : treeDifference(tree!, this.#treeAt(name, applied));
         if (difference !== undefined)
@@ -537,7 +588,7 @@ export class CrashMatrix {
       const known = new Set<string>();
       for (const cut of this.#cuts)
         if (cut.cut.seq <= applying.to) for (const path of cut.paths[name]!) known.add(path);
-      if (lay !== undefined) addPaths(known, lay, "");
+      for (const other of [lay, foreign]) if (other !== undefined) addPaths(known, other, "");
       checkNothingNewer(tree, "", known, Number(applying.to));
     }
   }
@@ -553,7 +604,8 @@ export class CrashMatrix {
   #treeAt(store: string, at: bigint): Tree {
     const cut = this.#cuts.find((candidate) => candidate.cut.seq === at);
     if (cut === undefined) throw new Error(`${at} is no cut of the scenario`);
-    return cut.trees[store]!;
+    const lacks = this.#lacks;
+    return lacks === undefined || at === 1n ? cut.trees[store]! : lacking(cut.trees[store]!, lacks);
   }
 
   #judge(node: ReplicaNode, acknowledged: bigint, when: string): void {
@@ -569,6 +621,7 @@ export class CrashMatrix {
     for (const [name, lay] of this.#adopted) this.#checkNothingLost(disk as SimulatedDisk, name, lay);
     if (
       this.#adopted.size === 0 &&
+      this.#lacks === undefined &&
       catalog.get("SELECT 1 AS found FROM events WHERE name = 'stranger.put_aside'") !== undefined
     )
       fail("a stranger was seen");
@@ -629,7 +682,7 @@ export class CrashMatrix {
         .join(" ");
     const expected = {
       limbo: "",
-      strangers: this.#adopted.size === 0 ? "" : list(home.strangers),
+      strangers: this.#adopted.size === 0 && this.#lacks === undefined ? "" : list(home.strangers),
       kept: known("SELECT object AS name FROM kept WHERE store = ?", "o"),
       history: known("SELECT DISTINCT file AS name FROM images WHERE store = ?", "h"),
     };
@@ -653,7 +706,7 @@ export class CrashMatrix {
     const seen = catalog.statement("SELECT inode, size, mtime_ns FROM seen WHERE object = ?");
     seen.setReadBigInts(true);
     for (const { path, object } of context.manifest.entries(store, catalog.standing.applied)) {
-      if (object.type !== "file") continue;
+      if (object.type !== "file" || this.#lacks?.includes(path)) continue;
       const row = seen.get(object.object) as Record<string, bigint> | undefined;
       const stat = home.tree.stat(path);
       if (row === undefined || stat === undefined) throw new Error(`${path} was not seen`);
@@ -674,6 +727,15 @@ function addPaths(paths: Set<string>, tree: Tree, path: string): void {
   if (tree.type !== "directory") return;
   for (const [name, inner] of Object.entries(tree.entries))
     addPaths(paths, inner, path === "" ? name : `${path}/${name}`);
+}
+
+function lacking(tree: Tree, lacks: readonly string[], path = ""): Tree {
+  if (tree.type !== "directory") return tree;
+  const inner = (name: string): string => (path === "" ? name : `${path}/${name}`);
+  const entries = Object.entries(tree.entries)
+    .filter(([name]) => !lacks.includes(inner(name)))
+    .map(([name, entry]): [string, Tree] => [name, lacking(entry, lacks, inner(name))]);
+  return { ...tree, entries: Object.fromEntries(entries) };
 }
 
 export class MatrixFailure extends Error {

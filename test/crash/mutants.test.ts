@@ -180,7 +180,7 @@ const mutants: readonly Mutant[] = [
     edits: [
       {
         file: "apply/apply.ts",
-        find: "catalog.stand({ applying: { from: batch.from, to: batch.to } });",
+        find: "catalog.stand({ applying: markOf(batch, although) });",
         replace: removed,
       },
       {
@@ -371,6 +371,12 @@ const mutants: readonly Mutant[] = [
         replace: "} catalog",
       },
     ],
+  },
+  {
+    name: "trusts a suspect copy when one batch is applied to it",
+    dies: "a promotion of a copy that somebody changed",
+    invariant: "a copy stays suspect until its reign begins",
+    edits: [{ file: "apply/apply.ts", find: 'although === undefined ? "" : catalog.standing.suspect', replace: '""' }],
   },
   {
     name: "knows a file by a name's presence",

@@ -161,14 +161,18 @@ export class ReplicaNode {
     this.#receiver = undefined;
   }
 
-  promote(): void {
+  promote(accepted?: "suspect"): void {
     this.endSession();
     this.#setting.program.seal(this.context);
-    this.takeOver();
+    this.takeOver(accepted);
   }
 
-  takeOver(): void {
-    this.#setting.program.takeOver(this.context, this.#setting.keepHistory);
+  takeOver(accepted?: "suspect"): void {
+    this.#setting.program.takeOver(this.context, this.#setting.keepHistory, accepted);
+  }
+
+  unseal(): void {
+    this.#setting.program.unseal(this.context);
   }
 
   get applied(): Seq {

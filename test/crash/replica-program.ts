@@ -19,6 +19,7 @@ export interface ReplicaProgram {
   readonly recoverApply: typeof apply.recoverApply;
   readonly openStoreHomes: typeof storeHome.openStoreHomes;
   readonly seal: typeof promote.seal;
+  readonly unseal: typeof promote.unseal;
   readonly takeOver: typeof promote.takeOver;
   readonly Repairing: typeof repairing.Repairing;
   readonly adopting: typeof resume.adopting;

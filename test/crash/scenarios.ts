@@ -1,4 +1,15 @@
-import { abort, adopt, apply, commit, promote, receive, type Scenario, stranger, whole } from "./crash-matrix.ts";
+import {
+  abort,
+  adopt,
+  apply,
+  commit,
+  promote,
+  promoteSuspect,
+  receive,
+  type Scenario,
+  stranger,
+  whole,
+} from "./crash-matrix.ts";
 import type { Planted } from "./disk-tree.ts";
 import type { Change } from "./recorded-cuts.ts";
 
@@ -354,6 +365,58 @@ const adoptionAgain: Scenario = {
   crashFrom: 7,
 };
 
+/** Nobody is left to mend the copy from: what a stranger changed is written over, what he took stays away. */
+const promotionOfSuspect: Scenario = {
+  name: "a promotion of a copy that somebody changed",
+  changes: [
+    ({ tree }, text) => {
+      tree!.write("longer", text(6 * 4096));
+      tree!.write("shorter", text(3 * 4096));
+      tree!.write("gone", text(2 * 4096));
+      tree!.write("renamed", text(300));
+      tree!.symlink("link", "there");
+      tree!.write("spared", text(50));
+    },
+    ({ tree }, text) => {
+      tree!.write("longer", text(4096), 4096);
+      tree!.write("fresh", text(100));
+    },
+    ({ tree }, text) => {
+      tree!.rename("renamed", "renamed too");
+      tree!.write("shorter", text(4096), 2 * 4096);
+      tree!.chown("link", 7);
+      tree!.rename("spared", "as well");
+      tree!.write("gone", text(100), 2 * 4096);
+    },
+  ],
+  lacks: ["gone", "renamed", "renamed too", "link"],
+  steps: [
+    ...whole(1),
+    stranger((disk) => {
+      for (const name of ["gone", "renamed", "link"]) disk.removeTree("/srv/tree/copy", name);
+      const copy = disk.tree("/srv/tree/copy");
+      const bytes = (name: string): Uint8Array => {
+        const file = copy.type === "directory" ? copy.entries[name] : undefined;
+        if (file?.type !== "file") throw new Error(`${name} is a file`);
+        return file.bytes;
+      };
+      disk.writeTree("/srv/tree/copy", {
+        longer: Buffer.concat([bytes("longer"), Buffer.from("and foreign")]),
+        shorter: bytes("shorter").subarray(0, 2 * 4096),
+        fresh: "of a stranger",
+      });
+    }),
+    receive(2),
+    commit,
+    apply,
+    receive(3),
+    commit,
+    promoteSuspect,
+  ],
+  crashFrom: 9,
+  limits: { batchBytesMax: 1 },
+};
+
 export const scenarios: readonly Scenario[] = [
   first,
   meanwhile,
@@ -366,4 +429,5 @@ export const scenarios: readonly Scenario[] = [
   exchanged,
   adoption,
   adoptionAgain,
+  promotionOfSuspect,
 ];
