@@ -100,6 +100,14 @@ export class Following {
       .catch((error: unknown) => this.#log.debug("acknowledgement.unsent", { error }));
   }
 
+  /** There is no room for what comes ahead of a cut; cuts themselves go on. */
+  refuseAhead(reason: string): void {
+    this.#log.warn("ahead.refused", { peer: this.session.peer, reason });
+    this.session
+      .send({ kind: "aheadRefused", reason: bounded(reason) })
+      .catch((error: unknown) => this.#log.debug("ahead_refusal.unsent", { error }));
+  }
+
   /** The cut cannot be taken: says so to the primary, then the session is over. */
   async reject(cut: CutId, committed: CutId, error: PlainError): Promise<void> {
     const failure = new RemoteError(error);
@@ -142,6 +150,11 @@ export class Following {
       case "stagedRequest": {
         const { blockSize, digests } = await this.#worker.call("stagedRuns", message);
         await this.session.send({ kind: "stagedRuns", object: message.object, blockSize }, digests);
+        return;
+      }
+      case "aheadRequest": {
+        const { payload, last } = await this.#worker.call("stagedList", message);
+        await this.session.send({ kind: "aheadHeld", last }, payload);
         return;
       }
       case "refusal":

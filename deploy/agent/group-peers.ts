@@ -130,7 +130,7 @@ export class GroupPeers {
     return {
       major: wireMajor,
       minor: wireMinor,
-      features: replicaStanding?.adopting === true ? ["zstd", "adopting"] : ["zstd"],
+      features: ["zstd", "ahead", ...(replicaStanding?.adopting === true ? ["adopting"] : [])],
       software,
       node,
       group: config.name,

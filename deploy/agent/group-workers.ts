@@ -188,6 +188,9 @@ export class GroupWorkers {
           .catch((failure: unknown) => this.log.debug("rejection.unsent", { error: failure }));
       },
       waiting: ({ error }) => this.log.error("replica.waiting", { error: new RemoteError(error) }),
+      aheadRefused: ({ generation, reason }) => {
+        if (this.following?.generation === generation) this.following.refuseAhead(reason);
+      },
       failed: ({ error }) => this.options.onFatal(new RemoteError(error)),
     };
   }
@@ -253,6 +256,9 @@ export class GroupWorkers {
         frame: async (argument) => await this.#primary?.reign.forward(argument),
         stagedRuns: async (argument) =>
           (await this.#primary?.reign.stagedRuns(argument)) ?? { blockSize: 0, digests: new Uint8Array(0) },
+        stagedList: async (argument) =>
+          (await this.#primary?.reign.stagedList(argument)) ?? { payload: new Uint8Array(0), last: true },
+        aheadProgress: (argument) => this.#primary?.reign.aheadProgress(argument),
         freeze: async () => await this.#primary?.reign.freezing.freeze(),
         thaw: async () => (await this.#primary?.reign.freezing.thaw()) ?? 0,
         failed: ({ error }) => this.options.onFatal(new RemoteError(error)),

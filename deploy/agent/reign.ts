@@ -5,7 +5,7 @@ import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../sh
 import type { Metrics } from "../../shared/metrics.ts";
 import type { StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
-import type { Acknowledgement, Message } from "../../shared/wire/messages.ts";
+import type { Acknowledgement, Message, StagedPlace } from "../../shared/wire/messages.ts";
 import {
   type CutId,
   compareCuts,
@@ -17,7 +17,14 @@ import {
   sameCut,
   seq,
 } from "../../shared/words.ts";
-import type { CutResult, PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
+import type {
+  AheadState,
+  CutResult,
+  PrimaryMainCalls,
+  PrimaryStanding,
+  PrimaryWorkerCalls,
+  SinkState,
+} from "../workers/primary-worker.ts";
 import { paceAfter, unpaced } from "./cut-pace.ts";
 import { Freezing, type FreezingOptions } from "./freezing.ts";
 import { configurationWait } from "./schedule.ts";
@@ -30,11 +37,25 @@ const sourceStateMs = 1000;
 const retryMs = 3000;
 /** A replica says again each second what is damaged there: a cut for nothing else is taken no more often. */
 const renewEveryMs = 1000;
+/** A replica that has no room for what comes ahead gets no more of it for so long, unless a cut made room. */
+const aheadRefusedMs = 30_000;
+/** After a pass that found nothing to send: what it would send changes all the time. */
+const aheadPauseMs = 1000;
+const aheadBytesMin = 1024 * 1024;
 const scanEveryMs = 3600_000;
 const preCopyRounds = 2;
 
 interface Follower {
   readonly session: Session;
+  readonly number: number;
+  /** It takes bytes ahead of a cut. */
+  readonly takesAhead: boolean;
+  /** What it lacks is on its way outside of any cut; it gets none meanwhile, and holds nobody up. */
+  shippingAhead: boolean;
+  ahead: AheadState | undefined;
+  /** Why it takes nothing ahead; "" when it does. */
+  aheadRefusal: string;
+  awaitingList: PromiseWithResolvers<{ payload: Uint8Array; last: boolean }> | undefined;
   base: CutId;
   lastObject: number;
   durable: CutId;
@@ -81,6 +102,7 @@ export class Reign {
   readonly #worker: WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>;
   readonly freezing: Freezing;
   readonly #followers = new Map<string, Follower>();
+  #sessions = 0;
   /** The last that was known of each replica, also while it is away. */
   readonly #known = new Map<string, { durable: CutId; applied: CutId; coveredAt: number }>();
   #standing: PrimaryStanding;
@@ -214,6 +236,12 @@ export class Reign {
       resuming: session.theirs.features.includes("adopting"),
       gone: false,
       awaitingRuns: new Map(),
+      number: ++this.#sessions,
+      takesAhead: session.theirs.features.includes("ahead"),
+      shippingAhead: false,
+      ahead: undefined,
+      aheadRefusal: "",
+      awaitingList: undefined,
     };
     const before = this.#followers.get(peer);
     if (before !== undefined) {
@@ -237,13 +265,14 @@ export class Reign {
   }
 
   /** Frames of the cut worker, on their way into the link. */
-  async forward(argument: { sink: string; header: Uint8Array; payload: Uint8Array }): Promise<void> {
-    const follower = this.#followers.get(argument.sink);
+  async forward(argument: { sink: string; session: number; header: Uint8Array; payload: Uint8Array }): Promise<void> {
+    const follower = this.#follower(argument);
+    const of = { name: argument.sink, session: argument.session };
     const bytes = argument.header.length + argument.payload.length;
     let memory: ArrayBuffer | undefined;
     try {
-      if (follower === undefined || follower.gone) {
-        this.#worker.note("sinkGone", { name: argument.sink });
+      if (follower === undefined) {
+        this.#worker.note("sinkGone", of);
         return;
       }
       this.#options.metrics.shippedBytes.inc({ group: this.#options.config.name, peer: argument.sink }, bytes);
@@ -252,18 +281,44 @@ export class Reign {
       if (buffer instanceof ArrayBuffer && buffer.byteLength === frameBytesMax) memory = buffer;
     } catch {
       // The session's own reading says why it ended; the cut goes on without this replica.
-      this.#worker.note("sinkGone", { name: argument.sink });
+      this.#worker.note("sinkGone", of);
     } finally {
-      this.#worker.note("sent", { bytes, memory }, memory === undefined ? [] : [memory]);
+      this.#worker.note("sent", { ...of, bytes, memory }, memory === undefined ? [] : [memory]);
     }
+  }
+
+  /** Whose session that is, as long as it lives. */
+  #follower({ sink, session }: { readonly sink: string; readonly session: number }): Follower | undefined {
+    const follower = this.#followers.get(sink);
+    return follower === undefined || follower.gone || follower.number !== session ? undefined : follower;
+  }
+
+  /** What a replica has staged from before this session, page by page. */
+  async stagedList({
+    sink,
+    session,
+    ...from
+  }: StagedPlace & { sink: string; session: number }): Promise<{ payload: Uint8Array; last: boolean }> {
+    const follower = this.#follower({ sink, session });
+    if (follower === undefined) return { payload: new Uint8Array(0), last: true };
+    const answer = Promise.withResolvers<{ payload: Uint8Array; last: boolean }>();
+    follower.awaitingList = answer;
+    await follower.session.send({ kind: "aheadRequest", ...from });
+    return await answer.promise;
+  }
+
+  aheadProgress({ sink, session, ...ahead }: AheadState & { sink: string; session: number }): void {
+    const follower = this.#follower({ sink, session });
+    if (follower !== undefined) follower.ahead = ahead;
   }
 
   async stagedRuns({
     sink,
+    session,
     ...asked
-  }: StagedQuestion & { sink: string }): Promise<{ blockSize: number; digests: Uint8Array }> {
-    const follower = this.#followers.get(sink);
-    if (follower === undefined || follower.gone) return { blockSize: 0, digests: new Uint8Array(0) };
+  }: StagedQuestion & { sink: string; session: number }): Promise<{ blockSize: number; digests: Uint8Array }> {
+    const follower = this.#follower({ sink, session });
+    if (follower === undefined) return { blockSize: 0, digests: new Uint8Array(0) };
     const answer = Promise.withResolvers<{ blockSize: number; digests: Uint8Array }>();
     follower.awaitingRuns.set(asked.object, answer);
     await follower.session.send({ kind: "stagedRequest", ...asked });
@@ -329,7 +384,7 @@ export class Reign {
       (this.#options.config.freezeEveryMs ?? 0) / 1000;
     return {
       state: this.halted !== "" ? "halted" : seeding ? "seeding" : behind > allowed ? "catching-up" : "streaming",
-      reason: follower.suspect,
+      reason: follower.suspect !== "" ? follower.suspect : aheadReason(follower),
       received: follower.received,
       durable: follower.durable,
       applied: follower.applied,
@@ -368,6 +423,15 @@ export class Reign {
         answer?.resolve({ blockSize: message.blockSize, digests: payload });
         return;
       }
+      case "aheadHeld":
+        follower.awaitingList?.resolve({ payload, last: message.last });
+        follower.awaitingList = undefined;
+        return;
+      case "aheadRefused":
+        this.#options.log.warn("ahead.refused", { peer: follower.session.peer, reason: message.reason });
+        follower.aheadRefusal = message.reason;
+        this.#worker.note("aheadRefused", { name: follower.session.peer, session: follower.number });
+        return;
       case "cutRejected": {
         const level = message.remedy === "stop" ? "error" : "warn";
         this.#options.log[level]("cut.rejected", {
@@ -430,7 +494,8 @@ export class Reign {
   #release(follower: Follower, error: Error): void {
     if (follower.gone) return;
     follower.gone = true;
-    this.#worker.note("sinkGone", { name: follower.session.peer });
+    this.#worker.note("sinkGone", { name: follower.session.peer, session: follower.number });
+    follower.awaitingList?.resolve({ payload: new Uint8Array(0), last: true });
     for (const answer of follower.awaitingRuns.values()) answer.reject(error);
     follower.awaitingRuns.clear();
     this.#stir();
@@ -556,14 +621,7 @@ export class Reign {
         prune,
         freeze,
         preCopyRounds: freeze ? preCopyRounds : 0,
-        sinks: sinks.map((follower) => ({
-          name: follower.session.peer,
-          base: follower.base,
-          lastObject: follower.lastObject,
-          compress: this.#compress(follower.session.peer),
-          resuming: follower.resuming && follower.base.seq === 0n,
-          damaged: renewing.get(follower.session.peer) ?? [],
-        })),
+        sinks: sinks.map((follower) => this.#sinkState(follower, renewing.get(follower.session.peer) ?? [])),
         forgottenUpTo,
       });
       this.#standing = result.standing;
@@ -578,7 +636,15 @@ export class Reign {
       if (follower === undefined) continue;
       follower.base = sink.base;
       follower.lastObject = sink.lastObject;
+      if (sink.late) {
+        const damaged = renewing.get(sink.name) ?? [];
+        this.#shipAhead(follower, damaged).catch((error: unknown) =>
+          this.#options.log.error("ahead.failed", { error }),
+        );
+        continue;
+      }
       if ((renewing.get(sink.name)?.length ?? 0) > 0) follower.renewAt = performance.now() + renewEveryMs;
+      if (result.shippedTo.includes(sink.name)) follower.ahead = undefined;
       follower.dueAt = begunAt + configurationWait(replicaSettings(config, sink.name as NodeName).interval, new Date());
       if (result.shippedTo.includes(sink.name) && compareCuts(sink.base, result.cut) === 0) {
         if (compareCuts(follower.durable, result.cut) < 0) {
@@ -610,6 +676,54 @@ export class Reign {
     return result;
   }
 
+  #sinkState(follower: Follower, damaged: readonly ObjectId[]): SinkState {
+    return {
+      damaged,
+      name: follower.session.peer,
+      session: follower.number,
+      takesAhead: follower.takesAhead,
+      base: follower.base,
+      lastObject: follower.lastObject,
+      compress: this.#compress(follower.session.peer),
+      resuming: follower.resuming && follower.base.seq === 0n,
+    };
+  }
+
+  /** One pass over what a replica lacks; then it may have a cut again, and if that is still too much, another pass. */
+  async #shipAhead(follower: Follower, damaged: readonly ObjectId[]): Promise<void> {
+    const { log } = this.#options;
+    const { peer } = follower.session;
+    if (follower.gone || follower.shippingAhead) return;
+    follower.shippingAhead = true;
+    follower.aheadRefusal = "";
+    const begunAt = performance.now();
+    let pauseMs = 0;
+    try {
+      const pass = await this.#worker.call("ahead", { sink: this.#sinkState(follower, damaged) });
+      follower.ahead = {
+        lackingBytes: Math.max(0, pass.lackingBytes - pass.sentBytes),
+        bytesPerSecond: pass.bytesPerSecond,
+      };
+      log.info("ahead.shipped", {
+        peer,
+        seq: this.#standing.committed.seq,
+        lackingBytes: pass.lackingBytes,
+        sentBytes: pass.sentBytes,
+        ms: Math.round(performance.now() - begunAt),
+      });
+      if (pass.refused) pauseMs = aheadRefusedMs;
+      else if (pass.sentBytes < Math.min(aheadBytesMin, pass.lackingBytes)) pauseMs = aheadPauseMs;
+    } catch (error) {
+      // A worker that is gone ends the agent; what else it may be, the next pass meets again.
+      if (!this.#stopped && !follower.gone) log.warn("ahead.failed", { peer, error });
+      pauseMs = retryMs;
+    } finally {
+      follower.shippingAhead = false;
+      follower.dueAt = pauseMs === 0 ? 0 : performance.now() + pauseMs;
+      this.#stir();
+    }
+  }
+
   /** Line settings are the node's, so the group's configuration does not know them: set by the composition root. */
   compressFor: (peer: string) => boolean = () => false;
 
@@ -625,8 +739,9 @@ export class Reign {
     const { frozenAt } = this.freezing;
     const thawedUntil = frozenAt > 0 ? frozenAt + (this.#options.config.freezeEveryMs ?? 0) : 0;
     for (const follower of this.#followers.values()) {
-      if (follower.gone || follower.inFlight.length >= inFlightMax) continue;
-      const first = follower.base.seq === 0n;
+      if (follower.gone || follower.shippingAhead || follower.inFlight.length >= inFlightMax) continue;
+      // What was begun ahead of its first cut waits like any other.
+      const first = follower.base.seq === 0n && follower.ahead === undefined;
       const dueAt = Math.max(follower.dueAt, thawedUntil);
       if (!first && dueAt > now && this.#requested.length === 0) {
         waitMs = Math.min(waitMs ?? Number.POSITIVE_INFINITY, dueAt - now);
@@ -690,6 +805,18 @@ export class Reign {
 /** What the next cut has to bring whole, since somebody damaged it there. */
 function toRenew({ damaged, renewed, renewAt }: Follower, now: number): ObjectId[] {
   return now < renewAt ? [] : damaged.filter((object) => !renewed.has(object));
+}
+
+/** How far a replica is that gets what it lacks ahead of a cut, and how long it will take if nothing more changes. */
+function aheadReason({ ahead, aheadRefusal, shippingAhead }: Follower): string {
+  if (aheadRefusal !== "") return `takes nothing ahead of a cut: ${aheadRefusal}`;
+  if (ahead === undefined || (!shippingAhead && ahead.lackingBytes === 0)) return "";
+  const { lackingBytes, bytesPerSecond } = ahead;
+  const mebibytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+  const missing = `${mebibytes(lackingBytes)} of the last cut are still to be sent`;
+  if (bytesPerSecond === undefined || bytesPerSecond === 0) return missing;
+  const seconds = Math.ceil(lackingBytes / bytesPerSecond);
+  return `${missing}, at ${mebibytes(bytesPerSecond)}/s about ${seconds} s if nothing changes`;
 }
 
 /** What a person may do about an error; never empty. */

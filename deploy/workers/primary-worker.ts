@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { parentPort } from "node:worker_threads";
 import { dropTaking, forgottenUpTo } from "../../primary/plan/prune.ts";
+import { shipAhead } from "../../primary/plan/ship-ahead.ts";
 import { type TakenCut, takeCut } from "../../primary/plan/take-cut.ts";
 import type { PrimaryContext } from "../../primary/primary-context.ts";
 import { dropFrameMemory, frameBytesMax, giveFrameMemory, takeFrameMemory } from "../../primary/ship/frame-memory.ts";
@@ -12,9 +13,11 @@ import type { StoreOnNode } from "../../shared/config/config.ts";
 import { assert } from "../../shared/errors.ts";
 import type { StoreAdapter, StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
 import { encodeMessage } from "../../shared/wire/codec.ts";
-import type { CutStore } from "../../shared/wire/messages.ts";
-import { type CutId, epoch, type GroupId, type ObjectId, seq } from "../../shared/words.ts";
+import type { CutStore, StagedPlace } from "../../shared/wire/messages.ts";
+import { unpackStagedList } from "../../shared/wire/staged-list.ts";
+import { type CutId, epoch, type GroupId, type ObjectId, sameCut, seq } from "../../shared/words.ts";
 import { type PlainError, PortPeer, plainError } from "./port-peer.ts";
+import { SinkSession } from "./sink-session.ts";
 import { enterStage, traceAdapter, traceCommits } from "./step-trace.ts";
 import { createAdapter, singleFilePath } from "./store-adapters.ts";
 
@@ -22,6 +25,9 @@ import { createAdapter, singleFilePath } from "./store-adapters.ts";
 
 export interface SinkState {
   readonly name: string;
+  /** Number of the session: what is sent in one never leaves by another. */
+  readonly session: number;
+  readonly takesAhead: boolean;
   readonly base: CutId;
   readonly lastObject: number;
   readonly compress: boolean;
@@ -50,9 +56,12 @@ export type PrimaryWorkerCalls = {
   }): Promise<CutResult>;
   /** Whatever their stamps say: the next scan reads these again. */
   reread(argument: { objects: readonly ObjectId[] }): void;
-  sinkGone(argument: { name: string }): void;
+  /** One pass over what a replica lacks, outside of any cut. */
+  ahead(argument: { sink: SinkState }): Promise<AheadResult>;
+  aheadRefused(argument: { name: string; session: number }): void;
+  sinkGone(argument: { name: string; session: number }): void;
   /** Bytes of frames that left for a sink; `memory` is needed there no more. */
-  sent(argument: { bytes: number; memory: ArrayBuffer | undefined }): void;
+  sent(argument: { name: string; session: number; bytes: number; memory: ArrayBuffer | undefined }): void;
   /** `costs` and `health` by store, of kinds that have any. */
   backlog(argument: undefined): {
     dirty: boolean;
@@ -71,8 +80,14 @@ export type PrimaryWorkerCalls = {
 
 export type PrimaryMainCalls = {
   wake(argument: undefined): void;
-  frame(argument: { sink: string; header: Uint8Array; payload: Uint8Array }): void;
-  stagedRuns(argument: StagedQuestion & { sink: string }): Promise<{ blockSize: number; digests: Uint8Array }>;
+  frame(argument: { sink: string; session: number; header: Uint8Array; payload: Uint8Array }): void;
+  stagedRuns(
+    argument: StagedQuestion & { sink: string; session: number },
+  ): Promise<{ blockSize: number; digests: Uint8Array }>;
+  stagedList(
+    argument: StagedPlace & { sink: string; session: number },
+  ): Promise<{ payload: Uint8Array; last: boolean }>;
+  aheadProgress(argument: AheadState & { sink: string; session: number }): void;
   freeze(argument: undefined): Promise<void>;
   thaw(argument: undefined): Promise<number>;
   /** The thread cannot go on: the process has to end and recover. */
@@ -88,7 +103,22 @@ export interface CutResult extends TakenCut {
     readonly base: CutId;
     readonly lastObject: number;
     readonly gone: boolean;
+    /** It was left out: what it lacks goes ahead of another cut. */
+    readonly late: boolean;
   }[];
+}
+
+/** How far a replica is that lags by more than goes into a cut. */
+export interface AheadState {
+  readonly lackingBytes: number;
+  /** What its line carries, where that is known. */
+  readonly bytesPerSecond: number | undefined;
+}
+
+export interface AheadResult extends AheadState {
+  readonly sentBytes: number;
+  /** The replica has no room for more. */
+  readonly refused: boolean;
 }
 
 export interface PrimaryStanding extends Standing {
@@ -99,8 +129,9 @@ export interface PrimaryStanding extends Standing {
   readonly forgotten: bigint;
 }
 
-/** Frames that may be on their way to the main thread and from there into the links. */
-const windowBytes = 8 * 1024 * 1024;
+/** Of a hold that much may be spent on waiting for lines: then a cut goes on without whom it waits for. */
+const patienceShare = 0.5;
+const progressMs = 1000;
 
 let context: PrimaryContext | undefined;
 let adapters: StoreAdapter[] = [];
@@ -108,10 +139,10 @@ let adapters: StoreAdapter[] = [];
 let ownAdapters = new Map<string, StoreAdapter>();
 let stores: readonly CutStore[] = [];
 let coherency = "independent";
-let outstanding = 0;
 let cutting = false;
-let room: PromiseWithResolvers<void> | undefined;
-const sinksNow = new Map<string, ReplicaSink>();
+let patienceMs = Number.POSITIVE_INFINITY;
+const sessions = new Map<string, SinkSession>();
+const rates = new Map<string, number>();
 const closing = new AbortController();
 
 assert(parentPort !== null, "runs as a worker");
@@ -120,6 +151,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
   {
     open(argument) {
       const catalog = new Catalog(argument.catalogPath, traceCommits);
+      patienceMs = argument.holdSecondsMax * 1000 * patienceShare;
       const incarnation = randomBytes(8).toString("hex");
       const listed = [...argument.stores].sort((a, b) => (a.name < b.name ? -1 : 1));
       ownAdapters = new Map(listed.map((store) => [store.name, createAdapter(store, argument)]));
@@ -166,9 +198,12 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
     },
     async cut(argument) {
       const { catalog } = opened();
-      const sinks = argument.sinks.map(openSink);
-      sinksNow.clear();
-      for (const sink of sinks) sinksNow.set(sink.name, sink);
+      using inUse = new DisposableStack();
+      const sinks = argument.sinks.map((state) => {
+        const session = sessionOf(state);
+        inUse.use(session.inUse());
+        return openSink(state, session, "cut");
+      });
       const freeze = argument.freeze
         ? {
             freeze: async () => await main.call("freeze", undefined),
@@ -185,6 +220,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
             prune: argument.prune,
             freeze,
             preCopyRounds: argument.preCopyRounds,
+            patienceMs,
             sinks,
             forgottenUpTo: seq(argument.forgottenUpTo),
           },
@@ -199,13 +235,14 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
         dropFrameMemory();
       }
       enterStage("wait");
+      for (const sink of sinks) if (taken.shippedTo.includes(sink.name)) sessions.get(sink.name)?.caughtUp();
       stores = taken.stores;
       coherency = catalog.cut(taken.cut.seq)?.coherency ?? coherency;
       return {
         ...taken,
         commitsMeanwhile: adapters.reduce((sum, adapter) => sum + (adapter.commitsWaiting?.() ?? 0), 0),
         standing: standing(),
-        sinks: sinks.map(({ name, base, lastObject, gone }) => ({ name, base, lastObject, gone })),
+        sinks: sinks.map(({ name, base, lastObject, gone, late }) => ({ name, base, lastObject, gone, late })),
       };
     },
     reread({ objects }) {
@@ -214,17 +251,27 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
         for (const object of objects) catalog.run("UPDATE seen SET ctime_ns = 0 WHERE object = ?", object);
       });
     },
-    sinkGone({ name }) {
-      const sink = sinksNow.get(name);
-      if (sink !== undefined) sink.gone = true;
+    async ahead({ sink: state }) {
+      const session = sessionOf(state);
+      using _ = session.inUse();
+      return await passAhead(state, session);
     },
-    sent({ bytes, memory }) {
+    aheadRefused({ name, session: number }) {
+      const session = sessions.get(name);
+      if (session?.number === number) session.refused = true;
+    },
+    sinkGone({ name, session: number }) {
+      const session = sessions.get(name);
+      if (session?.number !== number) return;
+      session.end();
+      sessions.delete(name);
+      // A line's next session is as slow as this one.
+      if (session.bytesPerSecond !== undefined) rates.set(name, session.bytesPerSecond);
+    },
+    sent({ name, session: number, bytes, memory }) {
       if (memory !== undefined && cutting) giveFrameMemory(memory);
-      outstanding -= bytes;
-      if (outstanding < windowBytes && room !== undefined) {
-        room.resolve();
-        room = undefined;
-      }
+      const session = sessions.get(name);
+      if (session?.number === number) session.carried(bytes);
     },
     backlog() {
       return {
@@ -305,31 +352,97 @@ function standing(): PrimaryStanding {
   };
 }
 
-function openSink(state: SinkState): ReplicaSink {
-  const sink: ReplicaSink = {
+function sessionOf({ name, session: number }: SinkState): SinkSession {
+  const known = sessions.get(name);
+  if (known?.number === number) return known;
+  known?.end();
+  const session = new SinkSession(name, number, known?.bytesPerSecond ?? rates.get(name));
+  sessions.set(name, session);
+  return session;
+}
+
+async function passAhead(state: SinkState, session: SinkSession): Promise<AheadResult> {
+  session.refused = false;
+  const of = { sink: state.name, session: state.session };
+  let reportedAt = Number.NEGATIVE_INFINITY;
+  const pass = await shipAhead(
+    opened(),
+    openSink(state, session, "ahead"),
+    (lackingBytes) => session.passBegins(lackingBytes),
+    ({ lackingBytes, sentBytes }) => {
+      const now = performance.now();
+      if (now - reportedAt < progressMs) return;
+      reportedAt = now;
+      const left = Math.max(0, lackingBytes - sentBytes);
+      main.note("aheadProgress", { ...of, lackingBytes: left, bytesPerSecond: session.bytesPerSecond });
+    },
+  );
+  // What was sent after the refusal was dropped there.
+  if (session.refused) session.held.forget();
+  return { ...pass, bytesPerSecond: session.bytesPerSecond, refused: session.refused };
+}
+
+function openSink(state: SinkState, session: SinkSession, purpose: "cut" | "ahead"): ReplicaSink {
+  const lags = !sameCut(state.base, opened().catalog.standing.committed);
+  const windowBytes = (): number =>
+    purpose === "ahead" ? session.aheadWindowBytes : lags ? session.catchUpWindowBytes : session.cutWindowBytes;
+  const of = { sink: state.name, session: state.session };
+  let over = false;
+  return {
     ...state,
-    gone: false,
+    held: session.held,
+    late: false,
+    get gone() {
+      return over || session.gone || (purpose === "ahead" && session.refused);
+    },
+    set gone(gone) {
+      over ||= gone;
+    },
+    get full() {
+      return session.full;
+    },
+    get catchUpBytesMax() {
+      return session.catchUpBytesMax;
+    },
     async send(message, payload, sharing) {
-      if (sink.gone) throw new Error(`the session with ${state.name} is over`);
+      if (session.gone) throw new Error(`the session with ${state.name} is over`);
       enterStage(message.kind === "cutEnd" ? "ship the end" : "ship");
       const header = ownMemory(encodeMessage(message));
-      const bytes = header.length + payload.length;
       // Handed over, never cloned: a clone of a part takes all the memory that it is a part of along. What several
       // sinks get is copied for each.
       const own = sharing === undefined ? ownMemory(payload) : ownCopy(payload);
-      outstanding += bytes;
-      main.note("frame", { sink: state.name, header, payload: own }, [header.buffer, own.buffer]);
-      while (outstanding >= windowBytes) {
-        room ??= Promise.withResolvers();
-        await room.promise;
-      }
+      session.left(header.length + own.length);
+      main.note("frame", { ...of, header, payload: own }, [header.buffer, own.buffer]);
+      await session.room(windowBytes());
       enterStage("plan");
     },
     async stagedRuns(asked) {
-      return await main.call("stagedRuns", { ...asked, sink: state.name });
+      return await main.call("stagedRuns", { ...asked, ...of });
+    },
+    async listStaged() {
+      let from: StagedPlace = { object: 0, run: 0, files: false };
+      for (;;) {
+        const { payload, last } = await main.call("stagedList", { ...from, ...of });
+        const entries = unpackStagedList(payload);
+        const next = entries?.at(-1);
+        for (const { object, run, tags } of entries ?? []) {
+          if (tags.length === 0) session.held.unasked.add(object as ObjectId);
+          else session.held.noteTags(object as ObjectId, run, 0, tags);
+        }
+        if (last || next === undefined || session.gone) break;
+        const files = next.tags.length === 0;
+        // Whoever does not get on is not asked on.
+        if (!files && from.files) break;
+        if (
+          files === from.files &&
+          (next.object < from.object || (next.object === from.object && next.run <= from.run))
+        )
+          break;
+        from = { object: next.object, run: next.run, files };
+      }
+      session.held.listed = true;
     },
   };
-  return sink;
 }
 
 /** These bytes as the whole of a buffer that is nobody else's. */

@@ -9,6 +9,7 @@ import type { StrangersChange } from "../../replica/history/sweep.ts";
 import { historyBytes, recoverThinning, thinningByRetention } from "../../replica/history/thin.ts";
 import { seal, takeOver, unseal } from "../../replica/promote/promote.ts";
 import { beginAdoption, endAdoption, stageFromCopy } from "../../replica/receive/adopt.ts";
+import { aheadOf } from "../../replica/receive/ahead.ts";
 import { checkBlockSize } from "../../replica/receive/pending-content.ts";
 import { Receiver } from "../../replica/receive/receive.ts";
 import { CutDamaged, SenderRefused } from "../../replica/receive/refusals.ts";
@@ -27,7 +28,8 @@ import { assert, isSystemError, ProtocolViolation } from "../../shared/errors.ts
 import { checkStorePath } from "../../shared/store-path.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import { payloadBytesMax } from "../../shared/wire/frame.ts";
-import type { Acknowledgement } from "../../shared/wire/messages.ts";
+import type { Acknowledgement, Message, StagedPlace } from "../../shared/wire/messages.ts";
+import { packStagedList } from "../../shared/wire/staged-list.ts";
 import {
   type CutId,
   type Epoch,
@@ -70,6 +72,8 @@ export type ReplicaWorkerCalls = {
   frame(argument: { generation: number; header: Uint8Array; payload: Uint8Array }): void;
   endSession(argument: undefined): ReplicaStanding;
   stagedRuns(argument: StagedAsked): { blockSize: number; digests: Uint8Array };
+  /** What is staged beyond single objects, packed for the wire. */
+  stagedList(argument: StagedPlace): { payload: Uint8Array; last: boolean };
   /** Begins anew with what lies in the copy's place: see replica/receive/adopt.ts. */
   adopt(argument: undefined): ReplicaStanding;
   /** What `verify` found in the copy that is not as it should be, by its path there. */
@@ -110,6 +114,8 @@ export type ReplicaMainCalls = {
   rejected(argument: { cut: CutId; committed: CutId; error: PlainError }): void;
   /** There is no room to go on; it is tried again until there is. */
   waiting(argument: { error: PlainError }): void;
+  /** There is no room for what comes ahead of a cut: it is dropped until one is durable. */
+  aheadRefused(argument: { generation: number; reason: string }): void;
   /** The thread cannot go on: the process has to end and recover. */
   failed(argument: { error: PlainError }): void;
 };
@@ -146,6 +152,8 @@ let broken = false;
 /** The rows of a cut that was given up lie in the catalog still, for lack of room to take them back. */
 let forgetting = false;
 let waitTimer: NodeJS.Timeout | undefined;
+/** What comes ahead is dropped, since there is no room for it. */
+let aheadRefused = false;
 
 /**
  * Apply waits so long for the stream to pause, and no longer than the bounds for a promotion within a second. What comes
@@ -199,6 +207,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       if (forgetting) forget();
       rememberPrimary(primary, at);
       generation = now;
+      aheadRefused = false;
       receiver = new Receiver(openContext(), incarnation);
       return standing();
     },
@@ -219,6 +228,10 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       checkBlockSize(asked.blockSize);
       stageFromCopy(openContext(), asked);
       return stagedRunDigests(openContext(), asked.object);
+    },
+    stagedList(from) {
+      const { entries, last } = aheadOf(openContext()).list(from);
+      return { payload: packStagedList(entries), last };
     },
     adopt() {
       const opened = openCatalog();
@@ -415,6 +428,9 @@ function takeFrame(header: Uint8Array, payload: Uint8Array): void {
       case "extents":
         receiver.extents(message.extents, decodePayload(message.encoding, message.decodedBytes, payload));
         break;
+      case "ahead":
+        takeAhead(receiver, message, payload);
+        break;
       case "objectDropped":
         receiver.dropObject(message.object);
         break;
@@ -433,6 +449,19 @@ function takeFrame(header: Uint8Array, payload: Uint8Array): void {
     reject(error);
   }
   enterStage("wait");
+}
+
+function takeAhead(
+  by: Receiver,
+  { extents, encoding, decodedBytes, stores }: Extract<Message, { kind: "ahead" }>,
+  payload: Uint8Array,
+): void {
+  flush();
+  if (aheadRefused) return;
+  const reason = by.ahead(extents, decodePayload(encoding, decodedBytes, payload), stores);
+  if (reason === undefined) return;
+  aheadRefused = true;
+  main.note("aheadRefused", { generation, reason });
 }
 
 function decodePayload(encoding: "plain" | "zstd", decodedBytes: number, payload: Uint8Array): Uint8Array {
@@ -460,6 +489,8 @@ function reject(error: unknown): void {
   }
   receiver.abort();
   receiver = undefined;
+  // It takes the room that the cut lacks, or may be what was not as it should be: then it would be so again.
+  if (plain.code === "NO_ROOM" || plain.code === "CUT_DAMAGED") aheadOf(openContext()).clear();
   if (plain.code === "NO_ROOM" && askedNow().length > 0) repairing?.asking.failed(performance.now());
   main.note("rejected", { cut, committed: openCatalog().standing.committed, error: plain });
 }
@@ -501,6 +532,7 @@ function flush(): void {
   if (receiver === undefined || receiver.ended.length === 0) return;
   enterStage("commit");
   commit(openContext(), receiver);
+  aheadRefused = false;
   const now = performance.now();
   const alone = now - committedAt >= aloneMs;
   committedAt = now;

@@ -82,6 +82,7 @@ export function traceAdapter(adapter: StoreAdapter): StoreAdapter {
     backlogBytes: () => adapter.backlogBytes(),
     ...(adapter.costs === undefined ? {} : { costs: () => adapter.costs!() }),
     ...(adapter.commitsWaiting === undefined ? {} : { commitsWaiting: () => adapter.commitsWaiting!() }),
+    peek: (path, offset, length) => adapter.peek(path, offset, length),
     enter: async (seen, request, signal) => {
       enterStage("snapshot");
       const view = await adapter.enter(seen, request, signal);

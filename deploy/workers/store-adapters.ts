@@ -112,6 +112,7 @@ export function singleFilePath(store: StoreOnNode, adapter: StoreAdapter): Store
     backlogBytes: () => adapter.backlogBytes(),
     ...(adapter.costs === undefined ? {} : { costs: () => adapter.costs!() }),
     ...(adapter.commitsWaiting === undefined ? {} : { commitsWaiting: () => adapter.commitsWaiting!() }),
+    peek: (path, offset, length) => adapter.peek(toLocal(path), offset, length),
     enter,
     close: async () => await adapter.close(),
   };

@@ -1,165 +1,180 @@
-import { blockBirth } from "../../shared/catalog/content-change.ts";
-import { joinPath, type Manifest, type ObjectVersion } from "../../shared/catalog/manifest.ts";
+import { joinPath, type ObjectVersion } from "../../shared/catalog/manifest.ts";
 import { assert } from "../../shared/errors.ts";
-import { blockHash, blocksPerRun, equalBytes, hashBytes, hashInRun, isZero } from "../../shared/manifest/block-hash.ts";
-import { runTerm } from "../../shared/manifest/digest.ts";
+import { blockHash, equalBytes, hashBytes, hashInRun, isZero } from "../../shared/manifest/block-hash.ts";
 import type { StoreView } from "../../shared/ports/store-adapter.ts";
 import type { ObjectId, Seq, StorePath } from "../../shared/words.ts";
 import type { PrimaryContext } from "../primary-context.ts";
-import { frameBytesMax } from "../ship/frame-memory.ts";
 import type { ReplicaSink, Shipment } from "../ship/shipment.ts";
+import { askStaged, resumeBytesMin } from "./ask-staged.ts";
+import { comesWhole, type LackingRange, lackingOf } from "./lacking.ts";
 
-/** Below this a new object is sent without asking the replica what it has of it. */
-const resumeBytesMin = 1024 * 1024;
-
-export type CatchUp = { readonly kind: "sent" } | { readonly kind: "moved"; readonly path: StorePath };
+export type SentBytes =
+  | { readonly kind: "sent"; readonly complete: ReadonlySet<ObjectId> }
+  /** A file is no longer what the manifest says. */
+  | { readonly kind: "moved"; readonly path: StorePath }
+  /** More than the sink's bound would have to be sent: what of it there is goes ahead of a cut. */
+  | { readonly kind: "much" };
 
 /**
- * Sends everything that was born after a replica's base, and what is damaged there, whole as of `upTo`, reading the bytes from the views. `moved`:
- * a file is no longer what the manifest says; the replica is left to the next cut, which will have it.
+ * Sends everything that was born after a replica's base, whole as of `upTo`, in two steps: what has to be read from the
+ * views, and then the rest, which needs the manifest only. So the views are held for what is read, and not for what the
+ * line carries.
  */
-export async function catchUp(
-  context: PrimaryContext,
-  shipment: Shipment,
-  sink: ReplicaSink,
-  upTo: Seq,
-  views: ReadonlyMap<number, { readonly view: StoreView; readonly index: number }>,
-): Promise<CatchUp> {
-  const { manifest } = context;
-  const base = sink.base.seq;
-  // What changed last changes next: it is read while it is still what the manifest says.
-  for (const version of wanted(manifest, sink, upTo)) {
-    const { object } = version;
-    if (sink.gone) return { kind: "sent" };
-    const entry = manifest.pathsOf(object, upTo)[0];
-    assert(entry !== undefined, `object ${object} lives at ${upTo} without a path`);
-    const store = views.get(entry.store);
-    assert(store !== undefined, `store ${entry.store} has a view`);
-    if (version.type === "file") {
-      const sent = await sendBlocks(context, shipment, sink, upTo, version, entry.path, store.view, store.index);
-      if (!sent) return { kind: "moved", path: entry.path };
-    }
-    await shipment.object({ ...version, store: store.index });
-  }
-  for (const row of manifest.pathsBorn(base, upTo)) {
-    const store = views.get(Number(row.store));
-    assert(store !== undefined, `store ${row.store} has a view`);
-    await shipment.path({
-      store: store.index,
-      path: joinPath(String(row.dir), String(row.name)),
-      object: row.object === null ? undefined : (Number(row.object) as ObjectId),
-    });
-  }
-  return { kind: "sent" };
-}
+export class CatchUp {
+  readonly #context: PrimaryContext;
+  readonly #shipment: Shipment;
+  readonly #sink: ReplicaSink;
+  readonly #upTo: Seq;
+  readonly #storeIndex: ReadonlyMap<number, number>;
 
-/** Everything that was born after the replica's base, and what is damaged there, though nothing changed it since. */
-function* wanted(manifest: Manifest, { base, damaged }: ReplicaSink, upTo: Seq): Generator<ObjectVersion> {
-  yield* manifest.objectsChanged(base.seq, upTo);
-  for (const object of damaged) {
-    const version = manifest.object(object, upTo);
-    if (version !== undefined && version.birth <= base.seq) yield version;
+  constructor(context: PrimaryContext, shipment: Shipment, sink: ReplicaSink, upTo: Seq) {
+    this.#context = context;
+    this.#shipment = shipment;
+    this.#sink = sink;
+    this.#upTo = upTo;
+    this.#storeIndex = new Map(context.stores.map((store, index) => [store.number, index]));
   }
-}
 
-async function sendBlocks(
-  context: PrimaryContext,
-  shipment: Shipment,
-  sink: ReplicaSink,
-  upTo: Seq,
-  version: ObjectVersion,
-  path: StorePath,
-  view: StoreView,
-  storeIndex: number,
-): Promise<boolean> {
-  const { manifest } = context;
-  const { object, blockSize, size } = version;
-  const damaged = shipment.bringsAnew(object);
-  const fresh = object > sink.lastObject || damaged;
-  const staged =
-    fresh && size >= resumeBytesMin
-      ? await sink.stagedRuns({ object, store: context.stores[storeIndex]!.name, path, blockSize })
-      : undefined;
-  const blocks = Math.ceil(size / blockSize);
-  const runs = Math.ceil(blocks / blocksPerRun);
-  for (let run = 0; run < runs; run++) {
-    if (sink.gone) return true;
-    const row = manifest.runWithBirths(object, run, upTo);
-    if (row === undefined || (!fresh && row.birth <= sink.base.seq)) continue;
-    const first = run * blocksPerRun;
-    const count = Math.min(blocksPerRun, blocks - first);
-    if (staged !== undefined && staged.blockSize === blockSize && row.hashes.length > 0) {
-      const term = runTerm(run, row.hashes);
-      const there = staged.digests.subarray(run * 32, run * 32 + 32);
-      if (term !== undefined && equalBytes(there, term)) {
-        await sendHeld(shipment, object, blockSize, size, first, row.hashes, storeIndex);
-        continue;
+  /**
+   * The bytes that the replica lacks, each file's with its row. Beyond the sink's bound nothing is sent, where it takes
+   * bytes ahead of a cut.
+   */
+  async sendBytes(views: ReadonlyMap<number, StoreView>): Promise<SentBytes> {
+    const { manifest } = this.#context;
+    const sink = this.#sink;
+    const lacking: ObjectId[] = [];
+    let bytes = 0;
+    for (const version of this.#wanted()) {
+      const { object } = version;
+      if (version.type !== "file") continue;
+      if (this.#asks(version)) {
+        sink.held.asked.add(object);
+        await askStaged(this.#context, sink, version, this.#upTo);
       }
+      const before = bytes;
+      for (const range of lackingOf(this.#context, sink, version, this.#upTo)) {
+        if (range.what !== "send") continue;
+        bytes += range.length;
+        if (sink.takesAhead && bytes > sink.catchUpBytesMax) return { kind: "much" };
+      }
+      if (bytes > before) lacking.push(object);
     }
-    const wanted = (index: number): "send" | "zero" | undefined => {
-      if (!fresh && blockBirth(row, index) <= sink.base.seq) return undefined;
-      if (!isZero(hashInRun(row.hashes, index))) return "send";
-      return fresh ? undefined : "zero";
-    };
-    for (let from = 0; from < count; ) {
-      const what = wanted(from);
-      let to = from + 1;
-      while (to < count && wanted(to) === what && (to - from + 1) * blockSize <= Math.max(frameBytesMax, blockSize))
-        to++;
-      if (what !== undefined) {
-        const offset = (first + from) * blockSize;
-        const length = Math.min((to - from) * blockSize, size - offset);
-        const extent = { object, offset, length, store: storeIndex, blockSize };
-        if (what === "zero") {
-          await shipment.extent({ ...extent, hashes: new Uint8Array(0), zero: true }, undefined);
-        } else {
-          const bytes = view.read(path, offset, length);
-          if (bytes === undefined || bytes.length !== length) return false;
-          for (let i = from; i < to; i++) {
-            const block = bytes.subarray((i - from) * blockSize, Math.min((i - from + 1) * blockSize, length));
-            if (!equalBytes(blockHash(block), hashInRun(row.hashes, i))) return false;
-          }
-          const hashes = Buffer.alloc((to - from) * hashBytes);
-          hashes.set(row.hashes.subarray(from * hashBytes, Math.min(to * hashBytes, row.hashes.length)));
-          await shipment.extent({ ...extent, hashes, zero: false }, bytes);
+    const complete = new Set<ObjectId>();
+    for (const object of lacking) {
+      if (sink.gone) break;
+      const version = manifest.object(object, this.#upTo);
+      const entry = manifest.pathsOf(object, this.#upTo)[0];
+      // It loses its last path in this very cut.
+      if (version === undefined || entry === undefined) continue;
+      const view = views.get(entry.store);
+      assert(view !== undefined, `store ${entry.store} has a view`);
+      const store = this.#indexOf(entry.store);
+      for (const range of lackingOf(this.#context, sink, version, this.#upTo)) {
+        if (!(await this.#send(object, version.blockSize, store, range, entry.path, view)))
+          return { kind: "moved", path: entry.path };
+      }
+      await this.#shipment.object({ ...version, store });
+      complete.add(object);
+    }
+    return { kind: "sent", complete };
+  }
+
+  /** Everything else: objects of which no byte has to be sent, and paths. */
+  async sendRest(complete: ReadonlySet<ObjectId>): Promise<void> {
+    const { manifest } = this.#context;
+    const sink = this.#sink;
+    for (const version of this.#wanted()) {
+      const { object, size, blockSize } = version;
+      if (complete.has(object)) continue;
+      if (sink.gone) return;
+      const entry = manifest.pathsOf(object, this.#upTo)[0];
+      assert(entry !== undefined, `object ${object} lives at ${this.#upTo} without a path`);
+      const store = this.#indexOf(entry.store);
+      if (version.type === "file") {
+        for (const range of lackingOf(this.#context, sink, version, this.#upTo)) {
+          assert(range.what !== "send", `what has to be sent of object ${object} was sent before`);
+          await this.#send(object, version.blockSize, store, range, entry.path, undefined);
+        }
+        // Of a damaged object something has to say that it comes anew.
+        if (this.#shipment.bringsAnew(object) && size > 0 && isZero(version.content)) {
+          const length = Math.min(blockSize, size);
+          const extent = { object, offset: 0, length, store, blockSize, hashes: new Uint8Array(0), zero: true };
+          await this.#shipment.extent(extent, undefined);
         }
       }
-      from = to;
+      await this.#shipment.object({ ...version, store });
+    }
+    for (const row of manifest.pathsBorn(sink.base.seq, this.#upTo)) {
+      await this.#shipment.path({
+        store: this.#indexOf(Number(row.store)),
+        path: joinPath(String(row.dir), String(row.name)),
+        object: row.object === null ? undefined : (Number(row.object) as ObjectId),
+      });
     }
   }
-  // Of a damaged object something has to say that it comes anew.
-  if (damaged && size > 0 && isZero(version.content)) {
-    const length = Math.min(blockSize, size);
-    const extent = { object, offset: 0, length, store: storeIndex, blockSize, hashes: new Uint8Array(0), zero: true };
-    await shipment.extent(extent, undefined);
+
+  /**
+   * Everything that was born after the replica's base, what changed last first: it changes next, and is read while it is
+   * still what the manifest says. And what is damaged there, though nothing changed it since.
+   */
+  *#wanted(): Generator<ObjectVersion> {
+    const { manifest } = this.#context;
+    const { base, damaged } = this.#sink;
+    yield* manifest.objectsChanged(base.seq, this.#upTo);
+    for (const object of damaged) {
+      const version = manifest.object(object, this.#upTo);
+      if (version !== undefined && version.birth <= base.seq) yield version;
+    }
   }
-  return true;
+
+  /** Of what a new file's staged part is, whoever takes bytes ahead was asked then; of a damaged one, he is now. */
+  #asks({ object, size }: ObjectVersion): boolean {
+    const sink = this.#sink;
+    if (size < resumeBytesMin || sink.held.asked.has(object) || !comesWhole(sink, object)) return false;
+    return !sink.takesAhead || object <= sink.lastObject;
+  }
+
+  /** False when the bytes are no longer what the manifest says. */
+  async #send(
+    object: ObjectId,
+    blockSize: number,
+    store: number,
+    range: LackingRange,
+    path: StorePath,
+    view: StoreView | undefined,
+  ): Promise<boolean> {
+    const { what, first, count, offset, length } = range;
+    const extent = { object, offset, length, store, blockSize };
+    if (what === "zero") {
+      await this.#shipment.extent({ ...extent, hashes: new Uint8Array(0), zero: true }, undefined);
+      return true;
+    }
+    // A view of the run's row would keep all of it in memory until it is sent.
+    const hashes = Buffer.from(range.hashes.subarray(first * hashBytes, (first + count) * hashBytes));
+    if (what === "held") {
+      const known = this.#sink.takesAhead ? new Uint8Array(0) : hashes;
+      await this.#shipment.extent({ ...extent, hashes: known, zero: false, held: true }, undefined);
+      return true;
+    }
+    const bytes = view?.read(path, offset, length);
+    if (bytes === undefined || bytes.length !== length || !haveHashes(bytes, blockSize, hashes)) return false;
+    await this.#shipment.extent({ ...extent, hashes, zero: false }, bytes);
+    return true;
+  }
+
+  #indexOf(store: number): number {
+    const index = this.#storeIndex.get(store);
+    assert(index !== undefined, `store ${store} is in the cut`);
+    return index;
+  }
 }
 
-/** The replica has this run in staging: only its hashes are sent. */
-async function sendHeld(
-  shipment: Shipment,
-  object: ObjectId,
-  blockSize: number,
-  size: number,
-  first: number,
-  hashes: Uint8Array,
-  store: number,
-): Promise<void> {
-  const count = hashes.length / hashBytes;
-  for (let from = 0; from < count; ) {
-    const zero = isZero(hashInRun(hashes, from));
-    let to = from + 1;
-    while (to < count && isZero(hashInRun(hashes, to)) === zero) to++;
-    if (!zero) {
-      const offset = (first + from) * blockSize;
-      const length = Math.min((to - from) * blockSize, size - offset);
-      const own = Buffer.from(hashes.subarray(from * hashBytes, to * hashBytes));
-      await shipment.extent(
-        { object, offset, length, hashes: own, zero: false, store, blockSize, held: true },
-        undefined,
-      );
-    }
-    from = to;
+/** Whether consecutive blocks are what these hashes say. */
+export function haveHashes(bytes: Uint8Array, blockSize: number, hashes: Uint8Array): boolean {
+  for (let block = 0; block * blockSize < bytes.length; block++) {
+    const at = block * blockSize;
+    if (!equalBytes(blockHash(bytes.subarray(at, Math.min(at + blockSize, bytes.length))), hashInRun(hashes, block)))
+      return false;
   }
+  return true;
 }

@@ -5,7 +5,7 @@ import type { CutStore } from "../../shared/wire/messages.ts";
 import { type Coherency, type CutId, type ObjectId, type Seq, sameCut, seq } from "../../shared/words.ts";
 import type { PrimaryContext, PrimaryStore } from "../primary-context.ts";
 import { type ReplicaSink, Shipment } from "../ship/shipment.ts";
-import { catchUp } from "./catch-up.ts";
+import { CatchUp } from "./catch-up.ts";
 import { type CompareScope, compareEntry, removeSubtree } from "./compare-entry.ts";
 import { FirstCut } from "./first-cut.ts";
 import { isNewborn, takeNewborn } from "./newborn.ts";
@@ -22,6 +22,8 @@ export interface CutRequest {
   readonly freeze: Freeze | undefined;
   /** Rounds while the application runs, before the freeze. */
   readonly preCopyRounds: number;
+  /** So long in all the cut waits for lines; a replica that is slower gets what it lacks ahead of a later one. */
+  readonly patienceMs?: number;
   /** Replicas that get this cut. */
   readonly sinks: readonly ReplicaSink[];
   /** No replica needs to hear of removals up to here any more. */
@@ -61,8 +63,14 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
   const isCurrent = (sink: ReplicaSink): boolean =>
     sameCut(sink.base, before.committed) && !sink.resuming && sink.damaged.length === 0;
   const current = request.sinks.filter((sink) => !sink.gone && isCurrent(sink));
-  const lagging = request.sinks.filter((sink) => !sink.gone && !isCurrent(sink));
-  const shipment = new Shipment(current, { ...begin, cut, base: before.committed, takenAtUs }, before.nextObject - 1);
+  const shipment = new Shipment(
+    current,
+    { ...begin, cut, base: before.committed, takenAtUs },
+    before.nextObject - 1,
+    new Set(),
+    request.patienceMs,
+  );
+  const lagging: { readonly sink: ReplicaSink; readonly shipment: Shipment; readonly catchUp: CatchUp }[] = [];
   const views: { store: PrimaryStore; index: number; view: StoreView }[] = [];
   let outcome: "taken" | "dropped" = "dropped";
   let frozen = false;
@@ -74,7 +82,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
     // And what is damaged in a copy comes with a cut as all bytes do.
     let changed =
       before.committed.epoch !== before.epoch ||
-      lagging.some((sink) => sink.damaged.length > 0 && sameCut(sink.base, before.committed));
+      request.sinks.some((sink) => !sink.gone && sink.damaged.length > 0 && sameCut(sink.base, before.committed));
     const first = before.committed.seq === 0n ? new FirstCut() : undefined;
     const scopes = context.stores.map(
       (store, storeIndex): CompareScope => ({
@@ -130,6 +138,38 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
       const path = [...torn].find((item) => !behind.has(item));
       if (path !== undefined) throw new LeftTorn(`${store.name}/${path}`);
     }
+    const upTo = changed ? birth : before.committed.seq;
+    for (const sink of request.sinks) {
+      if (sink.gone || isCurrent(sink)) continue;
+      const own = new Shipment(
+        [sink],
+        {
+          ...begin,
+          cut: changed ? cut : before.committed,
+          base: sink.base,
+          takenAtUs: changed ? takenAtUs : before.lastTakenAtUs,
+        },
+        sink.lastObject,
+        new Set(sink.damaged),
+      );
+      lagging.push({ sink, shipment: own, catchUp: new CatchUp(context, own, sink, upTo) });
+    }
+    const viewOf = new Map(views.map(({ store, view }) => [store.number, view]));
+    // Nothing of it waits for a line, so it is read while nothing moves. Whoever takes nothing ahead waits for the others.
+    const caughtUp = new Map<ReplicaSink, ReadonlySet<ObjectId>>();
+    const readFor = async ({ sink, shipment: own, catchUp }: (typeof lagging)[number]): Promise<void> => {
+      const sent = sink.takesAhead && sink.resuming && !sink.held.listed ? "unasked" : await catchUp.sendBytes(viewOf);
+      if (sent !== "unasked" && sent.kind === "sent") {
+        caughtUp.set(sink, sent.complete);
+        return;
+      }
+      sink.late = sink.takesAhead;
+      if (sent !== "unasked" && sent.kind === "moved") {
+        await own.abort(`${sent.path} moved while it was sent`);
+        sink.held.forget();
+      }
+    };
+    for (const behind of lagging) if (behind.sink.takesAhead) await readFor(behind);
     if (frozen && request.freeze !== undefined) {
       frozen = false;
       freezeMs = await request.freeze.thaw();
@@ -173,19 +213,13 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
     if (changed) await shipment.end(end, lastObject);
     let payloadBytes = shipment.payloadBytes;
     const shippedTo = changed ? shipment.sinks.map((sink) => sink.name) : [];
-    const byNumber = new Map(views.map(({ store, index, view }) => [store.number, { view, index }]));
-    for (const sink of lagging) {
-      const own = new Shipment(
-        [sink],
-        { ...begin, cut: end.cut, base: sink.base, takenAtUs: changed ? takenAtUs : before.lastTakenAtUs },
-        sink.lastObject,
-        new Set(sink.damaged),
-      );
-      const result = await catchUp(context, own, sink, end.cut.seq, byNumber);
-      if (result.kind === "moved") {
-        await own.abort(`${result.path} moved while it was sent`);
-        continue;
-      }
+    for (const behind of lagging) if (!behind.sink.takesAhead) await readFor(behind);
+    // What is left needs the manifest only: however slow a line is, the stores are not held for it.
+    for (const { view } of views) await view.leave(outcome);
+    for (const { sink, shipment: own, catchUp } of lagging) {
+      const complete = caughtUp.get(sink);
+      if (complete === undefined) continue;
+      await catchUp.sendRest(complete);
       await own.end(end, lastObject);
       payloadBytes += own.payloadBytes;
       if (!sink.gone) shippedTo.push(sink.name);
@@ -210,7 +244,12 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
       } catch (worse) {
         failure = worse;
       }
-      await shipment.abort(failure instanceof Error ? failure.message : String(failure));
+      const reason = failure instanceof Error ? failure.message : String(failure);
+      await shipment.abort(reason);
+      for (const { sink, shipment: own } of lagging) {
+        await own.abort(reason);
+        sink.held.forget();
+      }
     }
     throw failure;
   } finally {

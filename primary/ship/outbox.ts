@@ -9,6 +9,8 @@ export type Send = (message: BulkMessage, payload: Uint8Array, sharing?: "shared
 const bufferBytesMin = 16 * 1024;
 const rowsMax = 512;
 const extentsMax = 1024;
+/** Of what the replica has staged already: it reads all of a frame's at once. */
+const heldBytesMax = 64 * 1024 * 1024;
 /** Below this a payload is not worth compressing. */
 const compressBytesMin = 512;
 
@@ -26,6 +28,7 @@ export class Outbox {
   #buffer = Buffer.allocUnsafe(0);
   #used = 0;
   readonly #packed: [BulkMessage, Uint8Array][] = [];
+  #heldBytes = 0;
   objects = 0;
   paths = 0;
   payloadBytes = 0;
@@ -91,7 +94,9 @@ export class Outbox {
     const length = bytes?.length ?? 0;
     // An object whose row waits already has extents again (another round): its row must not overtake nor be overtaken.
     if (this.#waiting.has(extent.object)) this.#packAll();
-    if (this.#used + length > frameBytesMax || this.#extents.length >= extentsMax) this.#packExtents();
+    if (this.#used + length > frameBytesMax || this.#extents.length >= extentsMax || this.#heldBytes >= heldBytesMax)
+      this.#packExtents();
+    if (extent.held) this.#heldBytes += extent.length;
     if (bytes !== undefined) {
       if (this.#used + length > this.#buffer.length) this.#grow(this.#used + length);
       this.#buffer.set(bytes, this.#used);
@@ -147,6 +152,7 @@ export class Outbox {
     let payload: Uint8Array = this.#buffer.subarray(0, decodedBytes);
     this.#extents = [];
     this.#used = 0;
+    this.#heldBytes = 0;
     let encoding: "plain" | "zstd" = "plain";
     if (this.#compress && decodedBytes >= compressBytesMin) {
       const packed = zstdCompressSync(payload, { params: { [zlib.ZSTD_c_compressionLevel]: 1 } });

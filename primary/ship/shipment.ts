@@ -1,6 +1,7 @@
 import type { CutBegin, CutEnd, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
 import type { CutId, ObjectId, StorePath } from "../../shared/words.ts";
 import { giveFrameMemory } from "./frame-memory.ts";
+import type { HeldBlocks } from "./held-blocks.ts";
 import { Outbox, type Send } from "./outbox.ts";
 
 /** One replica's end of the way, as the plan sees it. */
@@ -21,10 +22,24 @@ export interface ReplicaSink {
   stagedRuns(asked: StagedQuestion): Promise<{ readonly blockSize: number; readonly digests: Uint8Array }>;
   /** The session ended or refused: nothing more is sent. */
   gone: boolean;
+  /** It takes bytes ahead of a cut, so a cut needs not wait for it. */
+  readonly takesAhead: boolean;
+  /** What it has staged. */
+  readonly held: HeldBlocks;
+  /** Learns what it has staged from before this session, into `held`. */
+  listStaged(): Promise<void>;
+  /** More than this is not sent within a cut to one that lags: so much may wait in memory for its line. */
+  readonly catchUpBytesMax: number;
+  /** It was left out of the cut: what it lacks goes ahead of another one. */
+  late: boolean;
+  /** So much is on its way that the next `send` waits. */
+  readonly full: boolean;
 }
 
 /** Payload that may wait in memory while the application is frozen. */
 const heldBytesMax = 64 * 1024 * 1024;
+/** A replica that has no room when another one has: so long the cut waits for it. */
+const slowerMsMax = 250;
 
 export interface StagedQuestion {
   readonly object: ObjectId;
@@ -45,15 +60,21 @@ export class Shipment {
   #begun = false;
   #held: Parameters<Send>[] | undefined;
   #heldBytes = 0;
+  #patienceMs: number;
 
-  /** `whole`: known objects of which all comes anew. */
+  /**
+   * `whole`: known objects of which all comes anew. `patienceMs`: so long in all a cut waits for the line before it goes
+   * on without whom it waits for.
+   */
   constructor(
     sinks: readonly ReplicaSink[],
     begin: CutBegin,
     lastObject: number,
     whole: ReadonlySet<ObjectId> = new Set(),
+    patienceMs: number = Number.POSITIVE_INFINITY,
   ) {
     this.#sinks = [...sinks];
+    this.#patienceMs = patienceMs;
     this.#begin = begin;
     this.#lastObject = lastObject;
     this.#whole = whole;
@@ -64,7 +85,7 @@ export class Shipment {
 
   /** Replicas that still take part. */
   get sinks(): readonly ReplicaSink[] {
-    return this.#sinks.filter((sink) => !sink.gone);
+    return this.#sinks.filter((sink) => !sink.gone && !sink.late);
   }
 
   /** True for an object that the replica has and of which all is sent once more. */
@@ -130,6 +151,7 @@ export class Shipment {
     for (const sink of this.sinks) {
       sink.base = end.cut;
       sink.lastObject = lastObject;
+      sink.held.usedUp();
     }
   }
 
@@ -155,7 +177,7 @@ export class Shipment {
   }
 
   #isWanted(): boolean {
-    return this.#sinks.some((sink) => !sink.gone);
+    return this.#sinks.some((sink) => !sink.gone && !sink.late);
   }
 
   async #broadcast(...[message, payload]: Parameters<Send>): Promise<void> {
@@ -167,22 +189,59 @@ export class Shipment {
       this.#held.push([message, payload]);
       this.#heldBytes += payload.length;
       if (this.#heldBytes <= heldBytesMax) return;
+      for (const sink of this.sinks) if (sink.takesAhead) this.#leaveOut(sink, "more than may wait while frozen");
       await this.release();
       this.hold();
       return;
     }
     const sinks = this.sinks;
-    await Promise.all(
-      sinks.map(async (sink) => {
-        try {
-          // A payload that goes one way may be handed over; one that goes several must stay whole.
-          await sink.send(message, payload, ...(sinks.length > 1 ? (["shared"] as const) : []));
-        } catch {
+    const sending = new Map(
+      sinks.map((sink) => [
+        sink,
+        // A payload that goes one way may be handed over; one that goes several must stay whole.
+        sink.send(message, payload, ...(sinks.length > 1 ? (["shared"] as const) : [])).catch(() => {
           // The session says why in its own log; the cut goes on for the others, and this one gets the next.
           sink.gone = true;
-        }
-      }),
+        }),
+      ]),
     );
     if (sinks.length !== 1) giveFrameMemory(payload.buffer);
+    if (sinks.some((sink) => sink.full && sink.takesAhead)) await this.#leaveBehind(sending);
+    await Promise.all([...sending].flatMap(([sink, sent]) => (sink.late ? [] : [sent])));
+  }
+
+  /** Waits for those whose line is full, but not for one much longer than for another, nor without end. */
+  async #leaveBehind(sending: ReadonlyMap<ReplicaSink, Promise<void>>): Promise<void> {
+    const waiting = (): [ReplicaSink, Promise<void>][] => [...sending].filter(([sink]) => sink.full && !sink.gone);
+    const begun = performance.now();
+    const wait = async (until: Promise<unknown>, ms: number): Promise<void> => {
+      let timer: NodeJS.Timeout | undefined;
+      if (ms > 0) {
+        const late = new Promise<void>((resolve) => {
+          timer = setTimeout(resolve, Math.min(ms, 0x7fff_ffff));
+        });
+        await Promise.race([until, late]);
+        clearTimeout(timer);
+      }
+    };
+    if (waiting().length === sending.size)
+      await wait(Promise.race(waiting().map(([, sent]) => sent)), this.#patienceMs);
+    if (waiting().length < sending.size) {
+      const all = Promise.all(waiting().map(([, sent]) => sent));
+      await wait(all, Math.min(slowerMsMax, Math.max(1, this.#patienceMs)));
+    }
+    this.#patienceMs -= performance.now() - begun;
+    if (this.#patienceMs > 0 && waiting().length === sending.size) return;
+    for (const [sink] of waiting())
+      if (sink.takesAhead) this.#leaveOut(sink, "its line does not carry the cut in time");
+  }
+
+  #leaveOut(sink: ReplicaSink, reason: string): void {
+    sink.late = true;
+    // Behind what is on its way already; whether the session still lives is known elsewhere.
+    const aborted = { kind: "cutAborted", cut: this.#begin.cut, reason } as const;
+    sink.send(aborted, new Uint8Array(0)).catch(() => {
+      sink.gone = true;
+    });
   }
 }

@@ -2,6 +2,7 @@ import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { type Consistency, type CutId, cutText, type Epoch, epoch, meets } from "../../shared/words.ts";
 import { applyNext } from "../apply/apply.ts";
 import { ForeignChange } from "../apply/locate.ts";
+import { aheadOf } from "../receive/ahead.ts";
 import { anyDamage, suspectText } from "../repair/damage.ts";
 import type { ReplicaContext } from "../replica-context.ts";
 import type { StoreHome } from "../store-home.ts";
@@ -167,6 +168,8 @@ export function takeOver(
   // That it was accepted is known to the mark of a batch that had begun.
   const although = accepted ?? catalog.standing.applying?.although;
   assert(catalog.standing.sealed, "a promotion begins with the seal");
+  // What came ahead of a cut that will never come.
+  aheadOf(context).clear();
   while (applyNext(context, keepHistory, although) !== undefined);
   if (although === undefined && anyDamage(catalog)) throw new ForeignChange(suspectText(catalog));
   assert(catalog.standing.applied === catalog.standing.committed.seq, "everything committed is applied");

@@ -9,6 +9,7 @@ import { mayComeAnew } from "../repair/damage.ts";
 import { objectFileName, type ReplicaContext } from "../replica-context.ts";
 import type { StoreHome } from "../store-home.ts";
 import { failing } from "../sync.ts";
+import { aheadOf } from "./ahead.ts";
 import { clearFirstTrees } from "./first-tree.ts";
 import { adopting, rehashStaged } from "./resume.ts";
 
@@ -21,6 +22,7 @@ const pieceBytes = 1024 * 1024;
  */
 export function beginAdoption(context: ReplicaContext): void {
   const { catalog, disk, homes } = context;
+  aheadOf(context).clear();
   catalog.transaction("adopt", () => {
     for (const table of [
       "path_versions",

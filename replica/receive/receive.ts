@@ -3,7 +3,7 @@ import { CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors
 import { ContentChange } from "../../shared/catalog/content-change.ts";
 import { joinPath, type ObjectVersion } from "../../shared/catalog/manifest.ts";
 import { assert } from "../../shared/errors.ts";
-import { blocksPerRun, equalBytes, hashBytes, hashInRun, isZero, zeroHash } from "../../shared/manifest/block-hash.ts";
+import { equalBytes, hashBytes, isZero, zeroHash } from "../../shared/manifest/block-hash.ts";
 import { blockHashes } from "../../shared/manifest/block-hashes.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
@@ -12,6 +12,7 @@ import { type CutId, compareCuts, cutText, type ObjectId, type Seq, sameCut } fr
 import { mayComeAnew, noteRenewed } from "../repair/damage.ts";
 import { homeOf, type ReplicaContext } from "../replica-context.ts";
 import { singleFileName } from "../store-home.ts";
+import { aheadOf } from "./ahead.ts";
 import { checkBlocks, fileBytesMax, PendingContent, pendingContentsMax } from "./pending-content.ts";
 import { BaseMismatch, CutDamaged, CutMalformed, NoRoom, Sealed, SenderRefused } from "./refusals.ts";
 import { adopting, forgetOpenCut } from "./resume.ts";
@@ -107,10 +108,8 @@ export class Receiver {
     if (this.#open !== undefined)
       throw new CutMalformed(`cut ${cutText(begin.cut)} begins within ${cutText(this.#open.begin.cut)}`);
     const { catalog, manifest } = this.#context;
-    const standing = catalog.standing;
-    if (standing.sealed || standing.role !== "replica")
-      throw new Sealed(`this node takes no cuts: it is ${standing.sealed ? "sealed" : standing.role}`);
-    if (standing.halted !== "") throw new Sealed(`this node takes no cuts: ${standing.halted}`);
+    const { standing } = catalog;
+    this.#insistOnFollowing();
     if (begin.groupId !== standing.groupId) {
       throw new SenderRefused(`cut ${cutText(begin.cut)} is of group ${begin.groupId}, this is ${standing.groupId}`);
     }
@@ -128,18 +127,9 @@ export class Receiver {
     if (begin.cut.seq <= begin.base.seq)
       throw new CutMalformed(`cut ${cutText(begin.cut)} does not come after its base ${cutText(begin.base)}`);
     if (begin.cut.seq > BigInt(Number.MAX_SAFE_INTEGER)) throw new CutMalformed(`seq ${begin.cut.seq} is out of range`);
-    const known = new Map(
-      [...this.#context.homes.values()].map((home) => [home.placement.name as string, home.number]),
-    );
-    const stores = begin.stores.map((name) => {
-      const number = known.get(name);
-      if (number === undefined)
-        throw new CutMalformed(
-          `cut ${cutText(begin.cut)} has a store "${name}" that this node's configuration does not know`,
-        );
-      return number;
-    });
-    if (stores.length !== known.size || new Set(stores).size !== known.size)
+    const stores = this.#storesNamed(begin.stores, `cut ${cutText(begin.cut)}`);
+    const { size } = this.#context.homes;
+    if (stores.length !== size || new Set(stores).size !== size)
       throw new CutMalformed(`cut ${cutText(begin.cut)} has the stores ${begin.stores.join(", ")}: not each once`);
     catalog.begin();
     if (catalog.get("SELECT 1 AS found FROM cuts WHERE seq = ? AND state = 'receiving'", begin.cut.seq) !== undefined) {
@@ -187,6 +177,38 @@ export class Receiver {
     this.#staging.begin(begin.cut, { leftovers, first });
   }
 
+  #insistOnFollowing(): void {
+    const { sealed, role, halted } = this.#context.catalog.standing;
+    if (sealed || role !== "replica") throw new Sealed(`this node takes no cuts: it is ${sealed ? "sealed" : role}`);
+    if (halted !== "") throw new Sealed(`this node takes no cuts: ${halted}`);
+  }
+
+  #storesNamed(names: readonly string[], what: string): number[] {
+    const known = new Map(
+      [...this.#context.homes.values()].map((home) => [home.placement.name as string, home.number]),
+    );
+    return names.map((name) => {
+      const number = known.get(name);
+      if (number === undefined)
+        throw new CutMalformed(`${what} has a store "${name}" that this node's configuration does not know`);
+      return number;
+    });
+  }
+
+  /**
+   * Bytes that a later cut needs, before it begins; whole cuts before them are committed already.
+   * @returns why there is no room for them, or undefined
+   */
+  ahead(extents: readonly Extent[], payload: Uint8Array, stores: readonly string[]): string | undefined {
+    this.#insistOnLatest();
+    if (this.#open !== undefined)
+      throw new CutMalformed(`what should come ahead came within cut ${cutText(this.#open.begin.cut)}`);
+    assert(this.#ended.length === 0, "what comes ahead is of a cut that comes after all that are whole");
+    this.#insistOnFollowing();
+    checkBlocks(extents);
+    return aheadOf(this.#context).take(extents, payload, this.#storesNamed(stores, "what comes ahead"));
+  }
+
   /** `payload` holds the bytes of the extents one after the other, decoded. */
   extents(extents: readonly Extent[], payload: Uint8Array): void {
     const open = this.#opened("extents");
@@ -196,11 +218,24 @@ export class Receiver {
       const carried = extent.zero || extent.held ? 0 : extent.length;
       if (at + carried > payload.length)
         throw new CutDamaged(`payload of ${payload.length} bytes is shorter than its extents`);
-      this.#extent(open, extent, payload.subarray(at, at + carried));
+      open.payloadBytes += carried;
+      if (extent.held && extent.hashes.length === 0) this.#cameAhead(open, extent);
+      else this.#extent(open, extent, payload.subarray(at, at + carried));
       at += carried;
     }
     if (at !== payload.length) throw new CutDamaged(`payload of ${payload.length} bytes, its extents take ${at}`);
     this.#breathe(open);
+  }
+
+  /** What lies in the log goes the way of bytes that come now; what lies in its staged file stays there. */
+  #cameAhead(open: OpenCut, extent: Extent): void {
+    const { offset, length, blockSize } = extent;
+    for (const { first, hashes, bytes } of aheadOf(this.#context).find(extent, this.#store(open, extent.store))) {
+      const end = Math.min((first + hashes.length / hashBytes) * blockSize, offset + length);
+      const piece = { ...extent, offset: first * blockSize, length: end - first * blockSize, hashes };
+      if (bytes === undefined) this.#extent(open, piece, new Uint8Array(0));
+      else this.#extent(open, { ...piece, held: false }, bytes);
+    }
   }
 
   #extent(open: OpenCut, extent: Extent, bytes: Uint8Array): void {
@@ -254,7 +289,6 @@ export class Receiver {
         content.set(first + i, hash);
       }
     }
-    open.payloadBytes += bytes.length;
     open.bytesSinceCommit += bytes.length;
     open.rowsSinceCommit += this.#staging.put(extent, store, bytes, { whole: renews, again: existing !== undefined });
   }
@@ -290,16 +324,14 @@ export class Receiver {
   }
 
   #checkHeld({ object, blockSize }: Extent, store: number, block: number, hash: Uint8Array): void {
-    const row = this.#context.catalog.get(
-      `SELECT hashes FROM staged_runs r JOIN staged s ON s.object = r.object
-         WHERE r.object=? AND run=? AND block_size=? AND store=?`,
+    const staged = this.#context.catalog.get(
+      "SELECT 1 AS found FROM staged WHERE object=? AND block_size=? AND store=?",
       object,
-      Math.floor(block / blocksPerRun),
       blockSize,
       store,
     );
-    const held = hashInRun(row?.hashes as Uint8Array | undefined, block % blocksPerRun);
-    if (!equalBytes(held, hash))
+    const held = staged === undefined ? zeroHash : aheadOf(this.#context).fileHash(object, block);
+    if (!equalBytes(held, hash) || equalBytes(hash, zeroHash))
       throw new CutDamaged(`block ${block} of object ${object} is not staged as the primary thinks`);
   }
 
@@ -541,6 +573,7 @@ export class Receiver {
   settled(): void {
     this.#ended = [];
     this.#staging.settled();
+    aheadOf(this.#context).clear();
   }
 
   /** Ends the session's work: what is not committed is forgotten, but staged files stay for a resume. */
@@ -549,15 +582,21 @@ export class Receiver {
     const { catalog } = this.#context;
     // The rows of half a cut are seen by nobody and go at once; but with them goes what is staged, unless they are kept
     // up to here.
+    const idle = this.#ended.length === 0 && this.#open === undefined;
+    let kept = true;
     try {
       if (this.#ended.length === 0 && catalog.db.isTransaction) catalog.commit("rows");
     } catch (error) {
       // Then all of it comes again.
       if (!(catalogProblem(error) instanceof CatalogFull)) throw error;
+      kept = false;
     }
     catalog.rollback();
+    // Nothing is half here, and what came ahead is known as it is.
+    if (idle && kept) return;
     this.#open = undefined;
     this.#ended = [];
+    aheadOf(this.#context).forgetFiles();
     this.#staging.abort(() => forgetOpenCut(this.#context));
   }
 

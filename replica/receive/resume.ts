@@ -3,6 +3,7 @@ import { blockHash, blocksPerRun, hashBytes, trimRun } from "../../shared/manife
 import { runTerm } from "../../shared/manifest/digest.ts";
 import type { ObjectId } from "../../shared/words.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
+import { aheadName, aheadOf } from "./ahead.ts";
 import { clearFirstTrees } from "./first-tree.ts";
 
 /** True while the copy's place holds files that no cut of this group has written and that may be reused. */
@@ -53,6 +54,11 @@ export function recoverStaging(context: ReplicaContext): void {
   const newborn = catalog.standing.applying === undefined ? "" : " UNION ALL SELECT 1 FROM seen WHERE object = ?1";
   for (const home of homes.values()) {
     for (const name of disk.list(home.staging)) {
+      if (name === aheadName(catalog.standing.committed.seq)) continue; // What comes ahead tells of itself.
+      if (name.startsWith("a")) {
+        disk.unlink(home.staging, name); // It came ahead of a cut that is there.
+        continue;
+      }
       const known = name.startsWith("o")
         ? catalog.get(`SELECT 1 AS found FROM staged WHERE object = ?1${newborn}`, Number(name.slice(1)))
         : catalog.get("SELECT 1 AS found FROM cuts WHERE seq = ? AND state = 'committed'", Number(name.slice(1)));
@@ -105,12 +111,11 @@ export function stagedRunDigests(
   const { catalog } = context;
   const staged = catalog.get("SELECT block_size FROM staged WHERE object = ?", object);
   if (staged === undefined) return { blockSize: 0, digests: new Uint8Array(0) };
-  const rows = catalog.all("SELECT run, hashes FROM staged_runs WHERE object = ? ORDER BY run", object);
-  const last = rows.at(-1);
-  const digests = new Uint8Array(last === undefined ? 0 : (Number(last.run) + 1) * 32);
-  for (const row of rows) {
-    const term = runTerm(Number(row.run), row.hashes as Uint8Array);
-    if (term !== undefined) digests.set(term, Number(row.run) * 32);
+  const runs = aheadOf(context).fileRuns(object);
+  const digests = new Uint8Array([...runs.keys()].reduce((most, run) => Math.max(most, run + 1), 0) * 32);
+  for (const [run, hashes] of runs) {
+    const term = runTerm(run, hashes);
+    if (term !== undefined) digests.set(term, run * 32);
   }
   return { blockSize: Number(staged.block_size), digests };
 }

@@ -125,7 +125,10 @@ export class Staging {
         place = "staged";
       }
       if (place === "staged") {
-        if (extent.held) return 0;
+        if (extent.held) {
+          this.#count(open, length); // What came before the cut takes the same room.
+          return 0;
+        }
         const { disk } = this.#context;
         const file = this.#stagedFile(open, object, store, extent.blockSize);
         // Beyond its end the file reads as zeros: an extent of many costs nothing, neither here nor on the disk.

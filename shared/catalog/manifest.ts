@@ -94,6 +94,19 @@ export class Manifest {
     };
   }
 
+  /** Numbers of runs that changed in (after, upTo], from one on, at most `limit`. */
+  runsBorn(object: ObjectId, from: number, after: Seq, upTo: Seq, limit: number): number[] {
+    const rows = this.#catalog.all(
+      "SELECT DISTINCT run FROM run_versions WHERE object=? AND run>=? AND birth>? AND birth<=? ORDER BY run LIMIT ?",
+      object,
+      from,
+      after,
+      upTo,
+      limit,
+    );
+    return rows.map((row) => Number(row.run));
+  }
+
   /** Highest run number + 1 that any version up to `at` has. */
   runCount(object: ObjectId, at: Seq): number {
     const row = this.#catalog.get("SELECT max(run) AS last FROM run_versions WHERE object=? AND birth<=?", object, at);

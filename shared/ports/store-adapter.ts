@@ -23,6 +23,11 @@ export interface StoreAdapter {
   commitsWaiting?(): number;
   /** Absent where following a store never touches its writers. */
   costs?(): StoreCosts;
+  /**
+   * Bytes of a file as they are at this moment, outside of any view: torn, perhaps, or of no commit. For whoever compares
+   * them with hashes and has no use for others. Undefined where there is no such file, or it cannot be read.
+   */
+  peek(path: StorePath, offset: number, length: number): Uint8Array | undefined;
   /** Enters a snapshot. At most one view is open at a time. */
   enter(seen: SeenIndex, request: ViewRequest, signal: AbortSignal): Promise<StoreView>;
   close(): Promise<void>;

@@ -37,7 +37,15 @@ const tags = new Map(envelope.fieldsArray.map((field) => [field.name as Kind, (f
  * size when it is all empty entries.
  */
 const controlBytesMax = 256 * 1024;
-const bulkKinds: ReadonlySet<Kind> = new Set(["cutBegin", "rows", "extents", "objectDropped", "cutEnd", "cutAborted"]);
+const bulkKinds: ReadonlySet<Kind> = new Set([
+  "cutBegin",
+  "rows",
+  "extents",
+  "ahead",
+  "objectDropped",
+  "cutEnd",
+  "cutAborted",
+]);
 
 /** The kind of frame that carries a message: `bulk` ones are decoded by the worker that stores cuts. */
 export function frameKindOf(message: Message): "control" | "bulk" {
@@ -61,11 +69,12 @@ export function encodeMessage(message: Message): Uint8Array {
   if (message.kind === "rows") {
     for (const row of message.objects) writeObjectRow(writer, row);
     for (const row of message.paths) writePathRow(writer, row);
-  } else if (message.kind === "extents") {
+  } else if (message.kind === "extents" || message.kind === "ahead") {
     checkMessage(message, ours);
     for (const extent of message.extents) writeExtent(writer, extent);
     if (message.encoding !== "plain") writer.uint32(16).uint32(encodingNumbers[message.encoding]);
     if (message.decodedBytes !== 0) writer.uint32(24).uint32(message.decodedBytes);
+    if (message.kind === "ahead") for (const store of message.stores) writer.uint32(34).string(store);
   } else {
     checkMessage(message, ours);
     const type = types.get(message.kind)!;
@@ -87,7 +96,7 @@ export function decodeMessage(header: Uint8Array): Message {
   try {
     const { kind, body } = openEnvelope(header);
     if (kind === "rows") return decodeRows(body);
-    if (kind === "extents") return decodeExtents(body);
+    if (kind === "extents" || kind === "ahead") return decodeExtents(kind, body);
     if (!bulkKinds.has(kind) && body.length > controlBytesMax)
       theirs(`${kind} of ${body.length} bytes, max ${controlBytesMax}`);
     const type = types.get(kind)!;
@@ -194,10 +203,11 @@ function decodeRows(body: Uint8Array): Message {
   return { kind: "rows", objects, paths };
 }
 
-function decodeExtents(body: Uint8Array): Message {
+function decodeExtents(kind: "extents" | "ahead", body: Uint8Array): Message {
   const reader = new protobuf.Reader(body);
   const text = asBuffer(body);
   const extents: Extent[] = [];
+  const stores: string[] = [];
   let encoding = 0;
   let decodedBytes = 0;
   while (reader.pos < body.length) {
@@ -205,16 +215,16 @@ function decodeExtents(body: Uint8Array): Message {
     if (tag === 10) extents.push(within(reader, text, readExtent));
     else if (tag === 16) encoding = readNumber(reader);
     else if (tag === 24) decodedBytes = readNumber(reader);
+    else if (tag === 34 && kind === "ahead") stores.push(reader.string());
     else reader.skipType(tag & 7, 0, tag >>> 3);
   }
-  const message = {
-    kind: "extents",
-    extents: [],
-    encoding: encodingNames[encoding],
-    decodedBytes,
-  } as unknown as Message;
-  checkMessage(message, theirs);
-  return { kind: "extents", extents, encoding: encodingNames[encoding]!, decodedBytes };
+  // Each extent was checked when it was read.
+  const rest = { kind, extents: [], encoding: encodingNames[encoding], decodedBytes, stores };
+  checkMessage(rest as unknown as Message, theirs);
+  const message = { extents, encoding: encodingNames[encoding]!, decodedBytes };
+  if (kind === "extents") return { kind, ...message };
+  for (const extent of extents) if (extent.held || extent.zero) theirs("an extent ahead without bytes");
+  return { kind, ...message, stores };
 }
 
 function readObjectRow(reader: protobuf.Reader, text: Buffer): ObjectRow {
@@ -398,7 +408,7 @@ const none = {};
 
 // --- the other messages, through the generated code ---------------------------------------------------------------
 
-function toFields(message: Exclude<Message, { kind: "rows" | "extents" }>): { [name: string]: unknown } {
+function toFields(message: Exclude<Message, { kind: "rows" | "extents" | "ahead" }>): { [name: string]: unknown } {
   switch (message.kind) {
     case "hello":
       return { ...message.hello };
@@ -420,6 +430,9 @@ function toFields(message: Exclude<Message, { kind: "rows" | "extents" }>): { [n
     case "acknowledgement":
     case "cutRejected":
     case "stagedRuns":
+    case "aheadRequest":
+    case "aheadHeld":
+    case "aheadRefused":
     case "cutBegin":
     case "objectDropped":
     case "cutAborted":
@@ -429,7 +442,7 @@ function toFields(message: Exclude<Message, { kind: "rows" | "extents" }>): { [n
   }
 }
 
-function fromFields(kind: Exclude<Kind, "rows" | "extents"> | Kind, fields: Fields): Message {
+function fromFields(kind: Exclude<Kind, "rows" | "extents" | "ahead"> | Kind, fields: Fields): Message {
   switch (kind) {
     case "hello":
       return { kind, hello: helloOf(fields) };
@@ -480,6 +493,17 @@ function fromFields(kind: Exclude<Kind, "rows" | "extents"> | Kind, fields: Fiel
       return { kind, object: numberOf(fields, "object") as ObjectId };
     case "stagedRuns":
       return { kind, object: numberOf(fields, "object") as ObjectId, blockSize: numberOf(fields, "blockSize") };
+    case "aheadRequest":
+      return {
+        kind,
+        object: numberOf(fields, "object"),
+        run: numberOf(fields, "run"),
+        files: fields.files === true,
+      };
+    case "aheadHeld":
+      return { kind, last: fields.last === true };
+    case "aheadRefused":
+      return { kind, reason: textOf(fields, "reason") };
     case "cutBegin":
       return {
         kind,
@@ -506,6 +530,7 @@ function fromFields(kind: Exclude<Kind, "rows" | "extents"> | Kind, fields: Fiel
       return { kind, cut: cutOf(fields, "cut"), reason: textOf(fields, "reason") };
     case "rows":
     case "extents":
+    case "ahead":
       return theirs(`${kind} are not read this way`);
     default:
       return unreachable(kind);

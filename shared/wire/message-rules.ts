@@ -70,6 +70,15 @@ export function checkMessage(message: Message, fail: Fail): void {
     case "objectDropped":
       checkObject(message.object, fail);
       return;
+    case "aheadRequest":
+      checkNumber(message.object, "object", fail);
+      checkUint32(message.run, "run", fail);
+      return;
+    case "aheadHeld":
+      return;
+    case "aheadRefused":
+      checkText(message.reason, "reason", textLengthMax, fail);
+      return;
     case "stagedRuns":
       checkObject(message.object, fail);
       checkUint32(message.blockSize, "blockSize", fail);
@@ -86,11 +95,13 @@ export function checkMessage(message: Message, fail: Fail): void {
       for (const row of message.objects) checkObjectRow(row, fail);
       for (const row of message.paths) checkPathRow(row, fail);
       return;
+    case "ahead":
+      for (const store of message.stores) checkText(store, "store name", nameLengthMax, fail);
+      for (const extent of message.extents) if (extent.held || extent.zero) fail("an extent ahead without bytes");
+      checkPayload(message, fail);
+      return;
     case "extents":
-      if (message.encoding !== "plain" && message.encoding !== "zstd") fail("unknown payload encoding");
-      checkNumber(message.decodedBytes, "decodedBytes", fail);
-      if (message.decodedBytes > decodedBytesMax) fail(`decodedBytes ${message.decodedBytes}, max ${decodedBytesMax}`);
-      for (const extent of message.extents) checkExtent(extent, fail);
+      checkPayload(message, fail);
       return;
     case "cutEnd":
       checkCut(message.cut, "cut", fail);
@@ -117,6 +128,13 @@ export function checkMessage(message: Message, fail: Fail): void {
     default:
       unreachable(message);
   }
+}
+
+function checkPayload(message: Extract<Message, { kind: "extents" | "ahead" }>, fail: Fail): void {
+  if (message.encoding !== "plain" && message.encoding !== "zstd") fail("unknown payload encoding");
+  checkNumber(message.decodedBytes, "decodedBytes", fail);
+  if (message.decodedBytes > decodedBytesMax) fail(`decodedBytes ${message.decodedBytes}, max ${decodedBytesMax}`);
+  for (const extent of message.extents) checkExtent(extent, fail);
 }
 
 function checkHello(hello: Hello, fail: Fail): void {
@@ -180,6 +198,7 @@ export function checkExtent(extent: Extent, fail: Fail): void {
   checkUint32(extent.blockSize, "blockSize", fail);
   if (extent.blockSize === 0) fail("extent without a block size");
   if (extent.zero && extent.held) fail("extent that is both zero and held");
+  if (extent.held && extent.hashes.length === 0) return;
   const hashes = extent.zero ? 0 : blocksOf(extent) * digestBytes;
   if (extent.hashes.length !== hashes) fail(`hashes of ${extent.hashes.length} bytes where its blocks have ${hashes}`);
 }

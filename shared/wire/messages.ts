@@ -30,9 +30,12 @@ export type Message =
       readonly blockSize: number;
     }
   | { readonly kind: "stagedRuns"; readonly object: ObjectId; readonly blockSize: number }
+  | ({ readonly kind: "aheadRequest" } & StagedPlace)
+  | { readonly kind: "aheadHeld"; readonly last: boolean }
+  | { readonly kind: "aheadRefused"; readonly reason: string }
   | BulkMessage;
 
-/** The messages of a cut: decoded by the replica's catalog worker, never by the main thread. */
+/** The messages of a cut, and what comes ahead of it: decoded by the replica's catalog worker, never by the main thread. */
 export type BulkMessage =
   | ({ readonly kind: "cutBegin" } & CutBegin)
   | { readonly kind: "rows"; readonly objects: readonly ObjectRow[]; readonly paths: readonly PathRow[] }
@@ -41,6 +44,15 @@ export type BulkMessage =
       readonly extents: readonly Extent[];
       readonly encoding: PayloadEncoding;
       readonly decodedBytes: number;
+    }
+  | {
+      /** Outside of any cut: bytes that a later one needs. */
+      readonly kind: "ahead";
+      readonly extents: readonly Extent[];
+      readonly encoding: PayloadEncoding;
+      readonly decodedBytes: number;
+      /** Names of the stores in the order that `Extent.store` counts them. */
+      readonly stores: readonly string[];
     }
   | { readonly kind: "objectDropped"; readonly object: ObjectId }
   | ({ readonly kind: "cutEnd" } & CutEnd)
@@ -71,6 +83,13 @@ export interface Hello {
   readonly epochSeen: bigint;
   /** The highest object that this node's manifest has: a later one is new to it. */
   readonly lastObject: number;
+}
+
+/** What a list of all that is staged goes on with: runs that came ahead, then objects with a staged file of their own. */
+export interface StagedPlace {
+  readonly object: number;
+  readonly run: number;
+  readonly files: boolean;
 }
 
 export interface SourceState {
@@ -139,16 +158,19 @@ export interface Extent {
   readonly object: ObjectId;
   readonly offset: number;
   readonly length: number;
-  /** 32 bytes for each block, in order; empty for a zero extent. */
+  /** 32 bytes for each block, in order; empty for a zero extent, and for a held one of what was sent ahead. */
   readonly hashes: Uint8Array;
   /** All bytes are zero: no hashes, no payload. */
   readonly zero: boolean;
   /** Index into `CutBegin.stores`. */
   readonly store: number;
   readonly blockSize: number;
-  /** The object is new to the replica, or damaged there: all its bytes come with this cut, for a file of their own. */
+  /**
+   * The object is new to the replica, or damaged there: all its bytes come with this cut, for a file of their own. Of what
+   * comes ahead: it is large enough for such a file.
+   */
   readonly fresh: boolean;
-  /** The replica said that it has these bytes in staging: hashes, but no payload. */
+  /** The replica has these bytes in staging: no payload. */
   readonly held: boolean;
 }
 

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { discardHistory } from "../../replica/history/discard.ts";
 import { CopyView } from "../../replica/history/view.ts";
+import { aheadName } from "../../replica/receive/ahead.ts";
 import { NoRoom } from "../../replica/receive/refusals.ts";
 import { adopting } from "../../replica/receive/resume.ts";
 import type { ReplicaLimits } from "../../replica/replica-context.ts";
@@ -31,6 +32,7 @@ import {
 /** What the replica does, one after the other. Cuts count from 1, in the order of the changes. */
 export type Step =
   | { readonly do: "receive"; readonly cut: number; readonly from: number; readonly to: number }
+  | { readonly do: "ahead"; readonly cut: number; readonly from: number; readonly to: number }
   | { readonly do: "commit" | "apply" | "promote" | "abort" | "adopt" | "promote a suspect copy" }
   /** Somebody else's hands, in the quiet. */
   | { readonly do: "stranger"; readonly change: (disk: SimulatedDisk) => void };
@@ -38,6 +40,10 @@ export type Step =
 /** Takes in a cut, or the part of its messages between two fractions. */
 export function receive(cut: number, from = 0, to = 1): Step {
   return { do: "receive", cut, from, to };
+}
+/** Takes in what a cut brings, or the part between two fractions, ahead of it. */
+export function ahead(cut: number, from = 0, to = 1): Step {
+  return { do: "ahead", cut, from, to };
 }
 export const commit: Step = { do: "commit" };
 export const apply: Step = { do: "apply" };
@@ -71,6 +77,8 @@ export interface Scenario {
   readonly keepHistory?: boolean;
   /** Paths of what a stranger has taken away, for a promotion in spite of it: it stays away. */
   readonly lacks?: readonly string[];
+  /** What is staged already is not sent again with its cut. Default: it is. */
+  readonly resumes?: boolean;
 }
 
 /** Small, so that everything happens with little data. */
@@ -320,6 +328,9 @@ export class CrashMatrix {
         node.receive(this.#cut(step.cut), step.from, step.to);
         break;
       }
+      case "ahead":
+        node.ahead(this.#cut(step.cut), step.from, step.to);
+        break;
       case "commit":
         recorder.acknowledged = node.commit().seq;
         break;
@@ -531,6 +542,7 @@ export class CrashMatrix {
         limits: { ...smallLimits, ...this.scenario.limits },
         keepHistory: this.scenario.keepHistory ?? true,
         adopts: this.scenario.planted !== undefined,
+        resumes: this.scenario.resumes === true,
       },
       disk,
       path,
@@ -693,7 +705,10 @@ export class CrashMatrix {
       if (found !== names) fail(`${part} holds "${found}", the catalog knows "${names}"`);
     }
     if (catalog.standing.applied === catalog.standing.committed.seq && catalog.cuts("receiving").length === 0) {
-      const left = list(home.staging);
+      const left = list(home.staging)
+        .split(" ")
+        .filter((name) => name !== aheadName(catalog.standing.committed.seq))
+        .join(" ");
       const resumable = known("SELECT object AS name FROM staged WHERE store = ?", "o");
       if (left !== resumable)
         fail(`staging holds "${left}" after everything is applied, the catalog knows "${resumable}"`);

@@ -20,7 +20,7 @@ const chosenByChance: ReadonlySet<PowerLossMode> = new Set(["torn", "reordered",
 /** Every transaction of receive, commit, apply and promote by its purpose; another one has to be brought here first. */
 const commitPurposes = [
   ...["form", "stores", "home", "rows", "cut", "forget", "applying", "applied", "seal", "epoch"],
-  ...["adopt", "adopted"],
+  ...["adopt", "adopted", "ahead"],
 ];
 
 /** The steps that meet each kind of operation; one that no scenario brings any more is not proven any more. */
@@ -30,6 +30,7 @@ const met: Readonly<Record<string, string>> = {
   commit: "syncFile syncDirectory syncFilesystem",
   apply: `create write truncate rename link unlink makeDirectory removeDirectory makeSymlink setFileMeta setMeta
     setDirectoryMeta syncFile syncDirectory syncFilesystem`,
+  ahead: "create write",
   abort: "unlink",
   promote: "create write rename unlink setFileMeta syncFile syncDirectory syncFilesystem",
   adopt: "unlink syncFilesystem",

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Freeze } from "../../primary/plan/take-cut.ts";
+import { HeldBlocks } from "../../primary/ship/held-blocks.ts";
 import type { ReplicaSink } from "../../primary/ship/shipment.ts";
 import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
 import type { BulkMessage } from "../../shared/wire/messages.ts";
@@ -65,6 +66,12 @@ export async function recordCuts(
       gone: false,
       resuming: false,
       damaged: [],
+      takesAhead: false,
+      held: new HeldBlocks(),
+      catchUpBytesMax: Number.POSITIVE_INFINITY,
+      late: false,
+      full: false,
+      async listStaged() {},
       async send(message, payload) {
         messages.push([message, payload.slice()]);
       },

@@ -8,6 +8,7 @@ import type { Disk } from "../../shared/ports/disk.ts";
 import { type CutId, epoch, type Seq, type StoreName, seq } from "../../shared/words.ts";
 import { deliver, testGroup, testIncarnation } from "../model/in-process.ts";
 import { AdoptedCut, type Question } from "./adopted-cut.ts";
+import { aheadOfCut, StagedCut } from "./ahead-frames.ts";
 import type { RecordedCut } from "./recorded-cuts.ts";
 import type { ReplicaProgram } from "./replica-program.ts";
 
@@ -19,6 +20,8 @@ export interface NodeSetting {
   readonly keepHistory: boolean;
   /** Where something lies in the copies' places already, the operator says `adopt`. */
   readonly adopts: boolean;
+  /** What is staged already is not sent again. */
+  readonly resumes?: boolean;
 }
 
 /** A replica as its worker runs it, on any disk, with the catalog at its contract: what was committed survives. */
@@ -28,6 +31,7 @@ export class ReplicaNode {
   readonly context: ReplicaContext;
   #receiver: Receiver | undefined;
   #adopted: AdoptedCut | undefined;
+  readonly #staged: StagedCut;
 
   /** The ordinary start, which is the recovery. */
   constructor(
@@ -89,6 +93,7 @@ export class ReplicaNode {
         nowUs: () => (now += 1000),
         limits: { ...defaultReplicaLimits, freeBytesMin: 0, ...setting.limits },
       };
+      this.#staged = new StagedCut(this.context, setting.program.aheadOf(this.context));
       if (catalog.standing.role !== "primary") {
         setting.program.recoverStaging(this.context);
         setting.program.recoverApply(this.context);
@@ -118,10 +123,23 @@ export class ReplicaNode {
       if (committed.seq === 0n && this.#setting.program.adopting(this.catalog)) {
         if (message.kind === "cutBegin") this.#adopted = new AdoptedCut(cut);
         [message, payload] = this.#adopted!.frame(frame, (question) => this.#ask(question));
-      }
+      } else if (this.#setting.resumes) [message, payload] = this.#staged.frame(frame);
       if (message.kind === "cutBegin" && committed.seq === 0n) message = { ...message, base: committed };
       deliver(this.receiver, message, payload);
     }
+  }
+
+  /** Takes in what a cut brings before it is taken, between two fractions; cuts before it are committed first. */
+  ahead(cut: RecordedCut, from = 0, to = 1): void {
+    this.commit();
+    const frames = aheadOfCut(this.catalog.standing.committed.seq === 0n ? cut.first : cut.messages);
+    for (const [message, payload] of frames.slice(Math.round(from * frames.length), Math.round(to * frames.length)))
+      deliver(this.receiver, message, payload);
+  }
+
+  /** Extents of cuts that were there already when they came. */
+  get heldExtents(): number {
+    return this.#staged.heldExtents;
   }
 
   #ask(question: Question): Uint8Array {

@@ -4,6 +4,7 @@ import * as apply from "../../replica/apply/apply.ts";
 import * as commit from "../../replica/commit/commit.ts";
 import * as promote from "../../replica/promote/promote.ts";
 import * as adopt from "../../replica/receive/adopt.ts";
+import * as ahead from "../../replica/receive/ahead.ts";
 import * as receive from "../../replica/receive/receive.ts";
 import * as resume from "../../replica/receive/resume.ts";
 import * as repairing from "../../replica/repair/repairing.ts";
@@ -26,6 +27,7 @@ export interface ReplicaProgram {
   readonly beginAdoption: typeof adopt.beginAdoption;
   readonly endAdoption: typeof adopt.endAdoption;
   readonly stageFromCopy: typeof adopt.stageFromCopy;
+  readonly aheadOf: typeof ahead.aheadOf;
 }
 
 export const realProgram: ReplicaProgram = {
@@ -37,6 +39,7 @@ export const realProgram: ReplicaProgram = {
   ...promote,
   ...adopt,
   ...repairing,
+  ...ahead,
 };
 
 /** The program in a copy of `replica/`, whose imports of `shared/` lead to the same modules as ours. */
@@ -50,6 +53,7 @@ export async function loadProgram(replicaDirectory: string): Promise<ReplicaProg
     "promote/promote.ts",
     "receive/adopt.ts",
     "repair/repairing.ts",
+    "receive/ahead.ts",
   ];
   const modules = await Promise.all(
     names.map((name) => import(pathToFileURL(join(replicaDirectory, name)).href) as Promise<object>),

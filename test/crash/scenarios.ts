@@ -1,6 +1,7 @@
 import {
   abort,
   adopt,
+  ahead,
   apply,
   commit,
   promote,
@@ -417,6 +418,43 @@ const promotionOfSuspect: Scenario = {
   limits: { batchBytesMax: 1 },
 };
 
+/** What is written in place, small new files and a large one, all of it or a part, and links that break in between. */
+const shippedAhead: Scenario = {
+  name: "what comes ahead of a cut",
+  changes: [
+    threeFiles,
+    ({ tree }, text) => {
+      tree!.write("a", text(3 * 4096), 2 * 4096);
+      tree!.write("large", text(5 * 4096 + 300));
+      tree!.write("small", text(5000));
+      tree!.truncate("b", 4096 + 10);
+    },
+    ({ tree }, text) => {
+      tree!.write("a", text(2 * 4096), 3 * 4096);
+      tree!.write("large", text(5000));
+      tree!.write("another", text(4 * 4096));
+    },
+  ],
+  steps: [
+    ahead(1),
+    ...whole(1),
+    ahead(2, 0, 0.6),
+    abort,
+    ahead(2, 0.3),
+    receive(2, 0, 0.7),
+    abort,
+    // What was sent for a cut that was never taken, and what is newer: the newest that is asked for counts.
+    ahead(3),
+    ahead(2, 0.5),
+    ...whole(2),
+    ahead(3),
+    ...whole(3),
+  ],
+  crashFrom: 4,
+  limits: { resumeBytesMin: 4096 },
+  resumes: true,
+};
+
 export const scenarios: readonly Scenario[] = [
   first,
   meanwhile,
@@ -430,4 +468,5 @@ export const scenarios: readonly Scenario[] = [
   adoption,
   adoptionAgain,
   promotionOfSuspect,
+  shippedAhead,
 ];

@@ -2,8 +2,10 @@ import { randomBytes } from "node:crypto";
 import { zstdDecompressSync } from "node:zlib";
 import { type CutRequest, type TakenCut, takeCut } from "../../primary/plan/take-cut.ts";
 import type { PrimaryContext } from "../../primary/primary-context.ts";
+import { HeldBlocks } from "../../primary/ship/held-blocks.ts";
 import type { ReplicaSink } from "../../primary/ship/shipment.ts";
 import { commit } from "../../replica/commit/commit.ts";
+import { aheadOf } from "../../replica/receive/ahead.ts";
 import { Receiver } from "../../replica/receive/receive.ts";
 import { stagedRunDigests } from "../../replica/receive/resume.ts";
 import { defaultReplicaLimits, type ReplicaContext, type ReplicaLimits } from "../../replica/replica-context.ts";
@@ -12,8 +14,9 @@ import { Catalog, type CommitObserver } from "../../shared/catalog/catalog.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { Disk } from "../../shared/ports/disk.ts";
 import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
-import type { BulkMessage } from "../../shared/wire/messages.ts";
-import { epoch, type GroupId, type StoreName, seq } from "../../shared/words.ts";
+import type { BulkMessage, StagedPlace } from "../../shared/wire/messages.ts";
+import { packStagedList, unpackStagedList } from "../../shared/wire/staged-list.ts";
+import { epoch, type GroupId, type ObjectId, type StoreName, seq } from "../../shared/words.ts";
 
 export const testGroup = "00112233445566778899aabbccddeeff" as GroupId;
 export const testIncarnation = "0123456789abcdef";
@@ -90,10 +93,16 @@ export function openReplica(
 export function sinkInto(
   replica: ReplicaContext,
   receiver: Receiver,
-  options: { compress?: boolean } = {},
+  options: { compress?: boolean; takesAhead?: boolean; catchUpBytesMax?: number } = {},
 ): ReplicaSink {
   const committed = replica.catalog.standing.committed;
+  const held = new HeldBlocks();
   return {
+    held,
+    takesAhead: options.takesAhead ?? false,
+    catchUpBytesMax: options.catchUpBytesMax ?? Number.POSITIVE_INFINITY,
+    late: false,
+    full: false,
     name: "replica",
     base: committed,
     lastObject: Number(
@@ -108,6 +117,21 @@ export function sinkInto(
     },
     async stagedRuns({ object }) {
       return stagedRunDigests(replica, object);
+    },
+    async listStaged() {
+      let from: StagedPlace = { object: 0, run: 0, files: false };
+      for (;;) {
+        const { entries, last } = aheadOf(replica).list(from);
+        const listed = unpackStagedList(packStagedList(entries)) ?? [];
+        for (const { object, run, tags } of listed) {
+          if (tags.length === 0) held.unasked.add(object as ObjectId);
+          else held.noteTags(object as ObjectId, run, 0, tags);
+        }
+        const next = entries.at(-1);
+        if (last || next === undefined) break;
+        from = { object: next.object, run: next.run, files: next.tags.length === 0 };
+      }
+      held.listed = true;
     },
   };
 }
@@ -132,6 +156,13 @@ function take(receiver: Receiver, message: BulkMessage, payload: Uint8Array): vo
       return;
     case "extents":
       receiver.extents(message.extents, message.encoding === "zstd" ? zstdDecompressSync(payload) : payload);
+      return;
+    case "ahead":
+      receiver.ahead(
+        message.extents,
+        message.encoding === "zstd" ? zstdDecompressSync(payload) : payload,
+        message.stores,
+      );
       return;
     case "objectDropped":
       receiver.dropObject(message.object);

@@ -152,6 +152,9 @@ class ModelStore implements StoreAdapter {
   backlogBytes(): number {
     return 0;
   }
+  peek(path: StorePath, offset: number, length: number): Uint8Array | undefined {
+    return this.#source.nodes.get(path)?.bytes.slice(offset, offset + length);
+  }
   async enter(seen: SeenIndex, _request: ViewRequest): Promise<StoreView> {
     const source = this.#source;
     return {

@@ -16,6 +16,7 @@ import { SourceUnusable } from "../source-unusable.ts";
 import { addDirty, type DirtyPaths, dirtyHow, dirtyPathsMax, markDirty } from "./dirty-paths.ts";
 import { compileExclude, type Exclude } from "./exclude.ts";
 import { FilesView, howYoung, type Round, type ViewRemainder, type ViewSource } from "./files-view.ts";
+import { peekFile } from "./peek-file.ts";
 import { Reflinks } from "./reflink.ts";
 import { Settling, settlingBytesMin } from "./settling.ts";
 import { openSnapshot, type SnapshotHooks, type SnapshotTree } from "./snapshot-tree.ts";
@@ -154,6 +155,10 @@ class WatchedTree implements FilesStore {
       }
     }
     return bytes;
+  }
+
+  peek(path: StorePath, offset: number, length: number): Uint8Array | undefined {
+    return peekFile(nativePath(this.#native(path)), offset, length);
   }
 
   async enter(seen: SeenIndex, request: ViewRequest, signal: AbortSignal): Promise<StoreView> {

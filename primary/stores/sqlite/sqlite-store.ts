@@ -125,6 +125,14 @@ class SqliteAdapter implements SqliteStore {
     return source?.journal === "wal" ? source.log.commitsRead - this.#commitsEntered : 0;
   }
 
+  peek(path: StorePath, offset: number, length: number): Uint8Array | undefined {
+    const source = this.#source;
+    if (path !== this.#storePath || source === undefined) return undefined;
+    const bytes = new Uint8Array(length);
+    const read = source.journal === "wal" ? source.log.readDatabase(bytes, offset) : source.read(bytes, offset);
+    return bytes.subarray(0, read);
+  }
+
   counters(): SqliteCounters {
     const turns = this.#source?.journal === "wal" ? this.#source.log.generationsTurned : 0;
     return { ...this.#counters, turns: this.#counters.turns + turns };

@@ -13,6 +13,7 @@ import { join } from "node:path";
 import { expect } from "chai";
 import type { CutRequest } from "../../../primary/plan/take-cut.ts";
 import type { PrimaryContext } from "../../../primary/primary-context.ts";
+import { HeldBlocks } from "../../../primary/ship/held-blocks.ts";
 import type { ReplicaSink } from "../../../primary/ship/shipment.ts";
 import { createFilesStore } from "../../../primary/stores/files/files-store.ts";
 import { hex } from "../../../shared/manifest/digest.ts";
@@ -166,6 +167,7 @@ function interposed(adapter: StoreAdapter, way: Way, between: Between): StoreAda
     start: async (wake) => await adapter.start(wake),
     dirty: () => adapter.dirty(),
     backlogBytes: () => adapter.backlogBytes(),
+    peek: (path, offset, length) => adapter.peek(path, offset, length),
     close: async () => await adapter.close(),
     async enter(seen, request, signal) {
       const view = await adapter.enter(seen, request, signal);
@@ -198,6 +200,12 @@ function recordingSink(): { sink: ReplicaSink; sent: unknown[] } {
     resuming: false,
     damaged: [],
     gone: false,
+    takesAhead: false,
+    held: new HeldBlocks(),
+    catchUpBytesMax: Number.POSITIVE_INFINITY,
+    late: false,
+    full: false,
+    async listStaged() {},
     async send(message: BulkMessage, payload: Uint8Array) {
       sent.push(plain({ message, payload }));
     },

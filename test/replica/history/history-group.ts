@@ -225,6 +225,7 @@ function withoutRoot(adapter: StoreAdapter): StoreAdapter {
     start: async (wake) => await adapter.start(wake),
     dirty: () => adapter.dirty(),
     backlogBytes: () => adapter.backlogBytes(),
+    peek: (path, offset, length) => adapter.peek(path, offset, length),
     close: async () => await adapter.close(),
     async enter(seen, request, signal) {
       const view = await adapter.enter(seen, request, signal);

@@ -197,6 +197,8 @@ describe("wire codec", () => {
       encoded({ extents: { extents: [{ ...extent, hashes: [], zero: true, held: true }] } }),
       /both zero and held/,
     ],
+    ["a held extent ahead", encoded({ ahead: { extents: [{ ...extent, held: true }] } }), /without bytes/],
+    ["a zero extent ahead", encoded({ ahead: { extents: [{ ...extent, hashes: [], zero: true }] } }), /without bytes/],
     ["an unknown encoding", encoded({ extents: { encoding: 2 } }), /encoding/],
     ["a decoded size of 4 GiB", encoded({ extents: { decodedBytes: 2 ** 32 - 1 } }), /decodedBytes/],
     ["a cut without its number", encoded({ cutAborted: { reason: "x" } }), /no cut/],

@@ -94,7 +94,7 @@ const extent = fc
     blocks: fc.integer({ min: 1, max: 5 }),
     short: fc.nat(511),
     blockSize: fc.constantFrom(512, 4096, 65536),
-    kind: fc.constantFrom("plain", "zero", "held"),
+    kind: fc.constantFrom("plain", "zero", "held", "held ahead"),
     store: uint32,
     fresh: fc.boolean(),
     fill: fc.nat(255),
@@ -103,9 +103,9 @@ const extent = fc
     ...rest,
     offset: block * rest.blockSize,
     length: blocks * rest.blockSize - short,
-    hashes: new Uint8Array(kind === "zero" ? 0 : blocks * 32).fill(fill),
+    hashes: new Uint8Array(kind === "zero" || kind === "held ahead" ? 0 : blocks * 32).fill(fill),
     zero: kind === "zero",
-    held: kind === "held",
+    held: kind.startsWith("held"),
   })) as fc.Arbitrary<Extent>;
 
 export const anyMessage = fc.oneof(
@@ -137,6 +137,16 @@ export const anyMessage = fc.oneof(
     remedy: fc.constantFrom("retry", "replan", "stop"),
     committed: cut,
   }),
+  fc.record({
+    kind: fc.constant("ahead"),
+    extents: fc.array(extent.filter((item) => !item.zero && !item.held)),
+    encoding: fc.constantFrom("plain", "zstd"),
+    decodedBytes: fc.nat(64 * 1024 * 1024),
+    stores: fc.array(text),
+  }),
+  fc.record({ kind: fc.constant("aheadRequest"), object: number, run: uint32, files: fc.boolean() }),
+  fc.record({ kind: fc.constant("aheadHeld"), last: fc.boolean() }),
+  fc.record({ kind: fc.constant("aheadRefused"), reason: text }),
   fc.record({ kind: fc.constant("objectDropped"), object }),
   fc.record({ kind: fc.constant("stagedRequest"), object, store: text, path: latin1, blockSize: uint32 }),
   fc.record({ kind: fc.constant("stagedRuns"), object, blockSize: uint32 }),
