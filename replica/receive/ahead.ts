@@ -272,8 +272,10 @@ export class Ahead {
   }
 
   #refusal(bytes: number, stores: readonly number[]): string | undefined {
-    const { disk, limits, homes } = this.#context;
-    const staged = [...this.#logs.values()].reduce((sum, { end }) => sum + end, this.#fileBytes);
+    const { disk, limits, homes, catalog } = this.#context;
+    // New files of a first copy are the copy, however large; what lies in the log is written once more.
+    const fileBytes = catalog.standing.committed.seq === 0n ? 0 : this.#fileBytes;
+    const staged = [...this.#logs.values()].reduce((sum, { end }) => sum + end, fileBytes);
     if (staged + bytes > limits.stagingBytesMax)
       return `${staged} bytes are staged ahead of the next cut, and limits.staging is ${limits.stagingBytesMax}`;
     for (const home of homes.values()) {

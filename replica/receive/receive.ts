@@ -173,8 +173,8 @@ export class Receiver {
       committedAt: performance.now(),
       syncedAt: performance.now(),
     };
-    const first = begin.base.seq === 0n && !adopting(catalog);
-    this.#staging.begin(begin.cut, { leftovers, first });
+    const first = begin.base.seq === 0n;
+    this.#staging.begin(begin.cut, { leftovers, first, built: first && !adopting(catalog) });
   }
 
   #insistOnFollowing(): void {

@@ -23,6 +23,8 @@ class StagedCut {
   readonly leftovers: boolean;
   /** Set while a first copy is received. */
   readonly firstTree: FirstTree | undefined;
+  /** What a first copy stages is the copy, however large: only the filesystem limits that. */
+  readonly stagedBytesMax: number;
   /**
    * Where fresh objects are put, decided at their first extent and kept for the whole cut. `held`: in memory, to be built
    * in the first tree, after which nothing is kept of it here.
@@ -35,10 +37,11 @@ class StagedCut {
   stagedBytes = 0;
   sinceWriteback = 0;
 
-  constructor(cut: CutId, leftovers: boolean, firstTree: FirstTree | undefined) {
+  constructor(cut: CutId, leftovers: boolean, firstTree: FirstTree | undefined, stagedBytesMax: number) {
     this.cut = cut;
     this.leftovers = leftovers;
     this.firstTree = firstTree;
+    this.stagedBytesMax = stagedBytesMax;
   }
 
   get seq(): Seq {
@@ -81,14 +84,18 @@ export class Staging {
     return this.#built;
   }
 
-  /** `leftovers`: an earlier session or an adoption may have staged objects of this cut. `first`: it is to be built beside the copy. */
-  begin(cut: CutId, options: { leftovers: boolean; first: boolean }): void {
+  /**
+   * `leftovers`: an earlier session or an adoption may have staged objects of this cut. `first`: nothing comes before it;
+   * `built`: what is small is built beside the copy.
+   */
+  begin(cut: CutId, options: { leftovers: boolean; first: boolean; built: boolean }): void {
     const gaveBack = (object: ObjectId, store: number): void => {
       this.#open?.fresh.set(object, "staged");
       this.#touch(store, objectFileName(object));
     };
-    const firstTree = options.first ? new FirstTree(this.#context, cut.seq, gaveBack) : undefined;
-    this.#open = new StagedCut(cut, options.leftovers, firstTree);
+    const firstTree = options.built ? new FirstTree(this.#context, cut.seq, gaveBack) : undefined;
+    const stagedBytesMax = options.first ? Number.POSITIVE_INFINITY : this.#context.limits.stagingBytesMax;
+    this.#open = new StagedCut(cut, options.leftovers, firstTree, stagedBytesMax);
   }
 
   /**
@@ -403,11 +410,8 @@ export class Staging {
 
   #count(open: StagedCut, length: number): void {
     open.stagedBytes += length;
-    if (open.stagedBytes > this.#context.limits.stagingBytesMax) {
-      throw new NoRoom(
-        `cut ${cutText(open.cut)} needs more than limits.staging (${this.#context.limits.stagingBytesMax} bytes)`,
-      );
-    }
+    if (open.stagedBytes > open.stagedBytesMax)
+      throw new NoRoom(`cut ${cutText(open.cut)} needs more than limits.staging (${open.stagedBytesMax} bytes)`);
   }
 
   #writeBack(open: StagedCut, file: OpenFile, offset: number, written: number): void {
