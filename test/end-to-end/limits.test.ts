@@ -110,7 +110,7 @@ ${more}`;
     }
 
     it("a cut that needs more than limits.staging is refused, the one before stays, and smaller ones go on", async () => {
-      await writeFile(join(source("staged"), "large"), randomBytes(6 * MiB));
+      await appears(join(source("staged"), "large"), randomBytes(6 * MiB));
       const refusal = await until(
         async () => (await bravo.log()).find(({ event, group }) => event === "cut.refused" && group === "staged"),
         deadlineMs,
