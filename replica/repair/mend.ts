@@ -1,6 +1,7 @@
 import { type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts";
+import { systemError } from "../../shared/durable/system-error.ts";
 import { blockHash, blocksPerRun, equalBytes, hashInRun, isZero } from "../../shared/manifest/block-hash.ts";
-import type { Stat } from "../../shared/ports/disk.ts";
+import type { Directory, Disk, Stat } from "../../shared/ports/disk.ts";
 import type { ObjectId, Seq, StorePath } from "../../shared/words.ts";
 import { openReadable } from "../apply/holds-content.ts";
 import { type Located, locate } from "../apply/locate.ts";
@@ -128,7 +129,7 @@ function makeEmpty({ disk }: ReplicaContext, home: StoreHome, version: ObjectVer
   } finally {
     disk.closeFile(file);
   }
-  return { directory: home.staging, name, where: "staging", stat: disk.stat(home.staging, name)! };
+  return { directory: home.staging, name, where: "staging", stat: statOf(disk, { directory: home.staging, name }) };
 }
 
 /** Gives a file whose content is right all of its names, and its meta; syncs it, and knows it from here on as it is. */
@@ -143,13 +144,13 @@ function settle(context: ReplicaContext, home: StoreHome, version: ObjectVersion
   for (const path of paths) {
     if (home.tree.stat(path)?.inode === found.stat.inode) continue;
     const place = clearPlace(context, home, path, applied, aside);
-    const source = held === undefined ? found : home.tree.place(held)!;
+    const source = held === undefined ? found : placeOf(home, held);
     if (held === undefined) disk.rename(source.directory, source.name, place.directory, place.name);
     else disk.link(source.directory, source.name, place.directory, place.name);
     held ??= path;
     parents.add(splitPath(path).dir as StorePath);
   }
-  const place = home.tree.place(paths[0]!)!;
+  const place = placeOf(home, paths[0]!);
   const file = disk.openFile(place.directory, place.name, "read");
   try {
     setMetaAsPermitted((meta) => disk.setFileMeta(file, meta), version, home.placement.owners);
@@ -158,7 +159,7 @@ function settle(context: ReplicaContext, home: StoreHome, version: ObjectVersion
     disk.closeFile(file);
   }
   syncPlaces(context, home, parents, aside);
-  finish(context, home, object, disk.stat(place.directory, place.name)!, aside);
+  finish(context, home, object, statOf(disk, place), aside);
 }
 
 function mendSymlink(context: ReplicaContext, home: StoreHome, version: ObjectVersion, applied: Seq): void {
@@ -175,7 +176,7 @@ function mendSymlink(context: ReplicaContext, home: StoreHome, version: ObjectVe
       (held === undefined || stat.inode === home.tree.stat(held)?.inode);
     if (!same) {
       const place = clearPlace(context, home, path, applied, aside);
-      const first = held === undefined ? undefined : home.tree.place(held)!;
+      const first = held === undefined ? undefined : placeOf(home, held);
       if (first === undefined) disk.makeSymlink(place.directory, place.name, version.target);
       else disk.link(first.directory, first.name, place.directory, place.name);
     }
@@ -185,7 +186,7 @@ function mendSymlink(context: ReplicaContext, home: StoreHome, version: ObjectVe
   if (place === undefined) return;
   setMetaAsPermitted((meta) => disk.setMeta(place.directory, place.name, meta), version, home.placement.owners);
   failing(() => disk.syncFilesystem(home.home));
-  finish(context, home, version.object, disk.stat(place.directory, place.name)!, aside);
+  finish(context, home, version.object, statOf(disk, place), aside);
 }
 
 function mendDirectory(context: ReplicaContext, home: StoreHome, { object }: Damage, applied: Seq): void {
@@ -244,17 +245,29 @@ function finish(
   });
 }
 
+interface Place {
+  readonly directory: Directory;
+  readonly name: string;
+}
+
+/** Where a stranger was quicker, an error that says so: it is looked at again. */
+function placeOf(home: StoreHome, path: StorePath): Place {
+  const place = home.tree.place(path);
+  if (place === undefined) throw systemError("ENOENT", "openat", path);
+  return place;
+}
+
+function statOf(disk: Disk, { directory, name }: Place): Stat {
+  const stat = disk.stat(directory, name);
+  if (stat === undefined) throw systemError("ENOENT", "lstat", name);
+  return stat;
+}
+
 /** The place of a path with nothing in it: directories on the way are made again, what a stranger put there goes aside. */
-function clearPlace(
-  context: ReplicaContext,
-  home: StoreHome,
-  path: StorePath,
-  applied: Seq,
-  aside: string[],
-): { directory: Located["directory"]; name: string } {
+function clearPlace(context: ReplicaContext, home: StoreHome, path: StorePath, applied: Seq, aside: string[]): Place {
   const { dir } = splitPath(path);
   if (dir !== "") ensureDirectory(context, home, dir as StorePath, applied, aside);
-  const place = home.tree.place(path)!;
+  const place = placeOf(home, path);
   if (context.disk.stat(place.directory, place.name) === undefined) return place;
   aside.push(moveToStrangers(context, home, place.directory, place.name));
   // A disk may keep the rename that takes the place, and lose this one.
@@ -263,7 +276,7 @@ function clearPlace(
     context.disk.syncDirectory(place.directory);
   });
   home.tree.forget();
-  return home.tree.place(path)!;
+  return placeOf(home, path);
 }
 
 /** A directory of the manifest is known by its path alone: one that is there is ours, whoever made it. */
