@@ -15,6 +15,9 @@ import { bridgeSocketPath } from "../control/state-layout.ts";
 import type { GroupAgent } from "./group.ts";
 import { Session } from "./session.ts";
 
+/** A peer that is back, or may be reached again, is met within that: as long as it is away nothing of it is protected. */
+const redialMsMax = 5000;
+
 export interface LinksOptions {
   readonly config: Config;
   readonly node: NodeName;
@@ -179,7 +182,7 @@ async function keepDialing(
       if (failure !== lastFailure) options.log.warn("link.failed", { peer: peer.name, error });
       lastFailure = failure;
     }
-    await pause(backoffDelayMs(attempt, Math.random()), signal);
+    await pause(backoffDelayMs(attempt, Math.random(), redialMsMax), signal);
   }
 }
 

@@ -25,6 +25,10 @@ describe("backoff", () => {
     [7, 0.999_999, 30_000],
     [1000, 0.999_999, 30_000],
   ];
+  it("waits no longer than it was told", () => {
+    expect(backoffDelayMs(2, 0, 5000)).to.equal(500);
+    expect(backoffDelayMs(1000, 0.999_999, 5000)).to.equal(5000);
+  });
   for (const [attempt, random, delayMs] of rows) {
     it(`waits ${delayMs} ms after ${attempt} failures when chance says ${random}`, () => {
       expect(backoffDelayMs(attempt, random)).to.equal(delayMs);
