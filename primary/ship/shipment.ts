@@ -214,23 +214,25 @@ export class Shipment {
   async #leaveBehind(sending: ReadonlyMap<ReplicaSink, Promise<void>>): Promise<void> {
     const waiting = (): [ReplicaSink, Promise<void>][] => [...sending].filter(([sink]) => sink.full && !sink.gone);
     const begun = performance.now();
-    const wait = async (until: Promise<unknown>, ms: number): Promise<void> => {
+    const wait = async (until: Promise<unknown>, ms: number): Promise<"came" | "late"> => {
+      if (ms <= 0) return "late";
       let timer: NodeJS.Timeout | undefined;
-      if (ms > 0) {
-        const late = new Promise<void>((resolve) => {
-          timer = setTimeout(resolve, Math.min(ms, 0x7fff_ffff));
-        });
-        await Promise.race([until, late]);
-        clearTimeout(timer);
-      }
+      const late = new Promise<"late">((resolve) => {
+        timer = setTimeout(() => resolve("late"), Math.min(ms, 0x7fff_ffff));
+      });
+      const outcome = await Promise.race([until.then(() => "came" as const), late]);
+      clearTimeout(timer);
+      return outcome;
     };
+    let outcome: "came" | "late" = "came";
     if (waiting().length === sending.size)
-      await wait(Promise.race(waiting().map(([, sent]) => sent)), this.#patienceMs);
+      outcome = await wait(Promise.race(waiting().map(([, sent]) => sent)), this.#patienceMs);
     if (waiting().length < sending.size) {
       const all = Promise.all(waiting().map(([, sent]) => sent));
       await wait(all, Math.min(slowerMsMax, Math.max(1, this.#patienceMs)));
     }
-    this.#patienceMs -= performance.now() - begun;
+    // A timer may end a little before its time: what was left then would be patience without end.
+    this.#patienceMs = outcome === "late" ? 0 : this.#patienceMs - (performance.now() - begun);
     if (this.#patienceMs > 0 && waiting().length === sending.size) return;
     for (const [sink] of waiting())
       if (sink.takesAhead) this.#leaveOut(sink, "its line does not carry the cut in time");
