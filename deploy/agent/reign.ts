@@ -525,6 +525,7 @@ export class Reign {
     let retryAt = 0;
     let restUntil = 0;
     let pace = unpaced;
+    let counted = { commits: 0, atMs: performance.now() };
     let thawAt = 0;
     await this.freezing.findOwedThaw();
     while (!this.#stopped) {
@@ -562,9 +563,11 @@ export class Reign {
         pace = paceAfter(pace, {
           tookMs: ended - now,
           overtaken: this.#dirty,
-          commitsMeanwhile: taken.commitsMeanwhile,
+          commits: Math.max(0, taken.commitsCounted - counted.commits),
+          sinceMs: ended - counted.atMs,
           rpoMs: this.#rpoMs(),
         });
+        counted = { commits: taken.commitsCounted, atMs: ended };
         restUntil = ended + pace.restMs;
         for (const request of requests) request.resolve(taken);
         if (this.halted !== "" && !this.#reverted) {

@@ -95,8 +95,8 @@ export type PrimaryMainCalls = {
 };
 
 export interface CutResult extends TakenCut {
-  /** Came since the views were entered, as far as the stores' kinds can count. */
-  readonly commitsMeanwhile: number;
+  /** Commits of all stores so far, as far as their kinds can count. */
+  readonly commitsCounted: number;
   readonly standing: PrimaryStanding;
   readonly sinks: readonly {
     readonly name: string;
@@ -240,7 +240,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       coherency = catalog.cut(taken.cut.seq)?.coherency ?? coherency;
       return {
         ...taken,
-        commitsMeanwhile: adapters.reduce((sum, adapter) => sum + (adapter.commitsWaiting?.() ?? 0), 0),
+        commitsCounted: adapters.reduce((sum, adapter) => sum + (adapter.commitsCounted?.() ?? 0), 0),
         standing: standing(),
         sinks: sinks.map(({ name, base, lastObject, gone, late }) => ({ name, base, lastObject, gone, late })),
       };

@@ -81,7 +81,7 @@ export function traceAdapter(adapter: StoreAdapter): StoreAdapter {
     dirty: () => adapter.dirty(),
     backlogBytes: () => adapter.backlogBytes(),
     ...(adapter.costs === undefined ? {} : { costs: () => adapter.costs!() }),
-    ...(adapter.commitsWaiting === undefined ? {} : { commitsWaiting: () => adapter.commitsWaiting!() }),
+    ...(adapter.commitsCounted === undefined ? {} : { commitsCounted: () => adapter.commitsCounted!() }),
     peek: (path, offset, length) => adapter.peek(path, offset, length),
     enter: async (seen, request, signal) => {
       enterStage("snapshot");

@@ -111,7 +111,7 @@ export function singleFilePath(store: StoreOnNode, adapter: StoreAdapter): Store
     dirty: () => adapter.dirty(),
     backlogBytes: () => adapter.backlogBytes(),
     ...(adapter.costs === undefined ? {} : { costs: () => adapter.costs!() }),
-    ...(adapter.commitsWaiting === undefined ? {} : { commitsWaiting: () => adapter.commitsWaiting!() }),
+    ...(adapter.commitsCounted === undefined ? {} : { commitsCounted: () => adapter.commitsCounted!() }),
     peek: (path, offset, length) => adapter.peek(toLocal(path), offset, length),
     enter,
     close: async () => await adapter.close(),

@@ -19,8 +19,8 @@ export interface StoreAdapter {
   dirty(): boolean;
   /** Bytes known to be waiting beyond the last view that was left with `taken`; 0 when unknown but clean. */
   backlogBytes(): number;
-  /** Commits known to have come since the last view was entered; absent where the kind cannot count. Cheap. */
-  commitsWaiting?(): number;
+  /** Commits counted so far, less only after the source was opened anew; absent where the kind cannot count. Cheap. */
+  commitsCounted?(): number;
   /** Absent where following a store never touches its writers. */
   costs?(): StoreCosts;
   /**

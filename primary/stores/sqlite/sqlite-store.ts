@@ -77,7 +77,6 @@ class SqliteAdapter implements SqliteStore {
   /** Until it is fulfilled, a step waits for the last view to be left, and goes before the next one. */
   #wanted: Promise<void> | undefined;
   #takenBytes = 0;
-  #commitsEntered = 0;
   /** Signs of change are not looked into before; the next look is under way. */
   #quietUntil = 0;
   #lookPlanned = false;
@@ -120,9 +119,9 @@ class SqliteAdapter implements SqliteStore {
     return this.#everything || this.#dirty ? Number(source.stat().size) : 0;
   }
 
-  commitsWaiting(): number {
+  commitsCounted(): number {
     const source = this.#source;
-    return source?.journal === "wal" ? source.log.commitsRead - this.#commitsEntered : 0;
+    return source?.journal === "wal" ? source.log.commitsRead : 0;
   }
 
   peek(path: StorePath, offset: number, length: number): Uint8Array | undefined {
@@ -183,7 +182,6 @@ class SqliteAdapter implements SqliteStore {
             });
       if (everything) this.#counters.everythingFound++;
       this.#view = view;
-      if (source.journal === "wal") this.#commitsEntered = source.log.commitsRead;
       this.#dirty = false;
       return view;
     });
