@@ -1,5 +1,6 @@
+import { closeSync, fdatasyncSync, openSync } from "node:fs";
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
-import { assert, UnderstudyError } from "../errors.ts";
+import { assert, isSystemError, UnderstudyError } from "../errors.ts";
 import type { CutStore } from "../wire/messages.ts";
 import {
   type Coherency,
@@ -113,6 +114,7 @@ export class Catalog {
     this.#observer = options.observer;
     this.#readOnly = options.readOnly ?? false;
     this.#synchronous = options.synchronous ?? "FULL";
+    if (!this.#readOnly && this.#synchronous === "FULL") syncLeftLog(path);
     this.db = new DatabaseSync(path, { readOnly: this.#readOnly });
     try {
       if (this.#readOnly) {
@@ -396,4 +398,22 @@ function decode(text: string): unknown {
     return item;
   });
   return value ?? undefined;
+}
+
+/**
+ * A process that was killed between writing a commit and syncing it leaves one that is read as if it stood, and that a
+ * power failure would still take back: nothing may be acknowledged, nor removed, because of it.
+ */
+function syncLeftLog(path: string): void {
+  try {
+    const log = openSync(`${path}-wal`, "r");
+    try {
+      fdatasyncSync(log);
+    } finally {
+      closeSync(log);
+    }
+  } catch (error) {
+    if (isSystemError(error, "ENOENT")) return;
+    throw new CatalogUnusable(`cannot sync the log of catalog ${path}`, { cause: error });
+  }
 }

@@ -1,4 +1,5 @@
-import { mkdtempSync, rmSync, statSync } from "node:fs";
+import fs, { copyFileSync, mkdtempSync, readlinkSync, rmSync, statSync } from "node:fs";
+import { syncBuiltinESMExports } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
@@ -71,5 +72,31 @@ describe("a catalog's commits that are not synced", () => {
     write("commitUnsynced");
     using reader = new Catalog(join(directory, "catalog.db"), { readOnly: true });
     expect(Number(reader.get("SELECT count(*) AS n FROM events")?.n)).to.equal(8);
+  });
+});
+
+describe("a catalog that a killed process left", () => {
+  it("has its log synced before anything is read out of it", () => {
+    const directory = mkdtempSync(join(tmpdir(), "understudy-catalog-"));
+    const { fdatasyncSync } = fs;
+    const synced: string[] = [];
+    try {
+      const left = new Catalog(join(directory, "catalog.db"));
+      left.transaction("written", () => left.event("written", {}, 0));
+      for (const name of ["catalog.db", "catalog.db-wal"])
+        copyFileSync(join(directory, name), join(directory, `left-${name}`));
+      left.close();
+      fs.fdatasyncSync = (file) => {
+        synced.push(readlinkSync(`/proc/self/fd/${file}`));
+        fdatasyncSync(file);
+      };
+      syncBuiltinESMExports();
+      new Catalog(join(directory, "left-catalog.db")).close();
+      expect(synced).to.deep.equal([join(directory, "left-catalog.db-wal")]);
+    } finally {
+      fs.fdatasyncSync = fdatasyncSync;
+      syncBuiltinESMExports();
+      rmSync(directory, { recursive: true });
+    }
   });
 });
