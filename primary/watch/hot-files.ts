@@ -4,7 +4,7 @@ import { type FSWatcher, watch } from "chokidar";
 import { isSystemError } from "../../shared/errors.ts";
 
 const missingDelayMs = 100;
-/** More events than this within the time are a flood: each costs the writer too, a tenth of its speed in all. */
+/** More events than this within the time are a flood: each costs the writer too. */
 const floodEvents = 60;
 const floodMs = 100;
 /** Then the file is not watched for a while, twice as long each time, and its consumer is told to look at this pace. */
