@@ -121,6 +121,7 @@ export class GroupPromotion {
     if (worker === undefined) throw new WrongRole("a promotion", workers.role);
     const { epoch, cut } = await this.#takeOver(worker, acceptSuspect);
     workers.log.info("replica.promoted", { epoch, seq: cut.seq });
+    await workers.event("replica.promoted", { epoch, cut: cutText(cut) });
     await workers.becomePrimary();
     this.#peers.closeSessions();
     this.#history.discard();

@@ -74,6 +74,7 @@ export class GroupRoles implements RoleChanges {
     const standing = await workers.primary?.worker.call("form", undefined);
     if (standing === undefined) return;
     workers.log.info("group.formed", { id: standing.groupId });
+    await workers.event("group.formed", { id: standing.groupId, epoch: standing.epoch });
     await workers.closePrimary();
     await workers.becomePrimary();
     this.#peers.closeSessions();
@@ -87,6 +88,7 @@ export class GroupRoles implements RoleChanges {
       if (primary === undefined || workers.role !== "primary") return;
       workers.log.error("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
       await primary.worker.call("fence", { by });
+      await workers.event("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
       await workers.closePrimary();
       this.#peers.missingSince(await workers.openReplica());
       this.#peers.closeSessions();
@@ -130,6 +132,7 @@ export class GroupRoles implements RoleChanges {
     const { reign } = primary;
     await this.#workers.exclusively(async () => {
       await reign.acceptSource();
+      await this.#workers.event("source.accepted", { epoch: reign.standing.epoch, seq: reign.standing.committed.seq });
       log.warn("source.accepted", { epoch: reign.standing.epoch, seq: reign.standing.committed.seq });
       this.#peers.closeSessions();
     });

@@ -9,6 +9,7 @@ import { RemoteError } from "../workers/port-peer.ts";
 import type { PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
 import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
 import { excludesOf, placementOf } from "../workers/store-adapters.ts";
+import type { EventFields, EventLog } from "./event-log.ts";
 import type { Following } from "./following.ts";
 import { hintOf, Reign } from "./reign.ts";
 import type { ScrubState } from "./scrub-state.ts";
@@ -48,6 +49,7 @@ export interface GroupOptions {
   readonly stateDirectory: string;
   readonly software: string;
   readonly log: Log;
+  readonly events: EventLog;
   readonly metrics: Metrics;
   /** Something happened after which only a restart through recovery is safe. */
   readonly onFatal: (error: unknown) => void;
@@ -122,6 +124,15 @@ export class GroupWorkers {
       UNDERSTUDY_CUT: standing === undefined ? "" : cutText(standing.committed),
       UNDERSTUDY_REASON: "",
     };
+  }
+
+  /** For the operator's record of who was what; that it cannot be written is loud, and stops nothing. */
+  async event(name: string, fields: EventFields): Promise<void> {
+    try {
+      await this.options.events.append(name, { group: this.config.name, ...fields });
+    } catch (error) {
+      this.log.error("events.unwritten", { name, error });
+    }
   }
 
   /** Changes of role come one after the other. */

@@ -11,6 +11,7 @@ import { serveControl } from "../control/server.ts";
 import { controlSocketPath, identityDirectory } from "../control/state-layout.ts";
 import { tuneCollector } from "./collector.ts";
 import { AgentControl } from "./control-handler.ts";
+import { EventLog } from "./event-log.ts";
 import { GroupAgent } from "./group.ts";
 import { runLinks } from "./links.ts";
 
@@ -43,6 +44,8 @@ export async function runAgent(
     );
   }
   const log = createProcessLog(logLevelFrom(process.env)).with({ node: node.name });
+  const events = await EventLog.open(options.stateDirectory, node.name);
+  closing.use(events);
   const metrics = createMetrics();
   closing.defer(() => metrics[Symbol.dispose]());
   const software = softwareVersion;
@@ -63,6 +66,7 @@ export async function runAgent(
         stateDirectory: options.stateDirectory,
         software,
         log,
+        events,
         metrics,
         onFatal,
       }),

@@ -18,3 +18,13 @@ export function controlSocketPath(state: string): string {
 export function bridgeSocketPath(state: string): string {
   return join(state, "bridge.sock");
 }
+
+/** Everything that concerned who is what, one JSON object a line. */
+export function eventLogPath(state: string): string {
+  return join(state, "events.jsonl");
+}
+
+/** What former primaries had beyond the cuts that they share with the others. */
+export function forksDirectory(state: string, group: string): string {
+  return join(state, "forks", group);
+}

@@ -1,6 +1,7 @@
 import { closeSync, fdatasyncSync, openSync } from "node:fs";
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
 import { assert, isSystemError, UnderstudyError } from "../errors.ts";
+import type { SwitchoverRecord } from "../session/switchover.ts";
 import type { CutStore } from "../wire/messages.ts";
 import {
   type Coherency,
@@ -50,6 +51,12 @@ export interface Standing {
   readonly nextObject: number;
   readonly lastTakenAtUs: number;
   readonly generation: bigint;
+  /** A planned promotion of another node that this primary leads. */
+  readonly switchover: SwitchoverRecord | undefined;
+  /** The boot and the reign in which this primary was last known to be the only one; "" when never. */
+  readonly confirmed: string;
+  /** What a person has paused. */
+  readonly paused: { readonly shipping: boolean; readonly failover: boolean; readonly by: string } | undefined;
 }
 
 const initial: Standing = {
@@ -68,6 +75,9 @@ const initial: Standing = {
   nextObject: 1,
   lastTakenAtUs: 0,
   generation: 0n,
+  switchover: undefined,
+  confirmed: "",
+  paused: undefined,
 };
 
 export interface CutRecord {

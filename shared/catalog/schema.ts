@@ -5,7 +5,7 @@
  * row with the greatest birth <= N. Rows of a cut that is not committed yet have a birth above the committed seq and are
  * seen by nobody; forgetting such a cut deletes its birth.
  */
-export const catalogVersion = 2;
+export const catalogVersion = 3;
 
 const damaged = `
 -- Objects whose file on this node is not as we left it. asked: only the primary has its bytes; else it is looked at
@@ -16,8 +16,22 @@ CREATE TABLE damaged (
 ) STRICT;
 `;
 
+const touched = `
+-- What a node that rejoins has otherwise than the cut that it stands at: paths, and blocks of objects (128 bits for each run
+-- of 128 blocks). Its first cut from the primary brings them right, and empties both.
+CREATE TABLE touched_paths (
+  store INTEGER NOT NULL, dir TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (store, dir, name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE touched_blocks (
+  object INTEGER NOT NULL, run INTEGER NOT NULL, blocks BLOB NOT NULL, PRIMARY KEY (object, run)
+) STRICT, WITHOUT ROWID;
+`;
+
 /** What brings a catalog of an older version to the next one. */
-export const migrations: ReadonlyMap<number, string> = new Map([[1, damaged]]);
+export const migrations: ReadonlyMap<number, string> = new Map([
+  [1, damaged],
+  [2, touched],
+]);
 
 export const schema = `
 CREATE TABLE standing (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
@@ -95,4 +109,4 @@ CREATE INDEX kept_deaths ON kept (died);
 CREATE TABLE events (
   id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, name TEXT NOT NULL, detail TEXT NOT NULL
 ) STRICT;
-${damaged}`;
+${damaged}${touched}`;

@@ -1,0 +1,76 @@
+import { expect } from "chai";
+import fc from "fast-check";
+import { commonCut, firstObjectOf, nextEpoch } from "../../../shared/session/epochs.ts";
+import { epoch, seq } from "../../../shared/words.ts";
+
+describe("the number of a reign", () => {
+  it("is 1 at birth, and goes up by one where two nodes take turns", () => {
+    expect(nextEpoch(0n, 0, 2)).to.equal(1n);
+    expect(nextEpoch(1n, 1, 2)).to.equal(2n);
+    expect(nextEpoch(2n, 0, 2)).to.equal(3n);
+    expect(nextEpoch(7n, 0, 1)).to.equal(8n);
+  });
+
+  it("is above all that were heard of, and never the same on two nodes, whatever each has heard of", () => {
+    const members = fc.integer({ min: 2, max: 9 });
+    const heard = fc.bigInt({ min: 0n, max: 1n << 40n });
+    fc.assert(
+      fc.property(members, heard, heard, fc.nat(8), fc.nat(8), (count, one, other, a, b) => {
+        const [first, second] = [a % count, b % count];
+        fc.pre(first !== second);
+        const reign = nextEpoch(one, first, count);
+        expect(reign > one && reign <= one + BigInt(count)).to.equal(true);
+        expect(reign).not.to.equal(nextEpoch(other, second, count));
+      }),
+    );
+  });
+
+  it("gives its objects numbers that no other reign gives", () => {
+    expect(firstObjectOf(2n) - firstObjectOf(1n)).to.equal(2 ** 34);
+    expect(() => firstObjectOf(1n << 20n)).to.throw(/out of range/);
+  });
+});
+
+describe("the last cut that two nodes have in common", () => {
+  const history = (committed: readonly [number, number], ...starts: (readonly [number, number])[]) => ({
+    epochs: starts.map(([at, first]) => ({ epoch: BigInt(at), firstSeq: BigInt(first) })),
+    committed: { epoch: epoch(committed[0]), seq: seq(committed[1]) },
+  });
+  const table = [
+    ["the same reign, one behind", history([1, 9], [1, 1]), history([1, 5], [1, 1]), [1, 5]],
+    [
+      "promoted further back than the old primary",
+      history([1, 105], [1, 1]),
+      history([2, 120], [1, 1], [2, 101]),
+      [1, 100],
+    ],
+    ["promoted at exactly the last cut", history([1, 100], [1, 1]), history([2, 120], [1, 1], [2, 101]), [1, 100]],
+    ["the old primary lost cuts", history([1, 98], [1, 1]), history([2, 120], [1, 1], [2, 101]), [1, 98]],
+    [
+      "two that were promoted beside each other",
+      history([2, 120], [1, 1], [2, 101]),
+      history([3, 90], [1, 1], [3, 81]),
+      [1, 80],
+    ],
+    [
+      "a reign that one of them never saw",
+      history([5, 300], [1, 1], [2, 101], [5, 201]),
+      history([1, 50], [1, 1]),
+      [1, 50],
+    ],
+    [
+      "a reign without cuts",
+      history([2, 100], [1, 1], [2, 101]),
+      history([4, 130], [1, 1], [2, 101], [4, 111]),
+      [2, 100],
+    ],
+    ["nothing in common", history([3, 9], [3, 1]), history([2, 9], [2, 1]), undefined],
+  ] as const;
+  for (const [circumstance, ours, theirs, common] of table) {
+    it(`${circumstance}: ${common?.join(".") ?? "none"}, seen from either side`, () => {
+      const expected = common === undefined ? undefined : { epoch: BigInt(common[0]), seq: BigInt(common[1]) };
+      expect(commonCut(ours, theirs)).to.deep.equal(expected);
+      expect(commonCut(theirs, ours)).to.deep.equal(expected);
+    });
+  }
+});
