@@ -433,6 +433,12 @@ function toFields(message: Exclude<Message, { kind: "rows" | "extents" | "ahead"
     case "aheadRequest":
     case "aheadHeld":
     case "aheadRefused":
+    case "switchoverPrepare":
+    case "switchoverReady":
+    case "handover":
+    case "handoverRevoke":
+    case "handoverAnswer":
+    case "serviceStarted":
     case "cutBegin":
     case "objectDropped":
     case "cutAborted":
@@ -504,6 +510,33 @@ function fromFields(kind: Exclude<Kind, "rows" | "extents" | "ahead"> | Kind, fi
       return { kind, last: fields.last === true };
     case "aheadRefused":
       return { kind, reason: textOf(fields, "reason") };
+    case "switchoverPrepare":
+    case "handoverRevoke":
+      return { kind, id: textOf(fields, "id") };
+    case "switchoverReady":
+      return {
+        kind,
+        id: textOf(fields, "id"),
+        obstacles: listOf(fields, "obstacles").map((obstacle) => ({
+          code: textOf(obstacle, "code"),
+          message: textOf(obstacle, "message"),
+          hint: textOf(obstacle, "hint"),
+        })),
+        startMs: numberOf(fields, "startMs"),
+      };
+    case "handover":
+      return { kind, id: textOf(fields, "id"), cut: cutOf(fields, "cut"), digest: bytesOf(fields, "digest") };
+    case "handoverAnswer":
+      return {
+        kind,
+        id: textOf(fields, "id"),
+        accepted: fields.accepted === true,
+        reason: textOf(fields, "reason"),
+        epoch: bigintOf(fields, "epoch"),
+        digest: bytesOf(fields, "digest"),
+      };
+    case "serviceStarted":
+      return { kind, id: textOf(fields, "id"), ms: numberOf(fields, "ms"), reason: textOf(fields, "reason") };
     case "cutBegin":
       return {
         kind,

@@ -22,6 +22,8 @@ const nameLengthMax = 255;
 const textLengthMax = 16 * 1024;
 const groupIdPattern = /^(?:[0-9a-f]{32})?$/;
 const incarnationPattern = /^(?:[0-9a-f]{16})?$/;
+const switchoverPattern = /^[0-9a-f]{16}$/;
+const obstaclesMax = 64;
 const latin1Pattern = /^[\u0000-\u00ff]*$/;
 
 export function checkMessage(message: Message, fail: Fail): void {
@@ -82,6 +84,36 @@ export function checkMessage(message: Message, fail: Fail): void {
     case "stagedRuns":
       checkObject(message.object, fail);
       checkUint32(message.blockSize, "blockSize", fail);
+      return;
+    case "switchoverPrepare":
+    case "handoverRevoke":
+      checkSwitchover(message.id, fail);
+      return;
+    case "switchoverReady":
+      checkSwitchover(message.id, fail);
+      checkNumber(message.startMs, "startMs", fail);
+      if (message.obstacles.length > obstaclesMax) fail(`${message.obstacles.length} obstacles, max ${obstaclesMax}`);
+      for (const { code, message: text, hint } of message.obstacles) {
+        checkText(code, "code", nameLengthMax, fail);
+        checkText(text, "message", textLengthMax, fail);
+        checkText(hint, "hint", textLengthMax, fail);
+      }
+      return;
+    case "handover":
+      checkSwitchover(message.id, fail);
+      checkCut(message.cut, "cut", fail);
+      checkDigest(message.digest, "digest", fail);
+      return;
+    case "handoverAnswer":
+      checkSwitchover(message.id, fail);
+      checkText(message.reason, "reason", textLengthMax, fail);
+      checkUint64(message.epoch, "epoch", fail);
+      checkDigest(message.digest, "digest", fail);
+      return;
+    case "serviceStarted":
+      checkSwitchover(message.id, fail);
+      checkNumber(message.ms, "ms", fail);
+      checkText(message.reason, "reason", textLengthMax, fail);
       return;
     case "cutBegin":
       checkCut(message.cut, "cut", fail);
@@ -212,6 +244,10 @@ function blocksOf(extent: Extent): number {
 function checkCut(cut: CutId, name: string, fail: Fail): void {
   checkUint64(cut.epoch, `${name}.epoch`, fail);
   checkUint64(cut.seq, `${name}.seq`, fail);
+}
+
+function checkSwitchover(id: string, fail: Fail): void {
+  if (!switchoverPattern.test(id)) fail("the id of a switchover is not 16 hex digits");
 }
 
 function checkUint64(value: bigint, name: string, fail: Fail): void {

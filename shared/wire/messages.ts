@@ -33,7 +33,31 @@ export type Message =
   | ({ readonly kind: "aheadRequest" } & StagedPlace)
   | { readonly kind: "aheadHeld"; readonly last: boolean }
   | { readonly kind: "aheadRefused"; readonly reason: string }
+  | SwitchoverMessage
   | BulkMessage;
+
+/** Between a primary and the replica that is to take over by plan: see shared/session/switchover.ts. */
+export type SwitchoverMessage =
+  | { readonly kind: "switchoverPrepare"; readonly id: string }
+  | {
+      readonly kind: "switchoverReady";
+      readonly id: string;
+      readonly obstacles: readonly { readonly code: string; readonly message: string; readonly hint: string }[];
+      /** How long its service took to start there when it last did; 0 where that is not known. */
+      readonly startMs: number;
+    }
+  | { readonly kind: "handover"; readonly id: string; readonly cut: CutId; readonly digest: Uint8Array }
+  | { readonly kind: "handoverRevoke"; readonly id: string }
+  | {
+      readonly kind: "handoverAnswer";
+      readonly id: string;
+      readonly accepted: boolean;
+      readonly reason: string;
+      readonly epoch: bigint;
+      readonly digest: Uint8Array;
+    }
+  /** From the new primary to the former one. `reason`: why its service did not start; "" when it did. */
+  | { readonly kind: "serviceStarted"; readonly id: string; readonly ms: number; readonly reason: string };
 
 /** The messages of a cut, and what comes ahead of it: decoded by the replica's catalog worker, never by the main thread. */
 export type BulkMessage =

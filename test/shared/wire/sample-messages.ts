@@ -22,6 +22,8 @@ const hex = (length: number) =>
     bytes(length / 2).map((value) => Buffer.from(value).toString("hex")),
   );
 
+const switchover = bytes(8).map((value) => Buffer.from(value).toString("hex"));
+
 const hello = fc.record({
   major: uint32,
   minor: uint32,
@@ -147,6 +149,23 @@ export const anyMessage = fc.oneof(
   fc.record({ kind: fc.constant("aheadRequest"), object: number, run: uint32, files: fc.boolean() }),
   fc.record({ kind: fc.constant("aheadHeld"), last: fc.boolean() }),
   fc.record({ kind: fc.constant("aheadRefused"), reason: text }),
+  fc.record({ kind: fc.constantFrom("switchoverPrepare", "handoverRevoke"), id: switchover }),
+  fc.record({
+    kind: fc.constant("switchoverReady"),
+    id: switchover,
+    obstacles: fc.array(fc.record({ code: text, message: text, hint: text })),
+    startMs: number,
+  }),
+  fc.record({ kind: fc.constant("handover"), id: switchover, cut, digest }),
+  fc.record({
+    kind: fc.constant("handoverAnswer"),
+    id: switchover,
+    accepted: fc.boolean(),
+    reason: text,
+    epoch: uint64,
+    digest,
+  }),
+  fc.record({ kind: fc.constant("serviceStarted"), id: switchover, ms: number, reason: text }),
   fc.record({ kind: fc.constant("objectDropped"), object }),
   fc.record({ kind: fc.constant("stagedRequest"), object, store: text, path: latin1, blockSize: uint32 }),
   fc.record({ kind: fc.constant("stagedRuns"), object, blockSize: uint32 }),
