@@ -36,6 +36,10 @@ export type StoreKind = (typeof storeKinds)[number];
 export const consistencies = ["transactional", "quiesced", "crash", "whole", "fuzzy"] as const;
 export type Consistency = (typeof consistencies)[number];
 
+/** Who decides about promotions: nobody but a person, or an engine that can fence. */
+export const engines = ["none", "pacemaker"] as const;
+export type Engine = (typeof engines)[number];
+
 export type Coherency = "instant" | "independent";
 export type Role = "unformed" | "replica" | "promoting" | "primary" | "fenced";
 export type PeerState = "connecting" | "refused" | "seeding" | "catching-up" | "streaming" | "paused" | "halted";

@@ -1,5 +1,5 @@
 import { exitCodes, UnderstudyError } from "../errors.ts";
-import type { Consistency, GroupName, NodeName, StoreName } from "../words.ts";
+import type { Consistency, Engine, GroupName, NodeName, StoreName } from "../words.ts";
 import { didYouMean } from "./nearest.ts";
 
 /** The cluster as its one file describes it: the same on every node, and the same for every role of a node. */
@@ -55,6 +55,7 @@ export interface GroupConfig {
   readonly limits: LimitsConfig;
   /** Undefined: the source is never read again as a whole. */
   readonly scrub: ScrubConfig | undefined;
+  readonly ha: HaConfig;
 }
 
 /** What the file says for one replica; `replicaSettings` fills in what it does not. */
@@ -110,6 +111,11 @@ export interface LimitsConfig {
 export interface ScrubConfig {
   readonly everyMs: number;
   readonly bytesPerSecond: number;
+}
+
+/** With an engine this node never comes into service by itself: the engine promotes. */
+export interface HaConfig {
+  readonly engine: Engine;
 }
 
 export type StoreConfig = FilesStoreConfig | SqliteStoreConfig;

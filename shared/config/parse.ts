@@ -190,6 +190,7 @@ class Reader extends Sections {
               everyMs: written.scrub?.every ?? scrubEveryMsDefault,
               bytesPerSecond: written.scrub?.rate ?? scrubBytesPerSecondDefault,
             },
+      ha: { engine: written.ha?.engine ?? "none" },
     };
     if (group.limits.sweepMs < sweepMsMin)
       this.problem([...path, "limits", "sweep"], `is shorter than ${durationText(sweepMsMin)}`);

@@ -1,7 +1,7 @@
 import { posix } from "node:path";
 import { z } from "zod";
 import { parseDurationMs, parseRateBytesPerSecond, parseSizeBytes, UnitInvalid } from "../units.ts";
-import { consistencies, storeKinds } from "../words.ts";
+import { consistencies, engines, storeKinds } from "../words.ts";
 import type { Address, Command, Interval, RetentionLadder } from "./config.ts";
 import { normalHostKey, normalPublicKey } from "./public-key.ts";
 
@@ -40,6 +40,13 @@ const list = z.array(text, { error: mustBe("a list") });
 function oneOf<const Values extends readonly [string, ...string[]]>(values: Values) {
   return z.enum(values, { error: mustBe(`one of ${values.join(", ")}`) });
 }
+
+const engine = z.enum(engines, {
+  error: ({ input }) =>
+    typeof input === "string"
+      ? `${JSON.stringify(input)} is an unknown engine: the known ones are ${engines.join(", ")}`
+      : mustBe(`one of ${engines.join(", ")}`)({ input }),
+});
 
 /** Text that `parse` understands; it throws or returns undefined for what it does not. */
 function parsed<T>(parse: (value: string) => T | undefined, what: string) {
@@ -266,6 +273,7 @@ export const groupSchema = strict({
     snapshot_hold: duration.optional(),
     sweep: duration.optional(),
   }).optional(),
+  ha: strict({ engine: engine.default("none") }).optional(),
 });
 
 export const kindSchema = oneOf(storeKinds);

@@ -109,6 +109,7 @@ describe("configuration", () => {
     expect(app.rpoMs).to.equal(5000);
     expect(app.limits).to.deep.equal({ stagingBytes: 10 * 2 ** 30, snapshotHoldMs: 30_000, sweepMs: 60_000 });
     expect(app.scrub).to.deep.equal({ everyMs: 604_800_000, bytesPerSecond: 20 * 2 ** 20 });
+    expect(app.ha).to.deep.equal({ engine: "none" });
   });
 
   it("reads how often everything is read again, and that it never is", () => {
@@ -276,6 +277,12 @@ describe("configuration", () => {
       ["an unknown hook", groupLine("hooks: { frezze: [x] }"), /:10: groups.app.hooks.frezze: .*"freeze"/],
       ["an unknown key of a hook", groupLine("hooks: { on_fenced: { run: [x], timout: 1s } }"), /:10: .*"timeout"/],
       ["an unknown rung", groupLine("retention: { keep: { per_min: 1h } }"), /:10: .*keep.per_min: .*"per_minute"/],
+      [
+        "an unknown engine",
+        groupLine("ha: { engine: etcd }"),
+        /:10: groups.app.ha.engine: "etcd" is an unknown engine: the known ones are none, pacemaker/,
+      ],
+      ["an engine without a name", groupLine("ha: pacemaker"), /:10: groups.app.ha: must be a map/],
       ["an unknown limit", groupLine("limits: { stageing: 1GiB }"), /:10: .*"staging"/],
       [
         "an unknown key of a replica",
