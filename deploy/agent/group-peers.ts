@@ -1,7 +1,7 @@
 import { membersOf } from "../../shared/config/config.ts";
 import { configurationDigest } from "../../shared/config/digest.ts";
 import { explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
-import { type Decision, decide, wireMajor, wireMinor } from "../../shared/session/connect.ts";
+import { commonText, type Decision, decide, features, wireMajor, wireMinor } from "../../shared/session/connect.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Hello } from "../../shared/wire/messages.ts";
 import { type CutId, cutText, type NodeName } from "../../shared/words.ts";
@@ -130,7 +130,7 @@ export class GroupPeers {
     return {
       major: wireMajor,
       minor: wireMinor,
-      features: ["zstd", "ahead", ...(replicaStanding?.adopting === true ? ["adopting"] : [])],
+      features: ["zstd", "ahead", features.fork, ...(replicaStanding?.adopting === true ? ["adopting"] : [])],
       software,
       node,
       group: config.name,
@@ -183,6 +183,21 @@ export class GroupPeers {
       case "fenced":
         await changes.fence(decision.by, peer);
         return;
+      case "ahead": {
+        const reason = `${peer} has cut ${cutText(decision.theirs)}, which is not in this primary's history; ${commonText(decision.common)}`;
+        this.#notes.set(peer, { state: "refused", reason, unformed: false });
+        log.warn("replica.ahead", { peer, epoch: decision.theirs.epoch, seq: decision.theirs.seq, reason });
+        await this.#drain(session);
+        return;
+      }
+      case "fork":
+      case "demote": {
+        const reason = `this node has what the primary ${peer} has not; ${commonText(decision.common)}`;
+        this.#notes.set(peer, { state: "refused", reason, unformed: false });
+        log.warn("fork.found", { peer, reason });
+        await this.#drain(session);
+        return;
+      }
       case "replica-newer": {
         const reason = `the replica ${peer} is newer (cut ${cutText(decision.theirs)}) than this primary: promote it`;
         await primary?.reign.standStill(reason);

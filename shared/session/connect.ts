@@ -1,6 +1,7 @@
 import { equalBytes } from "../manifest/block-hash.ts";
 import type { Hello } from "../wire/messages.ts";
-import { type CutId, epoch, seq } from "../words.ts";
+import { type CutId, cutText, epoch, seq } from "../words.ts";
+import { type CutHistory, commonCut } from "./epochs.ts";
 
 /** Version of the wire that this program speaks. A higher minor only adds fields. */
 export const wireMajor = 1;
@@ -19,7 +20,23 @@ export type Decision =
   /** The other has a higher epoch: our reign is over. */
   | { readonly kind: "fenced"; readonly by: bigint }
   /** The replica is ahead of us: we went back in time. */
-  | { readonly kind: "replica-newer"; readonly theirs: CutId };
+  | { readonly kind: "replica-newer"; readonly theirs: CutId }
+  /** We are primary, the other has cuts that our history does not: it has to give them up before it can follow. */
+  | { readonly kind: "ahead"; readonly theirs: CutId; readonly common: CutId | undefined }
+  /**
+   * The other reigns, and we have more than it has of the past: what lies beyond the common cut is a fork, to be kept before
+   * we follow. Undefined: nothing is common, or nobody knows.
+   */
+  | { readonly kind: "fork"; readonly common: CutId | undefined }
+  /** Our reign was handed over, and the other's history goes on from exactly our last cut: nothing has to be kept. */
+  | { readonly kind: "demote"; readonly common: CutId };
+
+/**
+ * What a hello tells by its features, beside what a program can do. `rejoining`: the node has something otherwise than its
+ * last cut, knows what, and tells when it is asked. `sealed`: a primary that has written nothing since its last cut, and
+ * will not before it knows that its reign goes on. `fork`: it acts by itself where it is ahead.
+ */
+export const features = { rejoining: "rejoining", sealed: "sealed", fork: "fork" } as const;
 
 export type RefusalCode =
   | "WIRE_VERSION"
@@ -100,13 +117,17 @@ export function decide(ours: Hello, theirs: Hello, history: OwnHistory): Decisio
   }
   if (ours.role === "primary") return asPrimary(ours, theirs, history);
   if (theirs.role === "primary") return asReplica(ours, theirs, history);
-  if (ours.role === "fenced" && theirs.epochSeen > ours.epochSeen) return { kind: "idle", why: "fenced" };
   return { kind: "idle", why: `${ours.node} is ${ours.role}, ${theirs.node} is ${theirs.role}` };
 }
 
 function asPrimary(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
   const highest = theirs.epochSeen > theirs.epoch ? theirs.epochSeen : theirs.epoch;
-  if (highest > ours.epoch) return { kind: "fenced", by: highest };
+  if (highest > ours.epoch) {
+    // Whoever says it: a history that goes on where ours was sealed proves who reigns now, and that nothing is lost.
+    return says(ours, features.sealed) && continues(theirs, ours)
+      ? { kind: "demote", common: ours.committed }
+      : { kind: "fenced", by: highest };
+  }
   if (theirs.role === "primary") {
     return theirs.epoch < ours.epoch
       ? { kind: "idle", why: `${theirs.node} is fenced by this epoch` }
@@ -119,21 +140,23 @@ function asPrimary(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
   if (theirs.role !== "replica") return { kind: "idle", why: `${theirs.node} is ${theirs.role}` };
   const base = theirs.committed;
   if (base.seq === 0n) return { kind: "ship", base };
-  const end = endOfEpoch(ours, base.epoch);
-  if (end === undefined || (end !== "open" && base.seq > end)) {
+  if (isBeyond(base, ours)) {
+    const common = lastCommon(ours, theirs);
+    if (says(theirs, features.fork)) return { kind: "ahead", theirs: base, common };
     return refuse(
       "DIVERGED",
-      `${theirs.node} has cut ${base.epoch}.${base.seq}, which is not in this primary's history`,
+      `${theirs.node} has cut ${cutText(base)}, which is not in this primary's history; ${commonText(common)}`,
       "It was ahead of the node that was promoted: keep its copy if you want what it has, then let it begin anew.",
     );
   }
   if (base.seq > ours.committed.seq) return { kind: "replica-newer", theirs: base };
   const digest = base.seq === ours.committed.seq ? ours.digest : history.digestAt(base.seq);
-  if (digest !== undefined && !equalBytes(digest, theirs.digest)) {
+  // Who rejoins knows what it has otherwise than that cut, and the digest at the end of the next one proves it.
+  if (digest !== undefined && !equalBytes(digest, theirs.digest) && !says(theirs, features.rejoining)) {
     return refuse(
       "DIVERGED",
       `cut ${base.epoch}.${base.seq} has another digest on ${theirs.node}`,
-      "One of the catalogs was restored or damaged: let the replica begin anew.",
+      `One of the catalogs was restored or damaged, or a rejoin came to nothing. On ${theirs.node}: understudy adopt ${theirs.group}; its copy is compared and only the difference is shipped.`,
     );
   }
   if (base.seq < (history.forgottenUpTo ?? 0n)) {
@@ -147,7 +170,7 @@ function asPrimary(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
 }
 
 function asReplica(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
-  if (ours.role !== "replica") return { kind: "idle", why: `this node is ${ours.role}` };
+  if (ours.role !== "replica" && ours.role !== "fenced") return { kind: "idle", why: `this node is ${ours.role}` };
   if (theirs.epoch < ours.epochSeen) {
     return {
       kind: "idle",
@@ -161,7 +184,49 @@ function asReplica(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
       "Stop the service on one of them now; then look at `understudy status` on both.",
     );
   }
+  // A former primary may have written after its last cut, too, unless it says that it has not.
+  if (ours.role === "fenced") {
+    return says(ours, features.sealed) && continues(theirs, ours)
+      ? { kind: "demote", common: ours.committed }
+      : { kind: "fork", common: lastCommon(ours, theirs) };
+  }
+  if (ours.committed.seq > 0n && isBeyond(ours.committed, theirs))
+    return { kind: "fork", common: lastCommon(ours, theirs) };
   return { kind: "follow", adoptEpoch: theirs.epoch > ours.epoch, join: false };
+}
+
+/**
+ * A primary's history has not this cut: it is of a reign that it never had, or lies beyond the end of one. Beyond its last
+ * cut of its own reign, however, it is the primary that went back.
+ */
+function isBeyond(cut: CutId, primary: Hello): boolean {
+  const end = endOfEpoch(primary, cut.epoch);
+  return end === undefined || (end !== "open" && cut.seq > end);
+}
+
+/** The other's history has all of ours, and a reign after it. */
+function continues(theirs: Hello, { committed }: Hello): boolean {
+  return endOfEpoch(theirs, committed.epoch) === committed.seq;
+}
+
+function lastCommon(ours: Hello, theirs: Hello): CutId | undefined {
+  return commonCut(pastOf(ours), pastOf(theirs));
+}
+
+/** A node may have heard of reigns of which it has no cut, and which begin before its own last one. */
+function pastOf({ epochs, committed }: Hello): CutHistory {
+  return {
+    epochs: epochs.filter((start) => start.epoch <= committed.epoch && start.firstSeq <= committed.seq),
+    committed,
+  };
+}
+
+export function commonText(common: CutId | undefined): string {
+  return common === undefined ? "no cut is common" : `the last common cut is ${cutText(common)}`;
+}
+
+function says(hello: Hello, feature: string): boolean {
+  return hello.features.includes(feature);
 }
 
 /** Last seq of an epoch in a node's history, "open" for its current one, undefined for one that it never had. */

@@ -232,8 +232,8 @@ describe("who is what", function () {
         deadlineMs,
       );
       expect(await textOf(bravo), "kept until somebody decides").to.equal("lost with the machine");
-      const diverged = (await alpha.log()).findLast(({ event }) => event === "session.refused");
-      expect(diverged?.code).to.equal("DIVERGED");
+      const shown = (await alpha.log()).findLast(({ event }) => event === "replica.ahead");
+      expect(shown?.reason).to.match(/the last common cut is 1\.\d+/);
 
       expect((await bravo.cli("adopt", "app")).code).to.equal(0);
       await holds(bravo, "backed up");

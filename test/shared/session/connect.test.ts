@@ -46,6 +46,13 @@ const second = {
     { epoch: 2n, firstSeq: 8n },
   ],
 };
+const third = {
+  epoch: 3n,
+  epochs: [
+    { epoch: 1n, firstSeq: 1n },
+    { epoch: 3n, firstSeq: 8n },
+  ],
+};
 const unknown: OwnHistory = { digestAt: () => undefined };
 
 describe("what two nodes decide about each other", () => {
@@ -238,21 +245,58 @@ describe("what two nodes decide about each other", () => {
     },
     {
       why: "a cut of the epoch before ours, beyond its end",
-      ours: primary(second),
+      ours: primary({ ...second, committed: cut(2, 9) }),
       theirs: replica({ committed: cut(1, 8) }),
       decision: { kind: "refuse", code: "DIVERGED" },
-      names: /1\.8, which is not in this primary's history/,
+      names: /1\.8, which is not in this primary's history; the last common cut is 1\.7/,
+    },
+    {
+      why: "a cut of the epoch before ours, beyond its end, and they know what to do about it",
+      ours: primary({ ...second, committed: cut(2, 9) }),
+      theirs: replica({ committed: cut(1, 8), features: ["fork"] }),
+      decision: { kind: "ahead", theirs: cut(1, 8), common: cut(1, 7) },
+    },
+    {
+      why: "a cut beyond our epoch's end, of whom has heard of ours already",
+      ours: primary({ ...second, committed: cut(2, 9) }),
+      theirs: replica({ ...second, committed: cut(1, 12), features: ["fork"] }),
+      decision: { kind: "ahead", theirs: cut(1, 12), common: cut(1, 7) },
+    },
+    {
+      why: "a cut of an epoch that we never had, beside ours",
+      ours: primary({ ...third, committed: cut(3, 20) }),
+      theirs: replica({ epoch: 2n, epochs: second.epochs, committed: cut(2, 9), features: ["fork"] }),
+      decision: { kind: "ahead", theirs: cut(2, 9), common: cut(1, 7) },
+    },
+    {
+      why: "they rejoin from a cut of ours, which they have otherwise",
+      ours: primary({ ...second, committed: cut(2, 12) }),
+      theirs: replica({ committed: cut(1, 7), features: ["rejoining"] }),
+      history: { digestAt: () => digestOf(7) },
+      decision: { kind: "ship", base: cut(1, 7) },
+    },
+    {
+      why: "they rejoin from the cut at which we stand",
+      ours: primary({ ...second, committed: cut(1, 7) }),
+      theirs: replica({ committed: cut(1, 7), digest: digestOf(9), features: ["rejoining"] }),
+      decision: { kind: "ship", base: cut(1, 7) },
+    },
+    {
+      why: "they rejoin from before what we have forgotten",
+      ours: primary({ ...second, committed: cut(2, 12) }),
+      theirs: replica({ committed: cut(1, 7), features: ["rejoining"] }),
+      history: { digestAt: () => undefined, forgottenUpTo: 8n },
+      decision: { kind: "refuse", code: "TOO_FAR_BACK" },
+    },
+    {
+      why: "they rejoin from a cut that we do not have",
+      ours: primary({ ...second, committed: cut(2, 12) }),
+      theirs: replica({ committed: cut(1, 8), features: ["fork", "rejoining"] }),
+      decision: { kind: "ahead", common: cut(1, 7) },
     },
     {
       why: "a cut of an epoch that we never had",
-      ours: primary({
-        ...second,
-        epoch: 3n,
-        epochs: [
-          { epoch: 1n, firstSeq: 1n },
-          { epoch: 3n, firstSeq: 8n },
-        ],
-      }),
+      ours: primary(third),
       theirs: replica({ epoch: 2n, committed: cut(2, 5) }),
       decision: { kind: "refuse", code: "DIVERGED" },
     },
@@ -317,7 +361,7 @@ describe("what two nodes decide about each other", () => {
     },
     {
       why: "another primary, of a newer epoch",
-      ours: replica(),
+      ours: replica({ committed: cut(1, 7) }),
       theirs: primary({ node: "charlie", ...second }),
       history: { ...unknown, followed: "alpha" },
       decision: { kind: "follow", adoptEpoch: true, join: false },
@@ -342,9 +386,87 @@ describe("what two nodes decide about each other", () => {
     },
     {
       why: "a primary while we are fenced",
-      ours: replica({ role: "fenced" }),
+      ours: replica({ role: "fenced", epochSeen: 2n }),
+      theirs: primary({ ...second, committed: cut(2, 9) }),
+      decision: { kind: "fork", common: cut(1, 7) },
+    },
+    {
+      why: "a primary that goes on from our last cut while we are fenced: we may have written since",
+      ours: replica({ role: "fenced", epochSeen: 2n, committed: cut(1, 7) }),
+      theirs: primary({ ...second, committed: cut(2, 9) }),
+      decision: { kind: "fork", common: cut(1, 7) },
+    },
+    {
+      why: "a primary that goes on from our last cut while we are fenced, and sealed",
+      ours: replica({ role: "fenced", epochSeen: 2n, committed: cut(1, 7), features: ["sealed"] }),
+      theirs: primary({ ...second, committed: cut(2, 9) }),
+      decision: { kind: "demote", common: cut(1, 7) },
+    },
+    {
+      why: "a primary of an epoch below the one that fenced us",
+      ours: replica({ role: "fenced", epochSeen: 4n }),
       theirs: primary(second),
       decision: { kind: "idle" },
+    },
+    {
+      why: "a primary that has none of our reigns, while we are fenced",
+      ours: replica({ role: "fenced", epochSeen: 2n }),
+      theirs: primary({ epoch: 2n, epochs: [{ epoch: 2n, firstSeq: 1n }], committed: cut(2, 3) }),
+      decision: { kind: "fork", common: undefined },
+    },
+    {
+      why: "a primary to whom we handed over, who has taken no cut yet",
+      ours: primary({ committed: cut(1, 7), features: ["sealed"] }),
+      theirs: primary({ node: "bravo", ...second, committed: cut(1, 7) }),
+      decision: { kind: "demote", common: cut(1, 7) },
+    },
+    {
+      why: "a replica of the primary to whom we handed over",
+      ours: primary({ committed: cut(1, 7), features: ["sealed"] }),
+      theirs: replica({ ...second, committed: cut(2, 9) }),
+      decision: { kind: "demote", common: cut(1, 7) },
+    },
+    {
+      why: "a primary that was promoted further back than what we wanted to hand over",
+      ours: primary({ committed: cut(1, 9), features: ["sealed"] }),
+      theirs: primary({ node: "charlie", ...second, committed: cut(2, 9) }),
+      decision: { kind: "fenced", by: 2n },
+    },
+    {
+      why: "an epoch above ours of which nobody says where it began, while we hand over",
+      ours: primary({ committed: cut(1, 7), features: ["sealed"] }),
+      theirs: replica({ epochSeen: 2n, committed: cut(1, 7) }),
+      decision: { kind: "fenced", by: 2n },
+    },
+    {
+      why: "a primary whose history ends before our last cut",
+      ours: replica({ committed: cut(1, 10) }),
+      theirs: primary({ ...second, committed: cut(2, 30) }),
+      decision: { kind: "fork", common: cut(1, 7) },
+    },
+    {
+      why: "a primary that never had the epoch of our last cut",
+      ours: replica({ epoch: 2n, epochs: second.epochs, committed: cut(2, 9) }),
+      theirs: primary({ ...third, committed: cut(3, 30) }),
+      decision: { kind: "fork", common: cut(1, 7) },
+    },
+    {
+      why: "a primary of a newer epoch that began after our last cut",
+      ours: replica({ committed: cut(1, 7) }),
+      theirs: primary({ ...second, committed: cut(2, 30) }),
+      decision: { kind: "follow", adoptEpoch: true },
+    },
+    {
+      why: "our primary, which has less than we have: it went back, and we stay as we are",
+      ours: replica({ committed: cut(1, 11) }),
+      theirs: primary(),
+      decision: { kind: "follow" },
+    },
+    {
+      why: "a primary, with no cut here",
+      ours: replica({ committed: cut(0, 0) }),
+      theirs: primary(second),
+      decision: { kind: "follow" },
     },
     { why: "two replicas", ours: replica({ node: "alpha" }), theirs: replica(), decision: { kind: "idle" } },
     { why: "a role that nobody knows", ours: primary(), theirs: replica({ role: "king" }), decision: { kind: "idle" } },
@@ -362,33 +484,44 @@ describe("what two nodes decide about each other", () => {
     fc
       .record({
         role,
-        groupId: fc.constantFrom("", born, `${group}b`),
+        groupId: fc.constantFrom("", born, born, born, born, `${group}b`),
         epoch: fc.integer({ min: 0, max: 4 }),
         more: fc.integer({ min: 0, max: 2 }),
+        features: fc.subarray(["fork", "rejoining", "sealed"]),
         starts: fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 4, maxLength: 4 }),
-        committed: fc.tuple(fc.integer({ min: 0, max: 4 }), fc.integer({ min: 0, max: 12 })),
+        reign: fc.nat(3),
+        cuts: fc.nat(6),
         digest: fc.integer({ min: 0, max: 2 }),
         excludes: fc.integer({ min: 0, max: 9 }),
         major: fc.integer({ min: 0, max: 9 }),
       })
-      .map(({ role: said, groupId, epoch: number, more, starts, committed, digest, excludes, major }) => {
+      .map(({ role: said, groupId, epoch: number, more, starts, reign, cuts, digest, excludes, major, features }) => {
         // What a node that keeps to its own rules can say: a role goes with a group and an epoch.
         const role = groupId === "" ? "unformed" : said === "unformed" ? "replica" : said;
         const at = groupId === "" ? 0 : Math.max(1, number);
+        const firsts = starts.slice(0, at).sort((a, b) => a - b);
+        // A primary stands in its own reign or right before it, a replica in one that it knows, or nowhere yet.
+        const last = role === "primary" && cuts === 0 ? (firsts.at(-1) ?? 0) - 1 : 0;
+        const index = role === "primary" && cuts > 0 ? at - 1 : reign % Math.max(1, at);
+        const before = firsts.findLastIndex((first) => first <= last);
+        const committed =
+          cuts > 0 && at > 0
+            ? cut(index + 1, firsts[index]! - 1 + cuts)
+            : before < 0
+              ? cut(at, 0)
+              : cut(before + 1, last);
         return hello({
           node,
           role,
           groupId,
           major: major === 0 ? 2 : 1,
           epoch: BigInt(at),
-          epochs: starts
-            .slice(0, at)
-            .sort((a, b) => a - b)
-            .map((first, index) => ({ epoch: BigInt(index + 1), firstSeq: BigInt(first) })),
+          epochs: firsts.map((first, index) => ({ epoch: BigInt(index + 1), firstSeq: BigInt(first) })),
           epochSeen: BigInt(at + (more === 2 ? 1 : 0)),
           incarnation: role === "primary" ? "0123456789abcdef" : "",
-          committed: cut(...committed),
+          committed,
           digest: digestOf(digest),
+          features,
           stores: [{ name: "uploads", kind: "files", digest: digestOf(excludes === 0 ? 2 : 1) }],
         });
       });
@@ -427,6 +560,25 @@ describe("what two nodes decide about each other", () => {
             case "replica-newer":
               expect(ours.role).to.equal("primary");
               expect(theirs.committed.seq > ours.committed.seq).to.equal(true);
+              if (theirs.epochSeen <= ours.epoch) expect(other.kind).to.be.oneOf(["follow", "idle"]);
+              break;
+            case "ahead":
+              expect(ours.role).to.equal("primary");
+              expect(other.kind).to.be.oneOf(["fork", "idle", "refuse"]);
+              if (other.kind === "fork") expect(other.common).to.deep.equal(one.common);
+              break;
+            case "fork":
+              expect(theirs.role).to.equal("primary");
+              expect(ours.role).to.be.oneOf(["replica", "fenced"]);
+              // Nothing is shipped to one that would have to give something up first.
+              expect(other.kind).to.be.oneOf(["ahead", "idle", "refuse"]);
+              if (one.common !== undefined)
+                expect(one.common.seq <= ours.committed.seq && one.common.seq <= theirs.committed.seq).to.equal(true);
+              break;
+            case "demote":
+              expect(ours.features).to.include("sealed");
+              expect(theirs.epochs.some((start) => start.firstSeq === ours.committed.seq + 1n)).to.equal(true);
+              expect(other.kind).to.be.oneOf(["idle", "refuse", "demote"]);
               break;
             case "refuse":
               expect(one.message).to.not.equal("");
@@ -440,8 +592,8 @@ describe("what two nodes decide about each other", () => {
       }),
       { numRuns: 20_000 },
     );
-    for (const kind of ["ship", "follow", "fenced", "refuse", "idle"])
-      expect(seen.get(kind), kind).to.be.greaterThan(20);
+    for (const kind of ["ship", "follow", "fenced", "refuse", "idle", "ahead", "fork", "demote"])
+      expect(seen.get(kind) ?? 0, kind).to.be.greaterThan(5);
   });
 
   it("never ships to a replica that has another digest of the same cut, or a cut that is not in the history", () => {
@@ -451,7 +603,8 @@ describe("what two nodes decide about each other", () => {
         if (found.kind !== "ship" || found.base.seq === 0n) return;
         expect(found.base.seq <= alpha.committed.seq).to.equal(true);
         expect(alpha.epochs.some((start) => start.epoch === found.base.epoch)).to.equal(true);
-        if (found.base.seq === alpha.committed.seq) expect(bravo.digest).to.deep.equal(alpha.digest);
+        if (found.base.seq === alpha.committed.seq && !bravo.features.includes("rejoining"))
+          expect(bravo.digest).to.deep.equal(alpha.digest);
       }),
       { numRuns: 20_000 },
     );
