@@ -138,7 +138,7 @@ export class AgentControl implements ControlHandler {
         bytes: loss.bytes ?? null,
         cuts: loss.cuts ?? null,
         seconds: loss.seconds,
-        basis: loss.cuts === undefined ? "silence" : "scan",
+        basis: loss.alive ? "scan" : "silence",
       },
       seconds,
     };

@@ -3,7 +3,7 @@ import { configurationDigest } from "../../shared/config/digest.ts";
 import { explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
 import { commonText, type Decision, decide, features, wireMajor, wireMinor } from "../../shared/session/connect.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
-import type { Hello } from "../../shared/wire/messages.ts";
+import type { Hello, SourceState } from "../../shared/wire/messages.ts";
 import { type CutId, cutText, type NodeName } from "../../shared/words.ts";
 import type { ReplicaStanding } from "../workers/replica-worker.ts";
 import { Following } from "./following.ts";
@@ -25,8 +25,11 @@ export interface PeerNote {
 /** What a promotion now would lose, as far as this node can know. */
 export interface Loss {
   readonly empty: boolean;
+  /** The primary answers: what is known is all there is. */
+  readonly alive: boolean;
   readonly text: string;
   readonly seconds: number;
+  /** Known to be missing here, as the primary said last; undefined where it said nothing in this run. */
   readonly cuts: number | undefined;
   readonly bytes: number | undefined;
 }
@@ -45,6 +48,8 @@ export class GroupPeers {
   readonly #notes = new Map<string, PeerNote>();
   #lastPrimary: string | undefined;
   #coveredAt = performance.now();
+  /** What the primary said last of what it has, also when it is gone. */
+  #lastSource: SourceState | undefined;
   #generation = 0n;
   #followed = 0;
   #eager = 0;
@@ -265,6 +270,7 @@ export class GroupPeers {
     } finally {
       if (workers.following === following) {
         this.#coveredAt = following.coveredAt;
+        this.#lastSource = following.source ?? this.#lastSource;
         workers.following = undefined;
         if (workers.replica === worker && !workers.stopped)
           workers.replicaStanding = await worker.call("endSession", undefined);
@@ -327,7 +333,21 @@ export class GroupPeers {
 
   primaryAlive(): boolean {
     const { following } = this.#workers;
-    return following !== undefined && performance.now() - following.session.lastHeardAt < silenceMsMax;
+    return following !== undefined && !silent(following.session);
+  }
+
+  /** What each other member says of itself in a session that lives; undefined of whom nothing is heard. */
+  others(): { readonly node: NodeName; readonly says: string | undefined }[] {
+    const { options, following } = this.#workers;
+    return this.members()
+      .filter((member) => member !== options.node)
+      .map((node) => {
+        // The newest one counts; each begins with what the node is by then.
+        const session = [...this.#sessions].findLast(({ peer, hello }) => peer === node && hello !== undefined);
+        // A primary speaks each second.
+        const heard = session !== undefined && !(session === following?.session && silent(session));
+        return { node, says: heard ? session.hello?.role : undefined };
+      });
   }
 
   /**
@@ -349,20 +369,35 @@ export class GroupPeers {
       const cuts = Math.max(0, Number(source.taken.seq - durable.seq));
       return {
         empty: seconds === 0,
+        alive: true,
         text: `${cuts} cuts and ${source.backlogBytes} bytes known, ${seconds.toFixed(1)} s`,
         seconds,
         cuts,
         bytes: source.backlogBytes,
       };
     }
+    const last = source ?? this.#lastSource;
+    const known =
+      last === undefined || durable === undefined
+        ? undefined
+        : { cuts: Math.max(0, Number(last.taken.seq - durable.seq)), bytes: last.backlogBytes };
+    const missing =
+      known === undefined
+        ? ""
+        : `; known to be missing are ${known.cuts} cuts and ${known.bytes} bytes that it spoke of`;
     return {
       empty: false,
-      text: `unknown, since the primary does not answer: at most what it wrote in the last ${seconds.toFixed(1)} s`,
+      alive: false,
+      text: `unknown, since the primary does not answer: at most what it wrote in the last ${seconds.toFixed(1)} s${missing}`,
       seconds,
-      cuts: undefined,
-      bytes: undefined,
+      cuts: known?.cuts,
+      bytes: known?.bytes,
     };
   }
+}
+
+function silent(session: Session): boolean {
+  return performance.now() - session.lastHeardAt >= silenceMsMax;
 }
 
 class WrongPeer extends UnderstudyError {

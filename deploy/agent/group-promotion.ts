@@ -30,10 +30,18 @@ export class GroupPromotion {
         suspect: "",
         halted: "",
         stores: [],
-        primaryAlive: false,
+        rejoining: false,
+        others: [],
         lossKnownEmpty: true,
         lossText: "",
-        accept: { loss: true, lossFrom: undefined, suspect: true, consistency: true, livePrimary: true },
+        accept: {
+          loss: true,
+          lossFrom: undefined,
+          suspect: true,
+          consistency: true,
+          livePrimary: true,
+          unreachablePrimary: true,
+        },
       });
     }
     const loss = this.#peers.loss();
@@ -47,7 +55,8 @@ export class GroupPromotion {
         consistency: store.consistency,
         required: this.#required(store),
       })),
-      primaryAlive: this.#peers.primaryAlive(),
+      rejoining: standing.rejoining,
+      others: this.#peers.others(),
       lossKnownEmpty: loss.empty,
       lossText: `what the primary had after cut ${cutText(standing.committed)} is lost: ${loss.text}`,
       accept: {
@@ -56,6 +65,7 @@ export class GroupPromotion {
         suspect: accept.accept.includes("suspect"),
         consistency: accept.accept.includes("consistency"),
         livePrimary: accept.accept.includes("live-primary"),
+        unreachablePrimary: accept.accept.includes("unreachable-primary"),
       },
     });
   }
@@ -77,6 +87,7 @@ export class GroupPromotion {
       const refusals = this.refusals(options);
       if (refusals.length > 0) throw new PromotionRefused(await this.#withBetterPoint(refusals), false);
       const loss = this.#peers.loss();
+      await this.#noteOverridden(options, loss);
       const { beforePromote } = workers.config.hooks;
       if (beforePromote !== undefined)
         await runHook("before_promote", beforePromote, { ...workers.environment(), UNDERSTUDY_REASON: "promote" });
@@ -86,6 +97,24 @@ export class GroupPromotion {
       const { epoch, cut } = await this.#finish(options.accept.includes("suspect"));
       return { epoch, cut, loss, seconds: (performance.now() - begun) / 1000 };
     });
+  }
+
+  /** What would have been refused, and who went on all the same. */
+  async #noteOverridden(options: PromoteOptions, loss: Loss): Promise<void> {
+    const workers = this.#workers;
+    const cut = workers.replicaStanding?.committed;
+    for (const { code, message, flag } of this.refusals({ accept: [] }))
+      await workers.event("refusal.overridden", {
+        verb: "promote",
+        code,
+        flag: code === "LOSS" && options.acceptLoss === true ? "--accept-loss" : (flag ?? null),
+        by: options.by ?? "",
+        reason: message,
+        cut: cut === undefined ? null : cutText(cut),
+        ...(code === "LOSS"
+          ? { lossSeconds: loss.seconds, lossCuts: loss.cuts ?? null, lossBytes: loss.bytes ?? null }
+          : {}),
+      });
   }
 
   /** Where the last cut is worth too little: the newest recovery point that is not. */
@@ -145,7 +174,7 @@ export class GroupPromotion {
     const workers = this.#workers;
     try {
       await worker.call("openCopy", undefined);
-      return await worker.call("takeOver", { acceptSuspect });
+      return await worker.call("takeOver", { acceptSuspect, turn: workers.turn });
     } catch (error) {
       workers.replicaStanding = await worker.call("standing", undefined);
       if (workers.role === "promoting") {

@@ -131,7 +131,7 @@ export class GroupRoles implements RoleChanges {
     if (primary === undefined) throw new WrongRole("only a primary has a source to accept", role);
     const { reign } = primary;
     await this.#workers.exclusively(async () => {
-      await reign.acceptSource();
+      await reign.acceptSource(this.#workers.turn);
       await this.#workers.event("source.accepted", { epoch: reign.standing.epoch, seq: reign.standing.committed.seq });
       log.warn("source.accepted", { epoch: reign.standing.epoch, seq: reign.standing.committed.seq });
       this.#peers.closeSessions();

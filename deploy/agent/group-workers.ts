@@ -1,8 +1,16 @@
 import { join } from "node:path";
-import { type Config, type GroupConfig, nodeNamed, type StoreOnNode, storeOnNode } from "../../shared/config/config.ts";
+import {
+  type Config,
+  type GroupConfig,
+  membersOf,
+  nodeNamed,
+  type StoreOnNode,
+  storeOnNode,
+} from "../../shared/config/config.ts";
 import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
+import type { Turn } from "../../shared/session/epochs.ts";
 import { cutText, type NodeName, type Role } from "../../shared/words.ts";
 import { groupDirectory } from "../control/state-layout.ts";
 import { RemoteError } from "../workers/port-peer.ts";
@@ -133,6 +141,12 @@ export class GroupWorkers {
     } catch (error) {
       this.log.error("events.unwritten", { name, error });
     }
+  }
+
+  /** Which epochs are this node's to begin. */
+  get turn(): Turn {
+    const members = membersOf(this.config);
+    return { member: members.indexOf(this.options.node), members: members.length };
   }
 
   /** Changes of role come one after the other. */

@@ -4,6 +4,7 @@ import { replicaSettings } from "../../shared/config/config.ts";
 import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import type { StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
+import type { Turn } from "../../shared/session/epochs.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Acknowledgement, Message, StagedPlace } from "../../shared/wire/messages.ts";
 import {
@@ -193,9 +194,9 @@ export class Reign {
   }
 
   /** What this primary has counts, in a reign of its own: what a replica had beyond it is given up. */
-  async acceptSource(): Promise<void> {
+  async acceptSource(turn: Turn): Promise<void> {
     if (!this.#reverted) return;
-    this.#standing = await this.#worker.call("newEpoch", undefined);
+    this.#standing = await this.#worker.call("newEpoch", { turn });
     this.#reverted = false;
     this.halted = "";
     this.#stir();

@@ -43,6 +43,11 @@ export class Session {
     return this.#theirs;
   }
 
+  /** What it said of itself; undefined before its hello. */
+  get hello(): Hello | undefined {
+    return this.#theirs;
+  }
+
   /** The next frame; undefined at the orderly end. @throws what broke the channel */
   async next(): Promise<Frame | undefined> {
     const result = await this.#frames.next();

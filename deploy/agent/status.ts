@@ -173,8 +173,8 @@ function promotable(group: GroupAgent): GroupStatus["promotable"] {
       rtoEstimateSeconds: null,
     };
   }
-  // That the primary lives, or that some loss is to be accepted, is no fault of the copy.
-  const refusals = group.promotion.refusals({ acceptLoss: true, accept: ["live-primary"] });
+  // That the primary lives, or is not heard, or that some loss is to be accepted, is no fault of the copy.
+  const refusals = group.promotion.refusals({ acceptLoss: true, accept: ["live-primary", "unreachable-primary"] });
   const why: Reason[] = refusals.map(({ code, message, hint, flag }) => ({ code, message, hint, flag: flag ?? null }));
   const { following, replicaStanding } = group.workers;
   const unapplied = following?.acknowledged?.unappliedBytes ?? replicaStanding?.unappliedBytes ?? 0;

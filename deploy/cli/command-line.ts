@@ -13,6 +13,7 @@ import {
 } from "../control/api.ts";
 import { connectControl } from "../control/client.ts";
 import { bridgeSocketPath, controlSocketPath, identityDirectory } from "../control/state-layout.ts";
+import { callerName } from "./caller.ts";
 import { parseRestorePoint } from "./restore-point.ts";
 import { confirmed, type Terminal } from "./terminal.ts";
 import {
@@ -355,7 +356,7 @@ class CommandLine {
     const state = groupIn(status, group);
     let { acceptLoss } = options;
     if (state.role !== "primary") {
-      this.#terminal.err.write(promotionText(group, status.node, state));
+      this.#terminal.err.write(promotionText(group, status.node, state, new Date()));
       if (!options.yes) {
         if (!this.#terminal.interactive) throw new NotConfirmed("nobody is here to confirm the promotion");
         if (!(await confirmed(this.#terminal, "Promote it?")))
@@ -366,7 +367,11 @@ class CommandLine {
     }
     const accept = acceptedIn(options, "promote");
     const loss = acceptLoss === undefined ? {} : { acceptLoss };
-    this.#answer(options, await agent.promote(group, { accept, ...loss }), (answer) => promotedText(group, answer));
+    this.#answer(
+      options,
+      await agent.promote(group, { accept, ...loss, by: callerName(this.#terminal.environment) }),
+      (answer) => promotedText(group, answer),
+    );
   }
 
   #showStatus(status: AgentStatus, options: CommonOptions): void {

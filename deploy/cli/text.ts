@@ -112,7 +112,10 @@ function promotableText({ promotable }: GroupStatus): string {
 /** What a promotion now would lose. */
 export function lossText(loss: Lag): string {
   if (loss.cuts === 0 && loss.bytes === 0 && loss.basis !== "silence") return "losing nothing that is known of";
-  return `losing ${loss.basis === "silence" ? "at most what was written in the last " : ""}${lagText(loss)}`;
+  if (loss.basis !== "silence") return `losing ${lagText(loss)}`;
+  // What the primary spoke of last is the least that it has; what it did in the silence comes on top.
+  const known = lagText({ ...loss, seconds: null });
+  return `losing at most what was written in the last ${lagText({ ...loss, bytes: null, cuts: null })} (known to be missing: ${known === "unknown" ? "nothing" : known})`;
 }
 
 function lagText(lag: Lag): string {
@@ -148,9 +151,14 @@ export function brokenPromises(status: AgentStatus): string[] {
 }
 
 /** What stands before the question whether to promote. */
-export function promotionText(name: string, node: string, group: GroupStatus): string {
+export function promotionText(name: string, node: string, group: GroupStatus, now: Date): string {
   const lines = [`${node} would become primary of ${name}, ${lossText(group.promotable.loss)}.`];
-  if (group.cut) lines.push(`It goes on from cut ${cutRefText(group.cut)}, taken ${group.cut.takenAt}.`);
+  if (group.cut) {
+    const age = durationText(Math.max(0, now.getTime() - Date.parse(group.cut.takenAt)));
+    lines.push(
+      `It goes on from cut ${cutRefText(group.cut)}, its last durable one, taken ${group.cut.takenAt} (${age} ago).`,
+    );
+  }
   for (const reason of group.promotable.why) lines.push(`In the way: ${reasonText(reason)}`);
   return `${lines.join("\n")}\n`;
 }

@@ -67,6 +67,8 @@ export interface PromoteOptions {
   readonly acceptLoss?: true | string;
   /** Names from `acceptances.promote`. */
   readonly accept: readonly string[];
+  /** Who asks, as the caller says: noted with every refusal that is overridden. */
+  readonly by?: string;
 }
 
 export interface FormOptions {
@@ -83,6 +85,7 @@ export const acceptances = {
     suspect: "the copy is suspect: a stranger changed it, or a sync failed",
     consistency: "the newest cut has a store that is worth less than the group requires",
     "live-primary": "the primary still answers: both would be primary until it is fenced",
+    "unreachable-primary": "a node that may be primary does not answer: its service may still run",
   },
   cut: {
     source: "a replica is newer than this primary: go on from what is here, in a new epoch",

@@ -95,6 +95,8 @@ type Answerer = (handler: ControlHandler, input: unknown, signal: AbortSignal) =
 
 const group = z.string().min(1);
 const acceptNames = z.array(z.string()).default([]);
+/** Who asks, as he says: the socket is the agent's user's and root's, and tells nobody apart. */
+const callerName = z.string().max(256).optional();
 const cutRefSchema = z.strictObject({ epoch: z.int().min(0), seq: z.int().min(0) });
 
 function route<T>(
@@ -159,9 +161,14 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
         group,
         acceptLoss: z.union([z.literal(true), z.string().regex(/^\d+\.\d+$/)]).optional(),
         accept: acceptNames,
+        by: callerName,
       }),
-      (handler, { group, accept, acceptLoss }) =>
-        handler.promote(group, acceptLoss === undefined ? { accept } : { accept, acceptLoss }),
+      (handler, { group, accept, acceptLoss, by }) =>
+        handler.promote(group, {
+          accept,
+          ...(acceptLoss === undefined ? {} : { acceptLoss }),
+          ...(by === undefined ? {} : { by }),
+        }),
     ),
   ],
   ["POST /promote/abort", route(ofGroup, (handler, input) => handler.abortPromotion(input.group))],

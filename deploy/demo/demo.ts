@@ -236,7 +236,7 @@ async function promote(stage: Stage, control: ControlHandler, replica: Child): P
   const answers: PromoteAnswer[] = [];
   await reach(stage, "bravo is promoted", [replica], async () => {
     try {
-      answers.push(await control.promote(group, { acceptLoss: true, accept: [] }));
+      answers.push(await control.promote(group, { acceptLoss: true, accept: ["unreachable-primary"], by: "demo" }));
     } catch (error) {
       // For the instant until the death of the link is heard, the primary is believed to live.
       if (!(error instanceof AgentRefused) || error.code !== "PROMOTION_REFUSED") throw error;

@@ -12,6 +12,7 @@ import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { StoreOnNode } from "../../shared/config/config.ts";
 import { assert } from "../../shared/errors.ts";
 import type { StoreAdapter, StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
+import { newReign, type Turn } from "../../shared/session/epochs.ts";
 import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { CutStore, StagedPlace } from "../../shared/wire/messages.ts";
 import { unpackStagedList } from "../../shared/wire/staged-list.ts";
@@ -71,7 +72,7 @@ export type PrimaryWorkerCalls = {
   };
   fence(argument: { by: bigint }): PrimaryStanding;
   /** A reign of its own from here on: what a replica has beyond it belongs to another one. */
-  newEpoch(argument: undefined): PrimaryStanding;
+  newEpoch(argument: { turn: Turn }): PrimaryStanding;
   halt(argument: { reason: string }): PrimaryStanding;
   digestAt(argument: { seq: bigint }): Uint8Array | undefined;
   standing(argument: undefined): PrimaryStanding;
@@ -295,18 +296,13 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       });
       return standing();
     },
-    newEpoch() {
+    newEpoch({ turn }) {
       const { catalog } = opened();
       const before = catalog.standing;
-      const next = epoch((before.epochSeen > before.epoch ? before.epochSeen : before.epoch) + 1n);
+      const reign = newReign(before, turn);
       catalog.transaction("epoch", () => {
-        catalog.event("source.accepted", { epoch: String(next) }, Date.now() * 1000);
-        catalog.stand({
-          epoch: next,
-          epochSeen: next,
-          epochs: [...before.epochs, { epoch: next, firstSeq: before.committed.seq + 1n }],
-          halted: "",
-        });
+        catalog.event("source.accepted", { epoch: String(reign.epoch) }, Date.now() * 1000);
+        catalog.stand({ ...reign, halted: "" });
       });
       return standing();
     },

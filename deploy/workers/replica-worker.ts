@@ -25,6 +25,7 @@ import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { RetentionConfig } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert, isSystemError, ProtocolViolation } from "../../shared/errors.ts";
+import type { Turn } from "../../shared/session/epochs.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import { payloadBytesMax } from "../../shared/wire/frame.ts";
@@ -84,7 +85,7 @@ export type ReplicaWorkerCalls = {
   seal(argument: undefined): ReplicaStanding;
   unseal(argument: undefined): ReplicaStanding;
   /** `acceptSuspect`: also with a copy that somebody else changed. */
-  takeOver(argument: { acceptSuspect: boolean }): { epoch: Epoch; cut: CutId };
+  takeOver(argument: { acceptSuspect: boolean; turn: Turn }): { epoch: Epoch; cut: CutId };
   standing(argument: undefined): ReplicaStanding;
   points(argument: undefined): readonly CutRecord[];
   setHalted(argument: { reason: string }): ReplicaStanding;
@@ -129,6 +130,8 @@ export interface ReplicaStanding extends Standing {
   /** When the oldest recovery point was taken; 0 when there is none. */
   readonly oldestPointUs: number;
   readonly adopting: boolean;
+  /** It has something otherwise than the cut that it stands at, from when it was primary itself. */
+  readonly rejoining: boolean;
   /** What the primary is asked to send whole. */
   readonly damaged: readonly ObjectId[];
   /** Whose reign the current epoch is, once this node has followed it. */
@@ -265,13 +268,13 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       unseal({ catalog: openCatalog(), nowUs });
       return standing();
     },
-    takeOver({ acceptSuspect }) {
+    takeOver({ acceptSuspect, turn }) {
       assert(options !== undefined, "open");
       enterStage("promote");
       const accepted = acceptSuspect ? "suspect" : undefined;
       // Also cuts that wait for a repair, which nobody will bring any more.
       applyAll(accepted);
-      return takeOver(openContext(), options.keepHistory, accepted);
+      return takeOver(openContext(), options.keepHistory, turn, accepted);
     },
     standing,
     points() {
@@ -397,6 +400,9 @@ function standing(): ReplicaStanding {
     record: opened.cut(now.committed.seq),
     unappliedBytes: unappliedBytes(),
     adopting: isAdopting(),
+    rejoining:
+      opened.get("SELECT 1 FROM touched_paths LIMIT 1") !== undefined ||
+      opened.get("SELECT 1 FROM touched_blocks LIMIT 1") !== undefined,
     damaged: askedNow(),
     followed: followedNode(),
     pointCount: Number(opened.get("SELECT count(*) AS n FROM cuts WHERE point = 1")?.n ?? 0),

@@ -1,5 +1,6 @@
 import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
-import { type Consistency, type CutId, cutText, type Epoch, epoch, meets } from "../../shared/words.ts";
+import { newReign, type Turn } from "../../shared/session/epochs.ts";
+import { type Consistency, type CutId, cutText, type Epoch, meets } from "../../shared/words.ts";
 import { applyNext } from "../apply/apply.ts";
 import { ForeignChange } from "../apply/locate.ts";
 import { aheadOf } from "../receive/ahead.ts";
@@ -47,8 +48,10 @@ export interface PromotionCase {
     readonly consistency: Consistency;
     readonly required: Consistency;
   }[];
-  /** The session with the primary: it answers now, or was last heard at some time. */
-  readonly primaryAlive: boolean;
+  /** It has something otherwise than any cut: what it was primary of is being undone. */
+  readonly rejoining: boolean;
+  /** Every other member of the group, and what it says of itself; undefined where it does not answer. */
+  readonly others: readonly { readonly node: string; readonly says: string | undefined }[];
   /** Known to be missing here; undefined when the link is down and nothing newer is known. */
   readonly lossKnownEmpty: boolean;
   readonly lossText: string;
@@ -58,6 +61,7 @@ export interface PromotionCase {
     readonly suspect: boolean;
     readonly consistency: boolean;
     readonly livePrimary: boolean;
+    readonly unreachablePrimary: boolean;
   };
 }
 
@@ -91,6 +95,13 @@ export function promotionRefusals(facts: PromotionCase): Refusal[] {
       hint: "Mend that first.",
       flag: undefined,
     });
+  if (facts.rejoining)
+    refusals.push({
+      code: "REJOINING",
+      message: "this node rejoins: its copy is no cut until its first one of the primary has arrived",
+      hint: "Wait for that, or promote a node that has one.",
+      flag: undefined,
+    });
   if (facts.suspect !== "" && !facts.accept.suspect) {
     refusals.push({
       code: "SUSPECT",
@@ -108,12 +119,23 @@ export function promotionRefusals(facts: PromotionCase): Refusal[] {
       flag: "--accept-consistency",
     });
   }
-  if (facts.primaryAlive && !facts.accept.livePrimary) {
+  const alive = facts.others.filter(({ says }) => says === "primary");
+  if (alive.length > 0 && !facts.accept.livePrimary) {
     refusals.push({
       code: "PRIMARY_ALIVE",
-      message: "the primary still answers",
-      hint: "Stop it first; two primaries lose data.",
+      message: `the primary still answers (${names(alive)})`,
+      hint: "Move it while it does: `understudy switchover GROUP --to NODE` loses nothing; two primaries lose data.",
       flag: "--accept-live-primary",
+    });
+  }
+  // One that is being promoted will be primary before it could be asked again.
+  const unknown = facts.others.filter(({ says }) => says === undefined || says === "promoting");
+  if (unknown.length > 0 && !facts.accept.unreachablePrimary) {
+    refusals.push({
+      code: "UNREACHABLE_PRIMARY",
+      message: `that it is not primary was not heard of ${names(unknown)}`,
+      hint: "Make sure that its service does not run: its machine is off, or nobody reaches it. It stops by itself only when it meets the new epoch.",
+      flag: "--accept-unreachable-primary",
     });
   }
   if (facts.accept.lossFrom !== undefined && facts.accept.lossFrom !== cutText(facts.committed)) {
@@ -132,6 +154,10 @@ export function promotionRefusals(facts: PromotionCase): Refusal[] {
     });
   }
   return refusals;
+}
+
+function names(members: PromotionCase["others"]): string {
+  return members.map(({ node }) => node).join(", ");
 }
 
 /** Nothing is committed from here on. The caller has closed the session. */
@@ -162,6 +188,7 @@ export function unseal(context: Pick<ReplicaContext, "catalog" | "nowUs">): void
 export function takeOver(
   context: ReplicaContext,
   keepHistory: boolean,
+  turn: Turn,
   accepted?: "suspect",
 ): { epoch: Epoch; cut: CutId } {
   const { catalog } = context;
@@ -175,8 +202,9 @@ export function takeOver(
   assert(catalog.standing.applied === catalog.standing.committed.seq, "everything committed is applied");
   for (const home of context.homes.values()) putSidecarsAside(context, home);
   const standing = catalog.standing;
-  const next = epoch((standing.epoch > standing.epochSeen ? standing.epoch : standing.epochSeen) + 1n);
   const last = Number(catalog.get("SELECT max(object) AS last FROM object_versions")?.last ?? 0);
+  const reign = newReign({ ...standing, nextObject: Math.max(standing.nextObject, last + 1) }, turn);
+  const next = reign.epoch;
   catalog.transaction("epoch", () => {
     // The service writes from here on, and nobody saves what it overwrites: no point before this one can be read any more.
     catalog.run("DELETE FROM seen WHERE object IN (SELECT object FROM kept)");
@@ -186,15 +214,7 @@ export function takeOver(
     catalog.run("DELETE FROM damaged");
     catalog.run("UPDATE cuts SET point = 0 WHERE point = 1");
     catalog.event("promotion.done", { epoch: String(next), cut: cutText(standing.committed) }, context.nowUs());
-    catalog.stand({
-      role: "primary",
-      suspect: "",
-      sealed: false,
-      epoch: next,
-      epochSeen: next,
-      epochs: [...standing.epochs, { epoch: next, firstSeq: standing.committed.seq + 1n }],
-      nextObject: Math.max(standing.nextObject, last + 1),
-    });
+    catalog.stand({ ...reign, role: "primary", suspect: "", sealed: false });
   });
   return { epoch: next, cut: standing.committed };
 }

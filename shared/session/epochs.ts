@@ -1,5 +1,5 @@
 import { assert } from "../errors.ts";
-import { type CutId, epoch, seq } from "../words.ts";
+import { type CutId, type Epoch, epoch, seq } from "../words.ts";
 
 /** Where one reign begins: all cuts from `firstSeq` on are its own, up to where the next one begins. */
 export interface EpochStart {
@@ -11,6 +11,12 @@ export interface EpochStart {
 export interface CutHistory {
   readonly epochs: readonly EpochStart[];
   readonly committed: CutId;
+}
+
+/** A member's place in its group's configuration, the candidate first: whose turn an epoch is. */
+export interface Turn {
+  readonly member: number;
+  readonly members: number;
 }
 
 /**
@@ -28,23 +34,56 @@ export function nextEpoch(highest: bigint, member: number, members: number): big
 
 /**
  * The last cut that both nodes have, undefined where their histories have nothing in common. An epoch is one node's reign,
- * so where both know it, they have the same cuts of it, as far as each of them got.
+ * so where both have cuts of it, they have the same ones, as far as each of them got.
  */
 export function commonCut(ours: CutHistory, theirs: CutHistory): CutId | undefined {
-  for (let index = ours.epochs.length - 1; index >= 0; index--) {
-    const start = ours.epochs[index]!;
-    if (!theirs.epochs.some((item) => item.epoch === start.epoch)) continue;
-    const end = [endOf(ours, start.epoch), endOf(theirs, start.epoch)].reduce((a, b) => (a < b ? a : b));
-    return { epoch: epoch(start.epoch), seq: seq(end) };
+  const there = reignsOf(theirs);
+  for (const reign of reignsOf(ours).toReversed()) {
+    const other = there.find((item) => item.epoch === reign.epoch);
+    if (other !== undefined)
+      return { epoch: epoch(reign.epoch), seq: seq(reign.last < other.last ? reign.last : other.last) };
   }
   return undefined;
 }
 
-/** The last cut of an epoch in a history that knows it; below its first one where it has none of it. */
-function endOf({ epochs, committed }: CutHistory, of: bigint): bigint {
-  const index = epochs.findIndex((start) => start.epoch === of);
-  const next = epochs[index + 1];
-  return next === undefined ? committed.seq : next.firstSeq - 1n;
+/**
+ * The reigns that a node has cuts of, with the last that it has of each. A replica has heard of reigns that began beyond
+ * its own last cut, and a primary that has taken no cut yet knows its own: neither has a cut of them.
+ */
+function reignsOf({ epochs, committed }: CutHistory): { readonly epoch: bigint; readonly last: bigint }[] {
+  return epochs
+    .map((start, index) => {
+      const next = epochs[index + 1]?.firstSeq ?? committed.seq + 1n;
+      return { epoch: start.epoch, first: start.firstSeq, last: next > committed.seq ? committed.seq : next - 1n };
+    })
+    .filter(({ first, last }) => first <= last);
+}
+
+/** What changes in a catalog when a reign begins. */
+export interface Reign {
+  readonly epoch: Epoch;
+  readonly epochSeen: Epoch;
+  readonly epochs: readonly EpochStart[];
+  readonly nextObject: number;
+}
+
+/**
+ * The reign that this node begins after its last cut. Reigns that it has heard of and has no cut of are no part of what its
+ * cuts come from: they are left out, since what began beyond this cut is nobody's past here.
+ */
+export function newReign(
+  before: CutHistory & { readonly epoch: Epoch; readonly epochSeen: Epoch; readonly nextObject: number },
+  { member, members }: Turn,
+): Reign {
+  const highest = before.epoch > before.epochSeen ? before.epoch : before.epochSeen;
+  const next = epoch(nextEpoch(highest, member, members));
+  const past = before.epochs.filter(({ firstSeq }) => firstSeq <= before.committed.seq);
+  return {
+    epoch: next,
+    epochSeen: next,
+    epochs: [...past, { epoch: next, firstSeq: before.committed.seq + 1n }],
+    nextObject: Math.max(before.nextObject, firstObjectOf(next)),
+  };
 }
 
 /** Objects that a reign gives numbers to: each has a range of its own, so that two reigns never give the same number. */

@@ -85,7 +85,15 @@ async function promoteBacklog(
 }
 
 async function promote(replica: Agent): Promise<number> {
-  const options = ["promote", "app", "--state", replica.state, "--yes", "--accept-loss", "--accept-live-primary"];
+  const options = [
+    "promote",
+    "app",
+    "--state",
+    replica.state,
+    "--yes",
+    "--accept-loss",
+    "--accept-unreachable-primary",
+  ];
   const { code, out, ms } = await run(agentProgram.path, options, agentEnvironment);
   if (code !== 0) throw new Error(`promote ended with ${code}: ${out}`);
   return ms;

@@ -186,7 +186,7 @@ export class ReplicaNode {
   }
 
   takeOver(accepted?: "suspect"): void {
-    this.#setting.program.takeOver(this.context, this.#setting.keepHistory, accepted);
+    this.#setting.program.takeOver(this.context, this.#setting.keepHistory, { member: 1, members: 2 }, accepted);
   }
 
   unseal(): void {

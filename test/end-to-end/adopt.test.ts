@@ -199,7 +199,14 @@ describe("a copy that is not as Understudy left it", function () {
       () => expect.fail("it was promoted although it is suspect"),
       (error: Error) => expect(error.message).to.match(/suspect/),
     );
-    const told = await bravo.cli("promote", "app", "--yes", "--accept-loss", "--accept-suspect");
+    const told = await bravo.cli(
+      "promote",
+      "app",
+      "--yes",
+      "--accept-loss",
+      "--accept-suspect",
+      "--accept-unreachable-primary",
+    );
     expect(told, told.stderr).to.include({ code: 0 });
     expect((await bravo.group())?.role).to.equal("primary");
     expect(await readFile(join(copy, "fresh"), "utf8")).to.equal("newest");

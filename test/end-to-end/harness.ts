@@ -257,7 +257,7 @@ export async function until<T>(
   }
 }
 
-/** Promotes as soon as the death of the primary's link is heard; whatever is lost is accepted. */
+/** Promotes as soon as the death of the primary's link is heard; whatever is lost is accepted, and that nobody hears of it. */
 export async function promote(
   node: ClusterNode,
   group: string,
@@ -267,7 +267,7 @@ export async function promote(
   return await until(
     async () => {
       try {
-        return await node.control.promote(group, { acceptLoss: true, accept: [] });
+        return await node.control.promote(group, { acceptLoss: true, accept: ["unreachable-primary"] });
       } catch (error) {
         if (!(error instanceof Error) || error.name !== "PROMOTION_REFUSED") throw error;
         refusal = error.message;

@@ -1,6 +1,7 @@
 import { cp, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "chai";
+import { callerName } from "../../deploy/cli/caller.ts";
 import { type Cluster, type ClusterNode, type ClusterPaths, promote, startCluster, until } from "./harness.ts";
 
 const deadlineMs = 30_000;
@@ -145,15 +146,27 @@ describe("who is what", function () {
       const { cut } = await bravo.until((group) => group.cut !== null, deadlineMs);
       await alpha.kill9();
       await hearsNobody(bravo);
+      const unseen = "--accept-unreachable-primary";
       const plain = await bravo.cli("promote", "app", "--yes");
       expect(plain.code).to.equal(3);
-      expect(plain.stderr).to.include(`--accept-loss=1.${cut?.seq}`);
-      const wrong = await bravo.cli("promote", "app", "--yes", `--accept-loss=1.${(cut?.seq ?? 0) - 1}`);
+      expect(plain.stderr)
+        .to.include(`--accept-loss=1.${cut?.seq}`)
+        .and.match(/that it is not primary was not heard of alpha[\s\S]*--accept-unreachable-primary/);
+      const alone = await bravo.cli("promote", "app", "--yes", "--accept-loss");
+      expect(alone.code, "a loss is accepted, two primaries are not").to.equal(3);
+      const wrong = await bravo.cli("promote", "app", "--yes", `--accept-loss=1.${(cut?.seq ?? 0) - 1}`, unseen);
       expect(wrong.code).to.equal(3);
       expect(wrong.stderr).to.match(/last durable cut is 1\.\d+, the accepted one 1\.\d+/);
-      const done = await bravo.cli("promote", "app", "--yes", `--accept-loss=1.${cut?.seq}`);
+      const done = await bravo.cli("promote", "app", "--yes", `--accept-loss=1.${cut?.seq}`, unseen);
       expect(done, done.stderr).to.include({ code: 0 });
+      expect(done.stderr).to.match(/known to be missing: 0 cuts, \S+ \w+\)/);
       expect(await textOf(bravo)).to.equal("third");
+      const events = (await readFile(join(bravo.stateDirectory, "events.jsonl"), "utf8")).split("\n");
+      const overridden = events.filter((line) => line.includes("refusal.overridden")).map((line) => JSON.parse(line));
+      expect(overridden.map(({ code, flag, by }) => [code, flag, by])).to.deep.equal([
+        ["UNREACHABLE_PRIMARY", unseen, callerName(process.env)],
+        ["LOSS", `--accept-loss=1.${cut?.seq}`, callerName(process.env)],
+      ]);
       const again = await bravo.cli("promote", "app", "--yes", "--accept-loss");
       expect(again.code).to.equal(3);
       expect(again.stderr).to.match(/this node is primary/);
@@ -225,7 +238,7 @@ describe("who is what", function () {
 
       const accepted = await alpha.cli("cut", "app", "--accept-source");
       expect(accepted, accepted.stderr).to.include({ code: 0 });
-      await alpha.until((group) => group.halted === null && group.epoch === 2, deadlineMs);
+      await alpha.until((group) => group.halted === null && group.epoch === 3, deadlineMs);
       await alpha.until(
         ({ peers }) =>
           /not in this primary's history/.test(peers.bravo?.reason ?? "") && peers.bravo?.state === "refused",

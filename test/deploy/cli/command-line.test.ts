@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect } from "chai";
+import { callerName } from "../../../deploy/cli/caller.ts";
 import { runCommandLine } from "../../../deploy/cli/command-line.ts";
 import { parseRestorePoint, RestorePointInvalid } from "../../../deploy/cli/restore-point.ts";
 import { groupSentence } from "../../../deploy/cli/text.ts";
@@ -18,6 +19,8 @@ class LossRefused extends UnderstudyError {
   readonly hint = "Give --accept-loss=1.42 to go on from cut 1.42.";
   override readonly exitCode = exitCodes.refused;
 }
+
+const caller = callerName({});
 
 async function run(words: string[], options: Parameters<typeof fakeTerminal>[0] = {}) {
   const { terminal, written } = fakeTerminal(options);
@@ -224,7 +227,7 @@ describe("command line", () => {
         const words = ["promote", "app", "--state", served.state];
         const answered = await run(words, { answer: "y" });
         expect(answered.err).to.match(
-          /^bravo would become primary of app, losing 1 cut, 4 KiB, 100 ms\.\n.*cut 1\.42[\s\S]*Promote it\? \[y\/N\]/,
+          /^bravo would become primary of app, losing 1 cut, 4 KiB, 100 ms\.\n.*cut 1\.42, its last durable one, taken .* \(\S+ \w+.* ago\)[\s\S]*Promote it\? \[y\/N\]/,
         );
         expect(answered).to.include({ code: exitCodes.done });
         expect(answered.out).to.equal(
@@ -236,7 +239,7 @@ describe("command line", () => {
         const nobody = await run(words);
         expect(nobody.code).to.equal(exitCodes.refused);
         expect(nobody.err).to.include("--yes");
-        expect(agent.calls).to.deep.equal([["promote", "app", { accept: [], acceptLoss: "1.42" }]]);
+        expect(agent.calls).to.deep.equal([["promote", "app", { accept: [], acceptLoss: "1.42", by: caller }]]);
       });
 
       it("hands on exactly the flags that were given", async () => {
@@ -245,14 +248,40 @@ describe("command line", () => {
         const words = ["promote", "--yes", "--state", served.state];
         await run([...words, "app"]);
         await run([...words, "--accept-loss", "app"]);
-        await run([...words, "--accept-loss=1.42", "--accept-live-primary", "--accept-suspect", "app"]);
+        const flags = [
+          "--accept-loss=1.42",
+          "--accept-live-primary",
+          "--accept-unreachable-primary",
+          "--accept-suspect",
+        ];
+        await run([...words, ...flags, "app"]);
         await run([...words, "--abort", "app"]);
         expect(agent.calls).to.deep.equal([
-          ["promote", "app", { accept: [] }],
-          ["promote", "app", { accept: [], acceptLoss: true }],
-          ["promote", "app", { accept: ["suspect", "live-primary"], acceptLoss: "1.42" }],
+          ["promote", "app", { accept: [], by: caller }],
+          ["promote", "app", { accept: [], acceptLoss: true, by: caller }],
+          [
+            "promote",
+            "app",
+            { accept: ["suspect", "live-primary", "unreachable-primary"], acceptLoss: "1.42", by: caller },
+          ],
           ["abortPromotion", "app"],
         ]);
+      });
+
+      it("names the user who asks, and who became it by sudo", () => {
+        expect(callerName({ SUDO_USER: "maria" })).to.equal(`maria as ${caller}`);
+        expect(callerName({ SUDO_USER: caller })).to.equal(caller);
+      });
+
+      it("says what is known to be missing of what was written in the silence", async () => {
+        const agent = new FakeAgent();
+        const loss = { cuts: 2, bytes: 4096, seconds: 90, basis: "silence" } as const;
+        agent.current = statusWith({ app: { ...replicaGroup, promotable: { ...replicaGroup.promotable, loss } } });
+        await using served = await serveFake(agent);
+        const { err } = await run(["promote", "app", "--state", served.state], { answer: "n" });
+        expect(err).to.include(
+          "losing at most what was written in the last 1 min 30 s (known to be missing: 2 cuts, 4 KiB).\n",
+        );
       });
 
       it("prints a refusal with the flag that would pass it", async () => {

@@ -60,7 +60,7 @@ describe("control socket", () => {
     await client.verify("app", { quick: true });
     await client.promote("app", { accept: ["suspect"], acceptLoss: "1.2" });
     await client.promote("app", { accept: [], acceptLoss: true });
-    await client.promote("app", { accept: [] });
+    await client.promote("app", { accept: ["unreachable-primary"], by: "maria" });
     await client.abortPromotion("app");
     await client.form("app", { alone: true });
     await client.adopt("app");
@@ -75,7 +75,7 @@ describe("control socket", () => {
       ["verify", "app", { quick: true }],
       ["promote", "app", { accept: ["suspect"], acceptLoss: "1.2" }],
       ["promote", "app", { accept: [], acceptLoss: true }],
-      ["promote", "app", { accept: [] }],
+      ["promote", "app", { accept: ["unreachable-primary"], by: "maria" }],
       ["abortPromotion", "app"],
       ["form", "app", { alone: true }],
       ["adopt", "app"],

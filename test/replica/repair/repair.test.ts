@@ -187,7 +187,7 @@ describe("repair of what somebody else changed in the copy", () => {
     group.look();
     expect(group.suspect).to.equal("somebody changed tree/docs/a in the copy: is gone");
     seal(group.replica);
-    expect(() => takeOver(group.replica, true)).to.throw("somebody changed tree/docs/a");
+    expect(() => takeOver(group.replica, true, { member: 1, members: 2 })).to.throw("somebody changed tree/docs/a");
   });
 
   it("is promoted with what there is when that is accepted, and forgets what was damaged", async () => {
@@ -199,7 +199,7 @@ describe("repair of what somebody else changed in the copy", () => {
     await group.ship({ ...group.sink(), damaged: [] });
     expect(group.apply()).to.equal(false);
     seal(group.replica);
-    takeOver(group.replica, true, "suspect");
+    takeOver(group.replica, true, { member: 1, members: 2 }, "suspect");
     expect(readFileSync(at("large"), "latin1").slice(0, 6)).to.equal("newest");
     expect(readFileSync(at("docs/deep/b"), "latin1").slice(0, 6)).to.equal("newest");
     expect(existsSync(at("docs/a"))).to.equal(false);

@@ -1,6 +1,6 @@
 import { expect } from "chai";
 import fc from "fast-check";
-import { commonCut, firstObjectOf, nextEpoch } from "../../../shared/session/epochs.ts";
+import { commonCut, firstObjectOf, newReign, nextEpoch } from "../../../shared/session/epochs.ts";
 import { epoch, seq } from "../../../shared/words.ts";
 
 describe("the number of a reign", () => {
@@ -28,6 +28,38 @@ describe("the number of a reign", () => {
   it("gives its objects numbers that no other reign gives", () => {
     expect(firstObjectOf(2n) - firstObjectOf(1n)).to.equal(2 ** 34);
     expect(() => firstObjectOf(1n << 20n)).to.throw(/out of range/);
+  });
+});
+
+describe("a new reign", () => {
+  const standing = {
+    epoch: epoch(2),
+    epochSeen: epoch(2),
+    epochs: [
+      { epoch: 1n, firstSeq: 1n },
+      { epoch: 2n, firstSeq: 8n },
+    ],
+    committed: { epoch: epoch(1), seq: seq(5) },
+    nextObject: 7,
+  };
+
+  it("begins after the last cut, above every epoch that was heard of, with numbers for objects of its own", () => {
+    const reign = newReign({ ...standing, committed: { epoch: epoch(2), seq: seq(9) } }, { member: 0, members: 2 });
+    expect(reign).to.deep.equal({
+      epoch: 3n,
+      epochSeen: 3n,
+      epochs: [...standing.epochs, { epoch: 3n, firstSeq: 10n }],
+      nextObject: firstObjectOf(3n),
+    });
+    expect(newReign({ ...standing, epochSeen: epoch(6) }, { member: 0, members: 2 }).epoch).to.equal(7n);
+  });
+
+  it("has no past in reigns that this node has no cut of", () => {
+    // Promoted before the primary of epoch 2, whose reign it knew, had sent it anything.
+    expect(newReign(standing, { member: 2, members: 3 }).epochs).to.deep.equal([
+      { epoch: 1n, firstSeq: 1n },
+      { epoch: 3n, firstSeq: 6n },
+    ]);
   });
 });
 
@@ -59,10 +91,16 @@ describe("the last cut that two nodes have in common", () => {
       [1, 50],
     ],
     [
-      "a reign without cuts",
-      history([2, 100], [1, 1], [2, 101]),
+      "a reign of which one has no cut yet",
+      history([1, 100], [1, 1], [2, 101]),
       history([4, 130], [1, 1], [2, 101], [4, 111]),
-      [2, 100],
+      [1, 100],
+    ],
+    [
+      "a replica that has heard of a reign which began beyond its last cut",
+      history([1, 50], [1, 1], [2, 101]),
+      history([2, 120], [1, 1], [2, 101]),
+      [1, 50],
     ],
     ["nothing in common", history([3, 9], [3, 1]), history([2, 9], [2, 1]), undefined],
   ] as const;
