@@ -2,14 +2,15 @@ import { basename, dirname } from "node:path";
 import { Breath } from "../../shared/breath.ts";
 import { joinPath, type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts";
 import { UnderstudyError } from "../../shared/errors.ts";
-import { equalBytes, isZero } from "../../shared/manifest/block-hash.ts";
+import { equalBytes } from "../../shared/manifest/block-hash.ts";
 import { pathTerm, Sum256 } from "../../shared/manifest/digest.ts";
-import type { Directory, Disk, OpenFile } from "../../shared/ports/disk.ts";
+import type { Directory, Disk } from "../../shared/ports/disk.ts";
 import type { ObjectId, Seq, StoreName, StorePath } from "../../shared/words.ts";
 import type { ReplicaContext } from "../replica-context.ts";
 import { SafeTree } from "../safe-tree.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
 import type { StoreHome } from "../store-home.ts";
+import { writeSparse } from "../write-sparse.ts";
 import { CopyView } from "./view.ts";
 
 /** The place to restore to cannot be used. */
@@ -251,18 +252,6 @@ class RestoreWriter {
 
   #meta(set: Parameters<typeof setMetaAsPermitted>[0], version: ObjectVersion): void {
     if (!writing(() => setMetaAsPermitted(set, version))) this.metadataPartial++;
-  }
-}
-
-/** Blocks of zeros stay holes. */
-function writeSparse(disk: Disk, file: OpenFile, bytes: Uint8Array, offset: number, blockSize: number): void {
-  let from = 0;
-  while (from < bytes.length) {
-    const zero = isZero(bytes.subarray(from, from + blockSize));
-    let to = from + blockSize;
-    while (to < bytes.length && isZero(bytes.subarray(to, to + blockSize)) === zero) to += blockSize;
-    if (!zero) disk.write(file, bytes.subarray(from, Math.min(to, bytes.length)), offset + from);
-    from = to;
   }
 }
 

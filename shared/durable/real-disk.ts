@@ -4,6 +4,7 @@ import {
   chmodSync,
   closeSync,
   constants,
+  copyFileSync,
   fchmodSync,
   fchownSync,
   fdatasync,
@@ -55,6 +56,9 @@ const directAlignment = 4096;
 /** Shorter writes wait for the disk more often than the cache would have cost. */
 const directBytesMin = 64 * 1024;
 const directPieceBytes = 1024 * 1024;
+
+/** What filesystems without such an operation, or with another one beside them, say of it. */
+const cannotClone = ["ENOTSUP", "EOPNOTSUPP", "ENOTTY", "ENOSYS", "EXDEV", "EINVAL"];
 
 /** Staged bytes are nobody else's business until their own mode is set. */
 const createMode = 0o600;
@@ -172,6 +176,17 @@ export class RealDisk implements Disk {
       break;
     }
     return true;
+  }
+
+  cloneFile(from: OpenFile, to: OpenFile): boolean {
+    const [source, target] = [from, to].map((file) => `/proc/self/fd/${opened(file).descriptor}`);
+    try {
+      copyFileSync(source!, target!, constants.COPYFILE_FICLONE_FORCE);
+      return true;
+    } catch (error) {
+      if (isSystemError(error, ...cannotClone)) return false;
+      throw error;
+    }
   }
 
   truncate(file: OpenFile, size: number): void {

@@ -36,6 +36,11 @@ export interface Disk {
    * False, with nothing written, where that cannot be done here. Durable by `syncFile` as anything else.
    */
   writeUncached?(file: OpenFile, bytes: Uint8Array, position: number): boolean;
+  /**
+   * Lets `to`, which is new and empty, share all blocks of `from`. False, with nothing changed, where the filesystem cannot do
+   * that, or both are not on the same one.
+   */
+  cloneFile?(from: OpenFile, to: OpenFile): boolean;
   truncate(file: OpenFile, size: number): void;
   setFileMeta(file: OpenFile, meta: Partial<FileMeta>): void;
   /**

@@ -46,6 +46,7 @@ export const operationOfMethod = {
   write: "write",
   // What was not synced is as uncertain as it is in a cache.
   writeUncached: "write",
+  cloneFile: "write",
   truncate: "truncate",
   setFileMeta: "setFileMeta",
   syncFile: "syncFile",

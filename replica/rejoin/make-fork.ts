@@ -1,0 +1,640 @@
+import { createHash } from "node:crypto";
+import { basename, dirname } from "node:path";
+import { Breath } from "../../shared/breath.ts";
+import type { Catalog } from "../../shared/catalog/catalog.ts";
+import { blockBirth } from "../../shared/catalog/content-change.ts";
+import { joinPath, type Manifest, type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts";
+import { assert, isSystemError, UnderstudyError } from "../../shared/errors.ts";
+import { blocksPerRun, equalBytes, hashInRun, trimRun } from "../../shared/manifest/block-hash.ts";
+import { blockHashes } from "../../shared/manifest/block-hashes.ts";
+import { hex } from "../../shared/manifest/digest.ts";
+import type { Directory, Disk, OpenFile } from "../../shared/ports/disk.ts";
+import { sizeText } from "../../shared/units.ts";
+import { type CutId, cutText, type ObjectId, type Seq, type StorePath } from "../../shared/words.ts";
+import { SafeTree } from "../safe-tree.ts";
+import type { StorePlacement } from "../store-home.ts";
+import { failing } from "../sync.ts";
+import { writeSparse } from "../write-sparse.ts";
+import {
+  blocksDirectory,
+  decodeForkRecord,
+  droppedPrefix,
+  encodeForkPath,
+  type ForkChange,
+  type ForkEntry,
+  type ForkRecord,
+  filesDirectory,
+  forkFile,
+  forkName,
+  forkVersion,
+  fromTheSystem,
+  inBytes,
+  pathsFile,
+  readWhole,
+  removeTree,
+  sha256Hex,
+  stagedPrefix,
+} from "./fork-bundle.ts";
+
+/** Larger files are kept by their changed blocks. */
+const wholeBytesMax = 256 * 2 ** 20;
+/** The catalog lives on the same filesystem, and must be able to go on. */
+const freeBytesMin = 64 * 2 ** 20;
+const lineBytesAtOnce = 256 * 1024;
+
+export interface ForkSource {
+  readonly catalog: Catalog;
+  readonly manifest: Manifest;
+  readonly disk: Disk;
+  readonly placements: readonly StorePlacement[];
+  readonly nowUs: () => number;
+}
+
+export interface ForkRequest {
+  /** Absolute: where the bundles of the group are. */
+  readonly directory: string;
+  readonly group: string;
+  readonly node: string;
+  /** The last cut that both have. */
+  readonly common: CutId;
+  /** Whose reign goes on from there. */
+  readonly promotion: { readonly node: string; readonly epoch: bigint };
+  readonly wholeBytesMax?: number;
+}
+
+/** Somebody still writes into the stores: they are not what the last cut says any more. */
+export class ForkMoved extends UnderstudyError {
+  readonly code = "FORK_MOVED";
+  readonly remedy = "retry";
+  readonly state = "No bundle was made, and nothing was changed.";
+  readonly hint = "Make sure that the service is stopped and nobody else writes into its files, then rejoin again.";
+}
+
+/** What was removed after the common cut is not known any more, or other parts of the fork are not. */
+export class ForkUntold extends UnderstudyError {
+  readonly code = "FORK_UNTOLD";
+  readonly remedy = "stop";
+  readonly state = "No bundle was made, and nothing was changed.";
+  readonly hint = "`understudy adopt GROUP` compares everything, and keeps aside what the primary does not have.";
+}
+
+export class ForkNoRoom extends UnderstudyError {
+  readonly code = "FORK_NO_ROOM";
+  readonly remedy = "stop";
+  readonly state = "No bundle was made, and nothing was changed.";
+  readonly hint = "Make room on the filesystem of the state directory, or drop older forks: understudy forks list.";
+}
+
+/** What is to be kept cannot be read, or what was kept could not be made durable. */
+export class ForkFailed extends UnderstudyError {
+  readonly code = "FORK_FAILED";
+  readonly remedy = "stop";
+  readonly state = "No bundle was made, and nothing was changed.";
+  readonly hint = "Mend that, then rejoin again: nothing is overwritten before all of the fork is kept.";
+}
+
+/**
+ * Writes down all that this node has beyond the common cut, as of its own last one, from its catalog and the stores' own
+ * files; durable when it returns. The service is stopped, the last cut was just taken, and a database's log is in its file:
+ * each block is compared with the manifest on its way. Gives undefined where there is nothing beyond the common cut. A crash leaves
+ * no bundle or the whole; the same fork is written once, however often this is called.
+ * @throws {ForkMoved} @throws {ForkUntold} @throws {ForkNoRoom} @throws {ForkFailed}
+ */
+export async function makeFork(
+  source: ForkSource,
+  request: ForkRequest,
+  signal: AbortSignal,
+): Promise<ForkRecord | undefined> {
+  const { catalog, disk } = source;
+  const { committed, lastTakenAtUs, digest } = catalog.standing;
+  const forgotten = BigInt(Number(catalog.get("SELECT value FROM standing WHERE key = 'forgotten'")?.value ?? 0));
+  if (request.common.seq < forgotten) {
+    throw new ForkUntold(
+      `what was removed up to cut ${forgotten} is no longer known, and the last common cut is ${cutText(request.common)}`,
+    );
+  }
+  if (changesOf(source, request.common.seq).next().done === true) return undefined;
+  const last = { epoch: Number(committed.epoch), seq: Number(committed.seq) };
+  const name = forkName(request.group, last, new Date(lastTakenAtUs / 1000));
+  const shelf = openShelf(disk, request.directory);
+  try {
+    const there = madeBefore(disk, shelf, name);
+    if (there !== undefined) {
+      assert(there.digest === hex(digest), `bundle ${name} is of another state than the cut that it is named after`);
+      return there;
+    }
+    clearLeftovers(disk, shelf);
+    const staged = `${stagedPrefix}${name}`;
+    disk.makeDirectory(shelf, staged, 0o700);
+    const directory = disk.openDirectory(shelf, staged);
+    let record: ForkRecord;
+    try {
+      const writer = new ForkWriter(source, request, directory, signal);
+      record = await writer.write(name);
+      failing(() => disk.syncFilesystem(directory));
+    } finally {
+      disk.closeDirectory(directory);
+    }
+    disk.rename(shelf, staged, shelf, name);
+    failing(() => disk.syncDirectory(shelf));
+    return record;
+  } catch (error) {
+    if (!fromTheSystem(error)) throw error;
+    if (isSystemError(error, "ENOSPC", "EDQUOT"))
+      throw new ForkNoRoom(`there is no room in ${request.directory} for what is beyond the common cut`, {
+        cause: error,
+      });
+    throw new ForkFailed(`the fork cannot be kept in ${request.directory}`, { cause: error });
+  } finally {
+    disk.closeDirectory(shelf);
+  }
+}
+
+function madeBefore(disk: Disk, shelf: Directory, name: string): ForkRecord | undefined {
+  if (disk.stat(shelf, name) === undefined) return undefined;
+  // Its name may not have been synced yet by whom a crash interrupted.
+  failing(() => disk.syncDirectory(shelf));
+  const directory = disk.openDirectory(shelf, name);
+  try {
+    return decodeForkRecord(readWhole(disk, directory, forkFile).toString("utf8"));
+  } finally {
+    disk.closeDirectory(directory);
+  }
+}
+
+function clearLeftovers(disk: Disk, shelf: Directory): void {
+  for (const name of disk.list(shelf)) {
+    if (name.startsWith(stagedPrefix) || name.startsWith(droppedPrefix)) removeTree(disk, shelf, name);
+  }
+}
+
+/** Each directory on the way is made durable in its parent. */
+function openShelf(disk: Disk, path: string): Directory {
+  try {
+    return disk.openRoot(inBytes(path));
+  } catch (error) {
+    if (!isSystemError(error, "ENOENT")) throw error;
+  }
+  const parent = openShelf(disk, dirname(path));
+  try {
+    const name = inBytes(basename(path));
+    disk.makeDirectory(parent, name, 0o700);
+    failing(() => disk.syncDirectory(parent));
+    return disk.openDirectory(parent, name);
+  } finally {
+    disk.closeDirectory(parent);
+  }
+}
+
+interface Change {
+  readonly store: number;
+  readonly path: StorePath;
+  readonly what: ForkChange;
+  readonly version: ObjectVersion | undefined;
+  /** Whether anything of the object itself is younger than the common cut. */
+  readonly touched: boolean;
+}
+
+/** What happened after cut `after`, path by path, as of the last cut. */
+function* changesOf({ catalog, manifest }: ForkSource, after: Seq): Generator<Change> {
+  const upTo = catalog.standing.committed.seq;
+  const born = (store: number, path: StorePath): boolean => {
+    const { dir, name } = splitPath(path);
+    const sql = "SELECT 1 AS found FROM path_versions WHERE store=? AND dir=? AND name=? AND birth>? AND birth<=?";
+    return catalog.get(sql, store, dir, name, after, upTo) !== undefined;
+  };
+  for (const row of manifest.pathsBorn(after, upTo)) {
+    const store = Number(row.store);
+    const path = joinPath(String(row.dir), String(row.name));
+    const version = row.object === null ? undefined : manifest.object(Number(row.object) as ObjectId, upTo);
+    const touched = version !== undefined && version.birth > Number(after);
+    yield { store, path, what: version === undefined ? "removed" : "created", version, touched };
+  }
+  for (const version of manifest.objectsChanged(after, upTo)) {
+    for (const { store, path } of manifest.pathsOf(version.object, upTo)) {
+      if (!born(store, path)) yield { store, path, what: "changed", version, touched: true };
+    }
+  }
+}
+
+class ForkWriter {
+  readonly #source: ForkSource;
+  readonly #request: ForkRequest;
+  readonly #directory: Directory;
+  readonly #breath: Breath;
+  readonly #stores: ReadonlyMap<number, StorePlacement>;
+  readonly #trees = new Map<number, SafeTree>();
+  readonly #kept = new Map<string, SafeTree>();
+  /** Where the content of an object is in the bundle: a further path of it is a link. */
+  readonly #written = new Map<
+    ObjectId,
+    { readonly store: string; readonly path: StorePath; readonly entry: ForkEntry }
+  >();
+  readonly #counts = { created: 0, changed: 0, removed: 0, files: 0, bytes: 0 };
+
+  constructor(source: ForkSource, request: ForkRequest, directory: Directory, signal: AbortSignal) {
+    this.#source = source;
+    this.#request = request;
+    this.#directory = directory;
+    this.#breath = new Breath(undefined, signal);
+    const names = source.catalog.storeNames();
+    this.#stores = new Map(
+      [...names].flatMap(([number, name]) => {
+        const placement = source.placements.find((item) => item.name === name);
+        return placement === undefined ? [] : [[number, placement] as const];
+      }),
+    );
+  }
+
+  async write(name: string): Promise<ForkRecord> {
+    try {
+      return await this.#write(name);
+    } finally {
+      for (const tree of [...this.#trees.values(), ...this.#kept.values()]) {
+        tree.forget();
+        this.#source.disk.closeDirectory(tree.root);
+      }
+    }
+  }
+
+  async #write(name: string): Promise<ForkRecord> {
+    const { catalog, disk, nowUs } = this.#source;
+    const { common, group, node, promotion } = this.#request;
+    const { groupId, committed, digest, epochs, lastTakenAtUs } = catalog.standing;
+    const pathsSha256 = await this.#paths();
+    const record: ForkRecord = {
+      version: forkVersion,
+      name,
+      group,
+      groupId,
+      node,
+      madeAt: new Date(nowUs() / 1000).toISOString(),
+      common: { epoch: Number(common.epoch), seq: Number(common.seq) },
+      last: {
+        epoch: Number(committed.epoch),
+        seq: Number(committed.seq),
+        takenAt: new Date(lastTakenAtUs / 1000).toISOString(),
+      },
+      digest: hex(digest),
+      epochs: epochs.map((start) => ({ epoch: Number(start.epoch), firstSeq: Number(start.firstSeq) })),
+      promotion: { node: promotion.node, epoch: Number(promotion.epoch) },
+      counts: { ...this.#counts },
+      pathsSha256,
+    };
+    writeNew(disk, this.#directory, forkFile, Buffer.from(`${JSON.stringify(record, undefined, 2)}\n`));
+    return record;
+  }
+
+  async #paths(): Promise<string> {
+    const { disk } = this.#source;
+    const digest = createHash("sha256");
+    const file = disk.openFile(this.#directory, pathsFile, "create");
+    try {
+      let at = 0;
+      let lines = "";
+      const flush = (): void => {
+        const bytes = Buffer.from(lines, "utf8");
+        digest.update(bytes);
+        disk.write(file, bytes, at);
+        at += bytes.length;
+        lines = "";
+      };
+      for (const change of changesOf(this.#source, this.#request.common.seq)) {
+        lines += await this.#path(change);
+        this.#counts[change.what]++;
+        if (lines.length >= lineBytesAtOnce) flush();
+        if (this.#breath.due(0)) await this.#breath.take();
+      }
+      if (lines !== "") flush();
+    } finally {
+      disk.closeFile(file);
+    }
+    return digest.digest("hex");
+  }
+
+  async #path({ store, path, what, version, touched }: Change): Promise<string> {
+    const placement = this.#stores.get(store);
+    if (placement === undefined) {
+      const name = this.#source.catalog.storeNames().get(store);
+      throw new ForkFailed(`store ${name} has changed after the common cut and is not in this node's configuration`);
+    }
+    const local = placement.shape === "tree" ? path : (inBytes(basename(placement.path)) as StorePath);
+    const at = { store: placement.name as string, path: local };
+    if (version === undefined) return encodeForkPath({ ...at, what, entry: undefined });
+    return encodeForkPath({ ...at, what, entry: await this.#entry(store, at, version, touched) });
+  }
+
+  async #entry(
+    store: number,
+    at: { readonly store: string; readonly path: StorePath },
+    version: ObjectVersion,
+    touched: boolean,
+  ): Promise<ForkEntry> {
+    const { disk } = this.#source;
+    const { type, mode, uid, gid, mtimeUs, size, target, object, blockSize } = version;
+    const described = { type, mode, uid, gid, mtimeUs, size, target, object, blockSize, digest: hex(version.content) };
+    const bare: ForkEntry = { ...described, content: "none", blocks: undefined };
+    switch (type) {
+      case "directory":
+        this.#keep(at.store).directory(at.path);
+        return bare;
+      case "symlink": {
+        const { directory, name } = this.#keep(at.store).place(at.path);
+        disk.makeSymlink(directory, name, target);
+        return bare;
+      }
+      case "file": {
+        if (!touched) return { ...bare, content: "same" };
+        const before = this.#written.get(object);
+        if (before === undefined) {
+          const entry = { ...described, ...(await this.#content(store, at, version)) };
+          this.#written.set(object, { ...at, entry });
+          return entry;
+        }
+        if (before.entry.content === "whole") {
+          const from = this.#keep(before.store).place(before.path);
+          const to = this.#keep(at.store).place(at.path);
+          disk.link(from.directory, from.name, to.directory, to.name);
+        }
+        return before.entry;
+      }
+    }
+  }
+
+  /** A tree below `files/`. */
+  #keep(store: string): KeptTree {
+    const { disk } = this.#source;
+    let tree = this.#kept.get(store);
+    if (tree === undefined) {
+      tree = new SafeTree(disk, subdirectory(disk, this.#directory, [filesDirectory, inBytes(store)]));
+      this.#kept.set(store, tree);
+    }
+    return new KeptTree(disk, tree);
+  }
+
+  async #content(
+    store: number,
+    at: { readonly store: string; readonly path: StorePath },
+    version: ObjectVersion,
+  ): Promise<Pick<ForkEntry, "content" | "blocks">> {
+    const { disk } = this.#source;
+    const { object, size } = version;
+    const runs = new Set(this.#touchedRuns(object));
+    if (runs.size === 0 && this.#hasRuns(object)) return { content: "same", blocks: undefined };
+    const file = this.#openSource(store, at.path);
+    try {
+      // A database's file may have room to grow behind its last page.
+      if (this.#stores.get(store)?.shape === "tree" && disk.statFile(file).size !== size)
+        throw new ForkMoved(`${at.store}/${readable(at.path)} has another size than in the last cut`);
+      this.#counts.files++;
+      const small = size <= (this.#request.wholeBytesMax ?? wholeBytesMax);
+      const whole = await this.#whole(file, at, version, small);
+      if (small) {
+        assert(whole, "what cannot be cloned is copied");
+        this.#counts.bytes += size;
+        return { content: "whole", blocks: undefined };
+      }
+      const blocks = await this.#blocks(file, at, version, runs);
+      this.#counts.bytes += blocks.bytes;
+      return { content: whole ? "whole" : "blocks", blocks };
+    } finally {
+      disk.closeFile(file);
+    }
+  }
+
+  #touchedRuns(object: ObjectId): number[] {
+    const { catalog, manifest } = this.#source;
+    return manifest.runsBorn(
+      object,
+      0,
+      this.#request.common.seq,
+      catalog.standing.committed.seq,
+      Number.MAX_SAFE_INTEGER,
+    );
+  }
+
+  #hasRuns(object: ObjectId): boolean {
+    const { catalog } = this.#source;
+    return catalog.get("SELECT 1 AS found FROM run_versions WHERE object = ? LIMIT 1", object) !== undefined;
+  }
+
+  #openSource(store: number, path: StorePath): OpenFile {
+    const { disk } = this.#source;
+    const placement = this.#stores.get(store);
+    assert(placement !== undefined, "a store of the configuration");
+    let tree = this.#trees.get(store);
+    if (tree === undefined) {
+      const root = placement.shape === "tree" ? placement.path : dirname(placement.path);
+      tree = new SafeTree(disk, disk.openRoot(inBytes(root)));
+      this.#trees.set(store, tree);
+    }
+    const place = tree.place(path);
+    try {
+      if (place !== undefined) return disk.openFile(place.directory, place.name, "read");
+    } catch (cause) {
+      if (isSystemError(cause, "EACCES", "EPERM", "EIO"))
+        throw new ForkFailed(`${placement.name}/${readable(path)} cannot be read`, { cause });
+      if (!fromTheSystem(cause)) throw cause;
+    }
+    throw new ForkMoved(`${placement.name}/${readable(path)} is not there any more`);
+  }
+
+  /** False where it is large and the filesystem does not share blocks. */
+  async #whole(
+    source: OpenFile,
+    at: { readonly store: string; readonly path: StorePath },
+    version: ObjectVersion,
+    copying: boolean,
+  ): Promise<boolean> {
+    const { disk } = this.#source;
+    const { directory, name } = this.#keep(at.store).place(at.path);
+    const target = disk.openFile(directory, name, "create");
+    try {
+      const cloned = disk.cloneFile?.(source, target) === true;
+      if (cloned && !copying) return true;
+      if (copying) {
+        if (!cloned) this.#needRoom(version.size);
+        // Of a clone the clone is compared: that is what is kept.
+        for (const { offset, bytes } of this.#runs(cloned ? target : source, at, version)) {
+          if (!cloned) writeSparse(disk, target, bytes, offset, version.blockSize);
+          if (this.#breath.due(bytes.length)) await this.#breath.take();
+        }
+        disk.truncate(target, version.size);
+        return true;
+      }
+    } finally {
+      disk.closeFile(target);
+    }
+    disk.unlink(directory, name);
+    return false;
+  }
+
+  async #blocks(
+    source: OpenFile,
+    at: { readonly store: string; readonly path: StorePath },
+    version: ObjectVersion,
+    runs: ReadonlySet<number>,
+  ): Promise<NonNullable<ForkEntry["blocks"]>> {
+    const { disk } = this.#source;
+    const { object, blockSize } = version;
+    const directory = subdirectory(disk, this.#directory, [blocksDirectory, inBytes(at.store)]);
+    const digest = createHash("sha256");
+    const file = disk.openFile(directory, `o${object}`, "create");
+    try {
+      let position = 0;
+      const extents = new ExtentList();
+      for (const { run, offset, bytes } of this.#runs(source, at, version, runs)) {
+        for (const { first, count } of this.#touchedBlocks(object, run, Math.ceil(bytes.length / blockSize))) {
+          const part = bytes.subarray(first * blockSize, (first + count) * blockSize);
+          this.#needRoom(part.length);
+          disk.write(file, part, position);
+          digest.update(part);
+          extents.add(offset + first * blockSize, part.length);
+          position += part.length;
+        }
+        if (this.#breath.due(bytes.length)) await this.#breath.take();
+      }
+      const list = Buffer.from(extents.text());
+      writeNew(disk, directory, `o${object}.extents`, list);
+      return { bytes: position, sha256: digest.digest("hex"), extentsSha256: sha256Hex(list) };
+    } finally {
+      disk.closeFile(file);
+      disk.closeDirectory(directory);
+    }
+  }
+
+  /** Blocks of a run that were written after the common cut; where that is not known of each, all of them. */
+  *#touchedBlocks(object: ObjectId, run: number, blocks: number): Generator<{ first: number; count: number }> {
+    const { catalog, manifest } = this.#source;
+    const row = manifest.runWithBirths(object, run, catalog.standing.committed.seq);
+    assert(row !== undefined, "a run that was born has a row");
+    const after = Number(this.#request.common.seq);
+    const touched = (block: number): boolean => block < blocks && blockBirth(row, block) > after;
+    for (let first = 0; first < blocks; ) {
+      let end = first;
+      while (touched(end)) end++;
+      if (end > first) yield { first, count: end - first };
+      first = end + 1;
+    }
+  }
+
+  /** The file's content, run by run, each compared with the manifest. @throws {ForkMoved} */
+  *#runs(
+    source: OpenFile,
+    at: { readonly store: string; readonly path: StorePath },
+    { object, size, blockSize }: ObjectVersion,
+    only?: ReadonlySet<number>,
+  ): Generator<{ run: number; offset: number; bytes: Uint8Array }> {
+    const { catalog, disk, manifest } = this.#source;
+    if (size === 0) return;
+    const upTo = catalog.standing.committed.seq;
+    const runBytes = blocksPerRun * blockSize;
+    const buffer = new Uint8Array(Math.min(runBytes, size));
+    for (let run = 0; run * runBytes < size; run++) {
+      if (only !== undefined && !only.has(run)) continue;
+      const offset = run * runBytes;
+      const length = Math.min(runBytes, size - offset);
+      const bytes = buffer.subarray(0, length);
+      const count = disk.read(source, bytes, 0, length, offset);
+      const hashes = trimRun(blockHashes(bytes, blockSize));
+      const wanted = manifest.run(object, run, upTo) ?? new Uint8Array(0);
+      if (count < length || !equalBytes(hashes, wanted)) {
+        const block = firstDifference(hashes, wanted, Math.ceil(length / blockSize)) + run * blocksPerRun;
+        throw new ForkMoved(
+          `${at.store}/${readable(at.path)} is not what it was in cut ${cutText(catalog.standing.committed)} (block ${block})`,
+        );
+      }
+      yield { run, offset, bytes };
+    }
+  }
+
+  #needRoom(bytes: number): void {
+    const free = this.#source.disk.freeBytes(this.#directory);
+    if (free - bytes >= freeBytesMin) return;
+    throw new ForkNoRoom(
+      `the fork needs ${sizeText(bytes)} more in ${this.#request.directory}, where ${sizeText(free)} are free and ${sizeText(freeBytesMin)} must stay so`,
+    );
+  }
+}
+
+/** What goes into `files/<store>`: directories on the way are made as they are needed. */
+class KeptTree {
+  readonly #disk: Disk;
+  readonly #tree: SafeTree;
+
+  constructor(disk: Disk, tree: SafeTree) {
+    this.#disk = disk;
+    this.#tree = tree;
+  }
+
+  directory(path: StorePath): Directory {
+    const found = this.#tree.directory(path);
+    if (found !== undefined) return found;
+    const { dir, name } = splitPath(path);
+    this.#disk.makeDirectory(this.directory(dir as StorePath), name, 0o700);
+    const made = this.#tree.directory(path);
+    assert(made !== undefined, "what was just made is there");
+    return made;
+  }
+
+  place(path: StorePath): { directory: Directory; name: string } {
+    const { dir, name } = splitPath(path);
+    return { directory: this.directory(dir as StorePath), name };
+  }
+}
+
+/** Ranges of a file, those that touch joined. */
+class ExtentList {
+  readonly #lines: string[] = [];
+  #open: { readonly offset: number; length: number } | undefined;
+
+  add(offset: number, length: number): void {
+    if (this.#open !== undefined && this.#open.offset + this.#open.length === offset) {
+      this.#open.length += length;
+      return;
+    }
+    this.#close();
+    this.#open = { offset, length };
+  }
+
+  text(): string {
+    this.#close();
+    return this.#lines.join("");
+  }
+
+  #close(): void {
+    if (this.#open !== undefined) this.#lines.push(`${this.#open.offset} ${this.#open.length}\n`);
+    this.#open = undefined;
+  }
+}
+
+function firstDifference(ours: Uint8Array, theirs: Uint8Array, blocks: number): number {
+  for (let block = 0; block < blocks; block++) {
+    if (!equalBytes(hashInRun(ours, block), hashInRun(theirs, block))) return block;
+  }
+  return 0;
+}
+
+function subdirectory(disk: Disk, from: Directory, names: readonly string[]): Directory {
+  let at = from;
+  for (const name of names) {
+    if (disk.stat(at, name) === undefined) disk.makeDirectory(at, name, 0o700);
+    const next = disk.openDirectory(at, name);
+    if (at !== from) disk.closeDirectory(at);
+    at = next;
+  }
+  return at;
+}
+
+function writeNew(disk: Disk, directory: Directory, name: string, bytes: Uint8Array): void {
+  const file = disk.openFile(directory, name, "create");
+  try {
+    disk.write(file, bytes, 0);
+  } finally {
+    disk.closeFile(file);
+  }
+}
+
+function readable(path: StorePath): string {
+  return Buffer.from(path, "latin1").toString("utf8");
+}
