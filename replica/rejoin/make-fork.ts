@@ -136,7 +136,13 @@ export async function makeFork(
       disk.closeDirectory(directory);
     }
     disk.rename(shelf, staged, shelf, name);
-    failing(() => disk.syncDirectory(shelf));
+    try {
+      failing(() => disk.syncDirectory(shelf));
+    } catch (error) {
+      // Under its name it would be taken for durable.
+      disk.rename(shelf, name, shelf, staged);
+      throw error;
+    }
     return record;
   } catch (error) {
     if (!fromTheSystem(error)) throw error;
@@ -152,8 +158,8 @@ export async function makeFork(
 
 function madeBefore(disk: Disk, shelf: Directory, name: string): ForkRecord | undefined {
   if (disk.stat(shelf, name) === undefined) return undefined;
-  // Its name may not have been synced yet by whom a crash interrupted.
-  failing(() => disk.syncDirectory(shelf));
+  // Whom a crash interrupted may not have synced its name.
+  failing(() => disk.syncFilesystem(shelf));
   const directory = disk.openDirectory(shelf, name);
   try {
     return decodeForkRecord(readWhole(disk, directory, forkFile).toString("utf8"));
