@@ -15,6 +15,8 @@ export interface Metrics {
   readonly applySeconds: Histogram<"group">;
   readonly freezeMilliseconds: Histogram<"group">;
   readonly historyBytes: Gauge<"group">;
+  /** Forks that are kept on this node. */
+  readonly forks: Gauge<"group">;
   /** 1 while this node could be promoted without accepting anything. */
   readonly promotable: Gauge<"group">;
   /** 1 while a promised RPO towards this replica is broken. */
@@ -74,6 +76,7 @@ export function createMetrics(): Metrics {
       registers,
     }),
     historyBytes: gauge("history_bytes", "Bytes kept on this node to step back", ["group"]),
+    forks: gauge("forks", "Forks that are kept on this node", ["group"]),
     promotable: gauge("group_promotable", "1 while this node could be promoted without accepting anything", ["group"]),
     rpoBroken: gauge("group_rpo_broken", "1 while the promised RPO towards the replica is broken", ["group", "peer"]),
     writerWait: gauge(

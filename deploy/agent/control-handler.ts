@@ -21,6 +21,8 @@ import type {
   WaitOptions,
 } from "../control/api.ts";
 import { cutRef, GroupUnknown, jsonNumber } from "../control/api.ts";
+import type { ExportAnswer, ExportOptions, ForkAnswer, ForksAnswer } from "../control/fork-answers.ts";
+import type { Forks } from "./forks.ts";
 import type { GroupAgent } from "./group.ts";
 import { WrongRole } from "./group-workers.ts";
 import type { Reign } from "./reign.ts";
@@ -41,12 +43,14 @@ export class AgentControl implements ControlHandler {
   readonly #software: string;
   readonly #startedAt = new Date().toISOString();
   readonly #groups: ReadonlyMap<string, GroupAgent>;
+  readonly #forks: Forks;
   readonly #metrics: Metrics;
 
-  constructor(node: string, software: string, groups: ReadonlyMap<string, GroupAgent>, metrics: Metrics) {
+  constructor(node: string, software: string, groups: ReadonlyMap<string, GroupAgent>, forks: Forks, metrics: Metrics) {
     this.#node = node;
     this.#software = software;
     this.#groups = groups;
+    this.#forks = forks;
     this.#metrics = metrics;
     metrics.onCollect(() => this.#collect());
   }
@@ -162,6 +166,22 @@ export class AgentControl implements ControlHandler {
     return roleAnswer(group);
   }
 
+  async forks(): Promise<ForksAnswer> {
+    return await this.#forks.forks();
+  }
+
+  async showFork(name: string): Promise<ForkAnswer> {
+    return await this.#forks.showFork(name);
+  }
+
+  async exportFork(name: string, options: ExportOptions, signal?: AbortSignal): Promise<ExportAnswer> {
+    return await this.#forks.exportFork(name, options, signal);
+  }
+
+  async dropFork(name: string): Promise<ForkAnswer> {
+    return await this.#forks.dropFork(name);
+  }
+
   #group(name: string): GroupAgent {
     const group = this.#groups.get(name);
     if (group === undefined) throw new GroupUnknown(name, this.#groups.keys());
@@ -179,9 +199,10 @@ export class AgentControl implements ControlHandler {
     const status = agentStatus(this.#node, this.#software, this.#startedAt, this.#groups);
     this.#metrics.writerWait.reset();
     this.#metrics.storeCounts.reset();
-    for (const [group, { peers, promotable, history, stores }] of Object.entries(status.groups)) {
+    for (const [group, { peers, promotable, history, stores, forks }] of Object.entries(status.groups)) {
       this.#metrics.promotable.set({ group }, promotable.ok ? 1 : 0);
       this.#metrics.historyBytes.set({ group }, history.bytes);
+      this.#metrics.forks.set({ group }, forks.count);
       for (const [peer, { lag, rpo }] of Object.entries(peers)) {
         this.#metrics.lagSeconds.set({ group, peer }, lag.seconds ?? Number.NaN);
         this.#metrics.lagBytes.set({ group, peer }, lag.bytes ?? Number.NaN);

@@ -19,6 +19,7 @@ import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../w
 import { excludesOf, placementOf } from "../workers/store-adapters.ts";
 import type { EventFields, EventLog } from "./event-log.ts";
 import type { Following } from "./following.ts";
+import type { Forks } from "./forks.ts";
 import { hintOf, Reign } from "./reign.ts";
 import type { ScrubState } from "./scrub-state.ts";
 import { Scrubbing } from "./scrubbing.ts";
@@ -58,6 +59,7 @@ export interface GroupOptions {
   readonly software: string;
   readonly log: Log;
   readonly events: EventLog;
+  readonly forks: Forks;
   readonly metrics: Metrics;
   /** Something happened after which only a restart through recovery is safe. */
   readonly onFatal: (error: unknown) => void;

@@ -12,6 +12,7 @@ import { controlSocketPath, identityDirectory } from "../control/state-layout.ts
 import { tuneCollector } from "./collector.ts";
 import { AgentControl } from "./control-handler.ts";
 import { EventLog } from "./event-log.ts";
+import { Forks } from "./forks.ts";
 import { GroupAgent } from "./group.ts";
 import { runLinks } from "./links.ts";
 
@@ -55,6 +56,7 @@ export async function runAgent(
     // Not an orderly end on purpose: no more writes from a state that nobody understands.
     process.exit(1);
   };
+  const forks = new Forks(options.stateDirectory, log, events);
   const groups = new Map<string, GroupAgent>();
   for (const group of groupsOf(config, node.name)) {
     groups.set(
@@ -67,6 +69,7 @@ export async function runAgent(
         software,
         log,
         events,
+        forks,
         metrics,
         onFatal,
       }),
@@ -80,7 +83,7 @@ export async function runAgent(
   closing.use(
     await serveControl(
       controlSocketPath(options.stateDirectory),
-      new AgentControl(node.name, software, groups, metrics),
+      new AgentControl(node.name, software, groups, forks, metrics),
     ),
   );
   log.info("agent.started", { software, groups: [...groups.keys()].join(",") });

@@ -28,6 +28,7 @@ function groupStatus(group: GroupAgent): GroupStatus {
   const standing = group.standing;
   const replica = group.workers.replicaStanding;
   const reign = group.reign;
+  const forks = group.workers.options.forks.names(group.config.name);
   const cutStores: readonly CutStore[] = reign?.standing.stores ?? replica?.record?.stores ?? [];
   return {
     id: standing === undefined || standing.groupId === "" ? null : standing.groupId,
@@ -44,6 +45,7 @@ function groupStatus(group: GroupAgent): GroupStatus {
       bytes: replica?.historyBytes ?? 0,
       oldestAt: oldestPointAt(replica),
     },
+    forks: { count: forks.length, names: forks },
     ...(reign?.lastFreezeMs === undefined ? {} : { lastFreezeMs: reign.lastFreezeMs }),
   };
 }

@@ -1,6 +1,6 @@
 import { resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { Argument, Command, CommanderError, InvalidArgumentError } from "commander";
 import { type ExitCode, exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 import { parseDurationMs, UnitInvalid } from "../../shared/units.ts";
 import {
@@ -14,6 +14,7 @@ import {
 import { connectControl } from "../control/client.ts";
 import { bridgeSocketPath, controlSocketPath, identityDirectory } from "../control/state-layout.ts";
 import { callerName } from "./caller.ts";
+import { droppedText, exportedText, forksText, forkText } from "./fork-text.ts";
 import { parseRestorePoint } from "./restore-point.ts";
 import { confirmed, type Terminal } from "./terminal.ts";
 import {
@@ -59,9 +60,14 @@ class OtherNode extends UnderstudyError {
 class NotConfirmed extends UnderstudyError {
   readonly code = "NOT_CONFIRMED";
   readonly remedy = "stop";
-  readonly state = "Nothing was done: this node is no primary.";
+  readonly state: string;
   readonly hint = "Answer y, or give --yes where nobody can be asked.";
   override readonly exitCode = exitCodes.refused;
+
+  constructor(message: string, state = "Nothing was done: this node is no primary.") {
+    super(message);
+    this.state = state;
+  }
 }
 
 interface CommonOptions {
@@ -120,6 +126,7 @@ class CommandLine {
     this.#nodeVerbs(program);
     this.#groupVerbs(program);
     this.#roleVerbs(program);
+    this.#forkVerbs(program);
     return program;
   }
 
@@ -343,6 +350,48 @@ class CommandLine {
       });
   }
 
+  /** What former primaries had beyond the last common cut. */
+  #forkVerbs(program: Command): void {
+    common(program.command("forks"))
+      .summary("list, show, give out or drop what is kept of forks")
+      .description(
+        "What this node had beyond the last common cut when another one was promoted: list (the default), show NAME, export NAME --to DIR, drop NAME.",
+      )
+      .addArgument(new Argument("[action]").choices(["list", "show", "export", "drop"]).default("list"))
+      .argument("[name]", "as `forks list` shows it")
+      .option("--to <directory>", "of an export: does not exist yet, or is empty")
+      .option("--yes", "of drop: answer the question with yes")
+      .option("--json", "print JSON")
+      .action(async (action: string, name: string | undefined, options: CommonOptions & ForkFlags) => {
+        await this.#forks(action, name, options);
+      });
+  }
+
+  async #forks(action: string, name: string | undefined, options: CommonOptions & ForkFlags): Promise<void> {
+    const agent = this.#agent(options);
+    if (action === "list") {
+      this.#answer(options, await agent.forks(), forksText);
+      return;
+    }
+    if (name === undefined) throw new OptionMissing("the name of the fork", "`understudy forks list` shows them.");
+    if (action === "show") {
+      this.#answer(options, await agent.showFork(name), forkText);
+    } else if (action === "export") {
+      if (options.to === undefined) throw new OptionMissing("where to export it to", "Give it with --to DIR.");
+      const to = resolve(options.to);
+      this.#answer(options, await agent.exportFork(name, { to }, this.#terminal.signal), exportedText);
+    } else {
+      if (!options.yes) {
+        const kept = "The fork is kept.";
+        this.#terminal.err.write(forkText(await agent.showFork(name)));
+        if (!this.#terminal.interactive) throw new NotConfirmed("nobody is here to confirm that", kept);
+        if (!(await confirmed(this.#terminal, "Drop it for ever?")))
+          throw new NotConfirmed("dropping the fork was not confirmed", kept);
+      }
+      this.#answer(options, await agent.dropFork(name), droppedText);
+    }
+  }
+
   async #promote(name: string | undefined, options: CommonOptions & PromoteFlags): Promise<void> {
     const { agent, group, status } = await this.#group(name, options, "with status");
     if (options.abort) {
@@ -467,6 +516,11 @@ interface WithStatus {
   readonly agent: ControlHandler;
   readonly group: string;
   readonly status: AgentStatus;
+}
+
+interface ForkFlags {
+  readonly to?: string;
+  readonly yes?: boolean;
 }
 
 interface PromoteFlags extends Record<string, unknown> {

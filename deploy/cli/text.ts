@@ -42,6 +42,9 @@ function groupText(name: string, group: GroupStatus): string {
     lines.push(...table(["PEER", "STATE", "LAG", "RECEIVED", "DURABLE", "APPLIED", "RPO"], rows));
     for (const [peer, at] of peers) if (at.reason !== "") lines.push(`  ${peer}: ${at.reason}`);
   }
+  const { forks } = group;
+  if (forks.count > 0)
+    lines.push(`  ${count(forks.count, "fork")} kept here: ${forks.names.join(", ")} (see forks show)`);
   const stores = Object.entries(group.stores).map(([store, at]) => [
     store,
     at.kind,

@@ -9,12 +9,13 @@ import {
   type StoreKind,
   seq,
 } from "../../shared/words.ts";
+import type { ForkHandler } from "./fork-answers.ts";
 
 /**
  * What an agent answers over its control socket; the same interface on both ends of it. Everything here is what JSON
  * can carry: times as ISO 8601 in UTC, numbers with their unit in the name, null where something is not known.
  */
-export interface ControlHandler {
+export interface ControlHandler extends ForkHandler {
   status(): Promise<AgentStatus>;
   /** Prometheus' text form. */
   metrics(): Promise<string>;
@@ -120,6 +121,8 @@ export interface GroupStatus {
   /** Why the group stands still; null when it does not. */
   readonly halted: Reason | null;
   readonly history: HistoryStatus;
+  /** Kept on this node: what it had beyond the last common cut when somebody else was promoted. */
+  readonly forks: ForksStatus;
   /** How long the last cut froze the application; absent where there are no freeze hooks. */
   readonly lastFreezeMs?: number;
 }
@@ -228,6 +231,12 @@ export interface HistoryStatus {
   readonly points: number;
   readonly bytes: number;
   readonly oldestAt: string | null;
+}
+
+export interface ForksStatus {
+  readonly count: number;
+  /** The oldest first. */
+  readonly names: readonly string[];
 }
 
 export interface IsPrimaryAnswer {

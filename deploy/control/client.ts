@@ -96,6 +96,10 @@ export function connectControl(
     abortPromotion: (group) => post("/promote/abort", { group }),
     form: (group, options) => post("/form", { group, ...options }),
     adopt: (group) => post("/adopt", { group }),
+    forks: () => get("/forks"),
+    showFork: (name) => get("/forks/show", { name }),
+    exportFork: (name, options, signal) => post("/forks/export", { name, ...options }, undefined, signal),
+    dropFork: (name) => post("/forks/drop", { name }),
   };
 }
 

@@ -113,6 +113,7 @@ function route<T>(
 
 const nothing = z.strictObject({});
 const ofGroup = z.strictObject({ group });
+const ofFork = z.strictObject({ name: group });
 
 /** The metrics are text; every other answer is JSON. */
 const metricsRoute = "GET /metrics";
@@ -179,6 +180,15 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
     ),
   ],
   ["POST /adopt", route(ofGroup, (handler, input) => handler.adopt(input.group))],
+  ["GET /forks", route(nothing, (handler) => handler.forks())],
+  ["GET /forks/show", route(ofFork, (handler, input) => handler.showFork(input.name))],
+  [
+    "POST /forks/export",
+    route(z.strictObject({ name: group, to: z.string().startsWith("/") }), (handler, { name, to }, signal) =>
+      handler.exportFork(name, { to }, signal),
+    ),
+  ],
+  ["POST /forks/drop", route(ofFork, (handler, input) => handler.dropFork(input.name))],
 ]);
 
 async function answer(

@@ -26,5 +26,9 @@ export function eventLogPath(state: string): string {
 
 /** What former primaries had beyond the cuts that they share with the others. */
 export function forksDirectory(state: string, group: string): string {
-  return join(state, "forks", group);
+  return join(forksRoot(state), group);
+}
+
+export function forksRoot(state: string): string {
+  return join(state, "forks");
 }

@@ -147,6 +147,8 @@ export class SimulatedDisk implements Disk {
    * as with one that failed on its way, until something else changes there; one of the whole filesystem covers them.
    */
   goesOn = false;
+  /** Whether files can share blocks. */
+  clones = false;
   private readonly user: { readonly uid: number; readonly gid: number };
   private mounts: Mount[] = [];
   private mountPoints: MountPoint[] = [];
@@ -289,6 +291,14 @@ export class SimulatedDisk implements Disk {
 
   writeUncached(file: OpenFile, bytes: Uint8Array, position: number): boolean {
     this.write(file, bytes, position);
+    return true;
+  }
+
+  cloneFile(from: OpenFile, to: OpenFile): boolean {
+    if (!this.clones || this.file(from).mount !== this.file(to).mount) return false;
+    const bytes = new Uint8Array(this.statFile(from).size);
+    this.read(from, bytes, 0, bytes.length, 0);
+    this.write(to, bytes, 0);
     return true;
   }
 

@@ -10,7 +10,15 @@ import { parseRestorePoint, RestorePointInvalid } from "../../../deploy/cli/rest
 import { groupSentence } from "../../../deploy/cli/text.ts";
 import type { GroupStatus } from "../../../deploy/control/api.ts";
 import { exitCodes, UnderstudyError } from "../../../shared/errors.ts";
-import { FakeAgent, fakeTerminal, peerStreaming, replicaGroup, serveFake, statusWith } from "./fake-agent.ts";
+import {
+  FakeAgent,
+  fakeTerminal,
+  forkDescription,
+  peerStreaming,
+  replicaGroup,
+  serveFake,
+  statusWith,
+} from "./fake-agent.ts";
 
 class LossRefused extends UnderstudyError {
   readonly code = "LOSS_REFUSED";
@@ -218,6 +226,41 @@ describe("command line", () => {
         ["form", "app", { alone: true }],
         ["adopt", "app"],
       ]);
+    });
+
+    it("shows and gives out forks, and drops one only when somebody says so", async () => {
+      const agent = new FakeAgent();
+      await using served = await serveFake(agent);
+      const { name } = forkDescription;
+      const forks = async (words: string[], how: Parameters<typeof run>[1] = {}) =>
+        await run(["forks", ...words, "--state", served.state], how);
+      expect((await forks([])).out).to.equal((await forks(["list"])).out);
+      expect((await forks([])).out)
+        .to.match(/^ {2}FORK +COMMON CUT +LAST CUT +BEYOND IT +PROMOTED\n/)
+        .and.include(`${name}  1.42        1.44      3 paths (1 created, 1 changed, 1 removed)  bravo, epoch 2`);
+      expect(JSON.parse((await forks(["list", "--json"])).out)).to.deep.equal({
+        forks: [forkDescription],
+        damaged: [],
+      });
+      const shown = await forks(["show", name]);
+      expect(shown.out)
+        .to.include("what alpha had of app beyond cut 1.42, from which bravo went on in epoch 2.")
+        .and.include('  changed db "app.db": 8 KiB\n')
+        .and.include('  created up "a\\nb": 8 B\n')
+        .and.include("and 1 more");
+      expect((await forks(["show"])).code).to.equal(exitCodes.usage);
+      expect((await forks(["burn", name])).code).to.equal(exitCodes.usage);
+      expect((await forks(["export", name])).err).to.match(/--to DIR/);
+      expect((await forks(["export", name, "--to", "/x/../y"])).out).to.match(/^exported .* to \/y: 2 files, 8 KiB/);
+      agent.calls.length = 0;
+      expect(await forks(["drop", name])).to.include({ code: exitCodes.refused });
+      expect(await forks(["drop", name], { answer: "n" })).to.include({ code: exitCodes.refused });
+      expect(agent.calls.flat()).not.to.include("dropFork");
+      expect(await forks(["drop", name], { answer: "y" })).to.include({ code: exitCodes.done });
+      expect((await forks(["drop", name, "--yes"])).out).to.equal(`dropped ${name}\n`);
+      expect(agent.calls.flat().filter((call) => call === "dropFork")).to.have.length(2);
+      agent.current = statusWith({ app: { ...replicaGroup, forks: { count: 1, names: [name] } } });
+      expect((await run(["status", "--state", served.state])).out).to.include(`1 fork kept here: ${name}`);
     });
 
     describe("promote", () => {

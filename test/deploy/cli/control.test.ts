@@ -16,7 +16,7 @@ import { SocketPathTooLong, serveControl } from "../../../deploy/control/server.
 import { controlSocketPath } from "../../../deploy/control/state-layout.ts";
 import { exitCodes, ProtocolViolation, UnderstudyError } from "../../../shared/errors.ts";
 import { epoch, seq } from "../../../shared/words.ts";
-import { FakeAgent, serveFake } from "./fake-agent.ts";
+import { FakeAgent, forkDescription, serveFake } from "./fake-agent.ts";
 
 class Refused extends UnderstudyError {
   readonly code = "COPY_SUSPECT";
@@ -64,6 +64,10 @@ describe("control socket", () => {
     await client.abortPromotion("app");
     await client.form("app", { alone: true });
     await client.adopt("app");
+    expect((await client.forks()).forks).to.deep.equal([forkDescription]);
+    await client.showFork("a b&c");
+    await client.exportFork("a", { to: "/x" });
+    await client.dropFork("a");
     expect(agent.calls).to.deep.equal([
       ["isPrimary", "app"],
       ["points", "app"],
@@ -79,6 +83,10 @@ describe("control socket", () => {
       ["abortPromotion", "app"],
       ["form", "app", { alone: true }],
       ["adopt", "app"],
+      ["forks"],
+      ["showFork", "a b&c"],
+      ["exportFork", "a", "/x"],
+      ["dropFork", "a"],
     ]);
   });
 

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { PassThrough, Writable } from "node:stream";
 import type { Terminal } from "../../../deploy/cli/terminal.ts";
 import type { AgentStatus, ControlHandler, GroupStatus, PeerStatus } from "../../../deploy/control/api.ts";
+import type { ForkDescription } from "../../../deploy/control/fork-answers.ts";
 import { serveControl } from "../../../deploy/control/server.ts";
 import { controlSocketPath } from "../../../deploy/control/state-layout.ts";
 
@@ -52,6 +53,19 @@ export const replicaGroup: GroupStatus = {
   waitingFor: [],
   halted: null,
   history: { points: 3, bytes: 4096, oldestAt: "2026-11-21T08:00:00.000Z" },
+  forks: { count: 0, names: [] },
+};
+
+export const forkDescription: ForkDescription = {
+  name: "app-1.44-20261121T090000",
+  group: "app",
+  node: "alpha",
+  madeAt: "2026-11-21T10:00:00.000Z",
+  common: { epoch: 1, seq: 42 },
+  last: { epoch: 1, seq: 44, takenAt: "2026-11-21T09:00:00.000Z" },
+  epochs: [{ epoch: 1, firstSeq: 1 }],
+  promotion: { node: "bravo", epoch: 2 },
+  counts: { created: 1, changed: 1, removed: 1, files: 2, bytes: 8200 },
 };
 
 export function statusWith(groups: Record<string, GroupStatus>): AgentStatus {
@@ -136,6 +150,19 @@ export class FakeAgent implements ControlHandler {
   form: ControlHandler["form"] = (group, options) =>
     this.#called(["form", group, options], { role: "primary", epoch: 1 });
   adopt: ControlHandler["adopt"] = (group) => this.#called(["adopt", group], { role: "replica", epoch: 1 });
+  forks = () => this.#called(["forks"], { forks: [forkDescription], damaged: [] });
+  showFork: ControlHandler["showFork"] = (name) =>
+    this.#called(["showFork", name], {
+      fork: forkDescription,
+      paths: [
+        { store: "db", path: "app.db", what: "changed", type: "file", size: 8192, content: "whole" },
+        { store: "up", path: "a\nb", what: "created", type: "file", size: 8, content: "whole" },
+      ],
+    });
+  exportFork: ControlHandler["exportFork"] = (name, { to }) =>
+    this.#called(["exportFork", name, to], { name, to, files: 2, bytes: 8200, metadataPartial: 0 });
+  dropFork: ControlHandler["dropFork"] = (name) =>
+    this.#called(["dropFork", name], { fork: forkDescription, paths: [] });
 }
 
 /** A state directory with the agent's socket in it. */

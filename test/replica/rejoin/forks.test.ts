@@ -307,39 +307,46 @@ describe("a fork that is kept", function () {
           { directory: "/state/forks/app", group: "app", node: "alpha", common, promotion, wholeBytesMax: 30_000 },
           never,
         );
-      const reference = settled.afterPowerLoss("keep-all", Math.random);
-      const whole = await keep(reference);
-      const wanted = JSON.stringify(reference.tree("/state/forks"), withoutTimes);
       const met = new Set<string>();
       const outcomes = new Set<number>();
-      for (let stop = 1, failed = true; failed; stop++) {
-        failed = false;
-        const random = seededRandom(stop);
-        const disk = settled.afterPowerLoss("keep-all", random);
-        let left = stop;
-        disk.onOperation = ({ when, kind }) => {
-          if (--left > 0) return;
-          met.add(`${when} ${kind}`);
-          throw new PowerLoss(kind);
-        };
-        await keep(disk).catch((error: unknown) => {
-          if (!(error instanceof PowerLoss)) throw error;
-          failed = true;
-        });
-        for (const mode of ["lose-all", powerLossModes[1 + (stop % 4)]!] as const) {
-          const after = disk.afterPowerLoss(mode, random);
-          const found = listForks(after, "/state/forks");
-          outcomes.add(found.length);
-          if (found.length > 0 || !failed) {
-            expect(found, `${stop} ${mode}`).to.deep.equal([whole]);
-            after.writeTree("/", { to: { type: "directory", entries: {} } });
-            await exportFork(after, "/state/forks", { name: whole!.name, to: "/to/out" }, never);
+      const everyCrash = async (clones: boolean): Promise<void> => {
+        const reference = settled.afterPowerLoss("keep-all", Math.random);
+        reference.clones = clones;
+        const whole = await keep(reference);
+        const wanted = JSON.stringify(reference.tree("/state/forks"), withoutTimes);
+        for (let stop = 1, failed = true; failed; stop++) {
+          failed = false;
+          const random = seededRandom(stop);
+          const disk = settled.afterPowerLoss("keep-all", random);
+          disk.clones = clones;
+          let left = stop;
+          disk.onOperation = ({ when, kind }) => {
+            if (--left > 0) return;
+            met.add(`${when} ${kind}`);
+            throw new PowerLoss(kind);
+          };
+          await keep(disk).catch((error: unknown) => {
+            if (!(error instanceof PowerLoss)) throw error;
+            failed = true;
+          });
+          for (const mode of ["lose-all", powerLossModes[1 + (stop % 4)]!] as const) {
+            const after = disk.afterPowerLoss(mode, random);
+            after.clones = clones;
+            const found = listForks(after, "/state/forks");
+            outcomes.add(found.length);
+            if (found.length > 0 || !failed) {
+              expect(found, `${stop} ${mode}`).to.deep.equal([whole]);
+              after.writeTree("/", { to: { type: "directory", entries: {} } });
+              await exportFork(after, "/state/forks", { name: whole!.name, to: "/to/out" }, never);
+            }
+            expect(await keep(after), `${stop} ${mode}`).to.deep.equal(whole);
+            const settledAfter = after.afterPowerLoss("lose-all", random);
+            expect(JSON.stringify(settledAfter.tree("/state/forks"), withoutTimes), `${stop} ${mode}`).to.equal(wanted);
           }
-          expect(await keep(after), `${stop} ${mode}`).to.deep.equal(whole);
-          const settledAfter = after.afterPowerLoss("lose-all", random);
-          expect(JSON.stringify(settledAfter.tree("/state/forks"), withoutTimes), `${stop} ${mode}`).to.equal(wanted);
         }
-      }
+      };
+      await everyCrash(false);
+      await everyCrash(true);
       expect([...outcomes].toSorted(), "it crashed on both sides of the rename").to.deep.equal([0, 1]);
       for (const what of [
         "before rename",
