@@ -1,9 +1,10 @@
 import { mkdir } from "node:fs/promises";
 import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { runHook } from "../../shared/hooks.ts";
+import type { CutId } from "../../shared/words.ts";
 import type { GroupPeers, RoleChanges } from "./group-peers.ts";
 import type { GroupPromotion } from "./group-promotion.ts";
-import { type GroupWorkers, WrongRole } from "./group-workers.ts";
+import { type Demotion, type GroupWorkers, WrongRole } from "./group-workers.ts";
 
 /** A group is not formed while a replica might have it already. */
 export class NotAnswered extends UnderstudyError {
@@ -95,6 +96,18 @@ export class GroupRoles implements RoleChanges {
       this.#peers.closeSessions();
       await this.#onFenced();
     });
+  }
+
+  /**
+   * An ex-primary goes on as a replica of what it has: see `GroupWorkers.demote`. For whoever is at a change of role already;
+   * its service is stopped.
+   */
+  async demote(common: CutId, keepFork?: (own: CutId) => Promise<void>): Promise<Demotion> {
+    const workers = this.#workers;
+    const demotion = await workers.demote(common, keepFork);
+    if (workers.replicaStanding !== undefined) this.#peers.missingSince(workers.replicaStanding);
+    this.#peers.closeSessions();
+    return demotion;
   }
 
   async #onFenced(): Promise<void> {

@@ -11,10 +11,16 @@ import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import type { Turn } from "../../shared/session/epochs.ts";
-import { cutText, type NodeName, type Role } from "../../shared/words.ts";
+import { type CutId, cutText, type NodeName, type Role } from "../../shared/words.ts";
 import { groupDirectory } from "../control/state-layout.ts";
 import { RemoteError } from "../workers/port-peer.ts";
-import type { PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
+import type {
+  CopyPlaces,
+  Demoted,
+  PrimaryMainCalls,
+  PrimaryStanding,
+  PrimaryWorkerCalls,
+} from "../workers/primary-worker.ts";
 import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
 import { excludesOf, placementOf } from "../workers/store-adapters.ts";
 import type { EventFields, EventLog } from "./event-log.ts";
@@ -51,6 +57,21 @@ export class WrongRole extends UnderstudyError {
   }
 }
 
+/** This node has what the common cut has not, and nobody said where that is to be kept. */
+export class ForkNotKept extends UnderstudyError {
+  readonly code = "FORK_NOT_KEPT";
+  readonly remedy = "stop";
+  readonly state = "The node is what it was; nothing was given up.";
+  readonly hint = "Run `understudy rejoin GROUP`: what lies beyond the common cut is kept as a fork.";
+  override readonly exitCode = exitCodes.refused;
+}
+
+/** What became of an ex-primary. */
+export interface Demotion extends Demoted {
+  /** Its own last cut, which is beyond `cut` where it had a fork. */
+  readonly own: CutId;
+}
+
 export interface GroupOptions {
   readonly config: Config;
   readonly group: GroupConfig;
@@ -63,6 +84,27 @@ export interface GroupOptions {
   readonly metrics: Metrics;
   /** Something happened after which only a restart through recovery is safe. */
   readonly onFatal: (error: unknown) => void;
+}
+
+const demoteAttemptsMax = 3;
+
+function asReplica(standing: PrimaryStanding): ReplicaStanding {
+  return {
+    ...standing,
+    lastObject: standing.nextObject - 1,
+    record: undefined,
+    unappliedBytes: 0,
+    pointCount: 0,
+    historyBytes: 0,
+    oldestPointUs: 0,
+    adopting: false,
+    damaged: [],
+    followed: undefined,
+  };
+}
+
+function isStillWritten(error: unknown): boolean {
+  return error instanceof RemoteError && error.code === "STILL_WRITTEN";
 }
 
 /** The worker that holds the group's catalog on this node, of the kind that its role wants, and what it said last. */
@@ -276,6 +318,25 @@ export class GroupWorkers {
 
   async becomePrimary(): Promise<void> {
     await this.#closeReplica();
+    const { worker, standing } = await this.#openPrimary();
+    const reign = new Reign(worker, standing, {
+      config: this.config,
+      node: this.options.node,
+      log: this.log,
+      metrics: this.options.metrics,
+      environment: () => this.environment(),
+      onStanding: () => {},
+      frozenMarkPath: join(this.directory, "frozen"),
+    });
+    reign.compressFor = (peer) => this.#compressFor(peer);
+    this.#primary = { worker, reign };
+    this.#scrubbing = this.#scrubbingOf(reign);
+    // Until here whoever asked was told what this node was before.
+    this.replicaStanding = undefined;
+    if (standing.role === "primary") await this.#startReign();
+  }
+
+  async #openPrimary(): Promise<{ worker: PrimaryWorker; standing: PrimaryStanding }> {
     const worker: PrimaryWorker = new WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>(
       "primary-worker",
       {
@@ -298,21 +359,7 @@ export class GroupWorkers {
       holdSecondsMax: this.config.limits.snapshotHoldMs / 1000,
       environment: this.environment(),
     });
-    const reign = new Reign(worker, standing, {
-      config: this.config,
-      node: this.options.node,
-      log: this.log,
-      metrics: this.options.metrics,
-      environment: () => this.environment(),
-      onStanding: () => {},
-      frozenMarkPath: join(this.directory, "frozen"),
-    });
-    reign.compressFor = (peer) => this.#compressFor(peer);
-    this.#primary = { worker, reign };
-    this.#scrubbing = this.#scrubbingOf(reign);
-    // Until here whoever asked was told what this node was before.
-    this.replicaStanding = undefined;
-    if (standing.role === "primary") await this.#startReign();
+    return { worker, standing };
   }
 
   async #startReign(): Promise<void> {
@@ -360,6 +407,99 @@ export class GroupWorkers {
     if (lines.some((line) => line.compress === "always")) return true;
     // On a fast link compressing costs more than it saves; a line with a rate is a slow one.
     return lines.some((line) => line.rateBytesPerSecond !== undefined);
+  }
+
+  get #places(): CopyPlaces {
+    return { groupName: this.config.name, placements: this.stores.map(placementOf) };
+  }
+
+  /**
+   * Whether this primary's files could become a replica's copy where they are, as far as that can be known while they are in
+   * use; makes the private directories beside them.
+   * @throws what stands in the way
+   */
+  async prepareDemotion(): Promise<void> {
+    if (this.#primary === undefined) throw new WrongRole("only a primary is demoted", this.role);
+    await this.#primary.worker.call("prepareDemotion", this.#places);
+  }
+
+  /**
+   * An ex-primary becomes a replica of what it has, at `common`, a cut of its own history; its service is stopped, and
+   * whoever asks does so within `exclusively`, and begins every conversation anew afterwards. Before that it takes one more
+   * cut, for no replica. What lies beyond `common` then is given to `keepFork`, perhaps more than once, each time all of it
+   * as of its last cut `own`, before anything of it is given up. When it fails, the node is what it was.
+   */
+  async demote(common: CutId, keepFork?: (own: CutId) => Promise<void>): Promise<Demotion> {
+    const { role } = this;
+    if (role !== "primary" && role !== "fenced") throw new WrongRole("only an ex-primary is demoted", role);
+    let worker = await this.#endReign();
+    let demotion: Demotion | undefined;
+    try {
+      for (let attempt = 1; demotion === undefined; attempt++) {
+        try {
+          demotion = await this.#demote(worker, common, keepFork);
+        } catch (error) {
+          if (attempt === demoteAttemptsMax || !isStillWritten(error)) throw error;
+          this.log.warn("demotion.retried", { error });
+          await worker.close();
+          ({ worker } = await this.#openPrimary());
+        }
+      }
+    } finally {
+      await worker.close();
+      if (demotion === undefined && role === "primary") await this.becomePrimary();
+      else await this.openReplica();
+    }
+    const { touched, ...said } = demotion;
+    this.log.info("primary.demoted", { ...said, own: cutText(demotion.own), cut: cutText(demotion.cut), ...touched });
+    await this.event("primary.demoted", {
+      cut: cutText(demotion.cut),
+      own: cutText(demotion.own),
+      touchedPaths: touched.paths,
+      touchedBlocks: touched.blocks,
+    });
+    await this.openCopy();
+    return demotion;
+  }
+
+  async #demote(
+    worker: PrimaryWorker,
+    common: CutId,
+    keepFork: ((own: CutId) => Promise<void>) | undefined,
+  ): Promise<Demotion> {
+    await worker.call("start", undefined);
+    const { cut: own } = await worker.call("cut", {
+      depth: "scan",
+      prune: false,
+      freeze: false,
+      preCopyRounds: 0,
+      sinks: [],
+      forgottenUpTo: 0n,
+    });
+    if (own.seq > common.seq) {
+      if (keepFork === undefined)
+        throw new ForkNotKept(`this node has cut ${cutText(own)}, the common one is ${cutText(common)}`);
+      await keepFork(own);
+    }
+    const demoted = await worker.call("demote", { ...this.#places, common, keepHistory: this.#keepsHistory() });
+    return { ...demoted, own };
+  }
+
+  /** The worker of a primary that takes no cuts by itself any more, and whose stores are not followed. */
+  async #endReign(): Promise<PrimaryWorker> {
+    const primary = this.#primary;
+    if (primary !== undefined) {
+      await this.#scrubbing?.stop();
+      this.#scrubbing = undefined;
+      await primary.reign.stop();
+      // What this node was is what it says of itself until it is something else.
+      this.replicaStanding = asReplica(primary.reign.standing);
+      this.#primary = undefined;
+      // Its adapters know what was cut of the stores: what they can prove need not be read.
+      return primary.worker;
+    }
+    await this.#closeReplica();
+    return (await this.#openPrimary()).worker;
   }
 
   async closePrimary(): Promise<void> {

@@ -6,10 +6,15 @@ import { type TakenCut, takeCut } from "../../primary/plan/take-cut.ts";
 import type { PrimaryContext } from "../../primary/primary-context.ts";
 import { dropFrameMemory, frameBytesMax, giveFrameMemory, takeFrameMemory } from "../../primary/ship/frame-memory.ts";
 import type { ReplicaSink, StagedQuestion } from "../../primary/ship/shipment.ts";
+import { checkPlaces, demote, settleFiles } from "../../replica/rejoin/demote.ts";
+import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
+import { openStoreHomes, type StorePlacement } from "../../replica/store-home.ts";
 import { Catalog, type Standing } from "../../shared/catalog/catalog.ts";
 import { CatalogFailed, CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
+import type { Touched } from "../../shared/catalog/collapse.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { StoreOnNode } from "../../shared/config/config.ts";
+import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert } from "../../shared/errors.ts";
 import type { StoreAdapter, StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
 import { newReign, type Turn } from "../../shared/session/epochs.ts";
@@ -17,9 +22,10 @@ import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { CutStore, StagedPlace } from "../../shared/wire/messages.ts";
 import { unpackStagedList } from "../../shared/wire/staged-list.ts";
 import { type CutId, epoch, type GroupId, type ObjectId, sameCut, seq } from "../../shared/words.ts";
+import { endStores } from "./end-stores.ts";
 import { type PlainError, PortPeer, plainError } from "./port-peer.ts";
 import { SinkSession } from "./sink-session.ts";
-import { enterStage, traceAdapter, traceCommits } from "./step-trace.ts";
+import { enterStage, traceAdapter, traceCommits, traceDisk } from "./step-trace.ts";
 import { createAdapter, singleFilePath } from "./store-adapters.ts";
 
 /** The thread that takes a group's cuts: the only writing connection to its catalog, and all reading of its stores. */
@@ -45,7 +51,7 @@ export type PrimaryWorkerCalls = {
   }): PrimaryStanding;
   /** Born here: a new group id, epoch 1. */
   form(argument: undefined): PrimaryStanding;
-  /** Begins to watch the stores. */
+  /** Begins to watch the stores, those that are not watched yet. */
   start(argument: undefined): void;
   cut(argument: {
     depth: "changes" | "scan";
@@ -75,6 +81,16 @@ export type PrimaryWorkerCalls = {
   newEpoch(argument: { turn: Turn }): PrimaryStanding;
   halt(argument: { reason: string }): PrimaryStanding;
   digestAt(argument: { seq: bigint }): Uint8Array | undefined;
+  /**
+   * Makes what a copy needs beside the stores' files, so that they could become one.
+   * @throws when they could not
+   */
+  prepareDemotion(argument: CopyPlaces): void;
+  /**
+   * The stores come to an orderly end, and what is in them becomes the copy of a replica that stands at the cut `common`.
+   * When it fails, the node is what it was; the worker is of no more use then, but to be closed.
+   */
+  demote(argument: CopyPlaces & { common: CutId; keepHistory: boolean }): Promise<Demoted>;
   standing(argument: undefined): PrimaryStanding;
   close(argument: undefined): void;
 };
@@ -94,6 +110,24 @@ export type PrimaryMainCalls = {
   /** The thread cannot go on: the process has to end and recover. */
   failed(argument: { error: PlainError }): void;
 };
+
+/** Where the copies of a replica lie on this node: where the stores are. */
+export interface CopyPlaces {
+  readonly groupName: string;
+  readonly placements: readonly StorePlacement[];
+}
+
+export interface Demoted {
+  /** Where it stands as a replica. */
+  readonly cut: CutId;
+  /** What it has otherwise than that cut. */
+  readonly touched: Touched;
+  /** Of what had to be read, since nothing else said what is in it. */
+  readonly filesRead: number;
+  readonly bytesRead: number;
+  /** Left out by the configuration and changed since: the primary brings what the cut has. */
+  readonly damaged: number;
+}
 
 export interface CutResult extends TakenCut {
   /** Commits of all stores so far, as far as their kinds can count. */
@@ -138,6 +172,8 @@ let context: PrimaryContext | undefined;
 let adapters: StoreAdapter[] = [];
 /** By store, as they are themselves: what stands around them passes on what a cut needs. */
 let ownAdapters = new Map<string, StoreAdapter>();
+let listed: readonly StoreOnNode[] = [];
+const started = new Set<StoreAdapter>();
 let stores: readonly CutStore[] = [];
 let coherency = "independent";
 let cutting = false;
@@ -154,7 +190,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       const catalog = new Catalog(argument.catalogPath, traceCommits);
       patienceMs = argument.holdSecondsMax * 1000 * patienceShare;
       const incarnation = randomBytes(8).toString("hex");
-      const listed = [...argument.stores].sort((a, b) => (a.name < b.name ? -1 : 1));
+      listed = [...argument.stores].sort((a, b) => (a.name < b.name ? -1 : 1));
       ownAdapters = new Map(listed.map((store) => [store.name, createAdapter(store, argument)]));
       const primaryStores = catalog.transaction("stores", () =>
         listed.map((store) => ({
@@ -195,7 +231,11 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       return standing();
     },
     async start() {
-      for (const adapter of adapters) await adapter.start(() => main.note("wake", undefined));
+      for (const adapter of adapters) {
+        if (started.has(adapter)) continue;
+        await adapter.start(() => main.note("wake", undefined));
+        started.add(adapter);
+      }
     },
     async cut(argument) {
       const { catalog } = opened();
@@ -320,6 +360,30 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       const digest = opened().catalog.cut(seq(at))?.digest;
       return digest === undefined ? undefined : new Uint8Array(digest);
     },
+    prepareDemotion(places) {
+      const copies = openCopies(places);
+      try {
+        checkPlaces(copies);
+      } finally {
+        closeCopies(copies);
+      }
+    },
+    async demote({ common, keepHistory, ...places }) {
+      enterStage("demote");
+      const { catalog } = opened();
+      // A cut that was given up for want of room.
+      dropTaking(opened(), seq(catalog.standing.committed.seq + 1n));
+      const copies = openCopies(places);
+      try {
+        checkPlaces(copies);
+        const settled = settleFiles(copies, await endStores(opened().stores, listed));
+        const touched = demote(copies, common, settled, keepHistory);
+        const { filesRead, bytesRead, damaged } = settled;
+        return { cut: catalog.standing.committed, touched, filesRead, bytesRead, damaged: damaged.length };
+      } finally {
+        closeCopies(copies);
+      }
+    },
     standing,
     async close() {
       closing.abort();
@@ -336,6 +400,18 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
 function opened(): PrimaryContext {
   assert(context !== undefined, "the catalog is open");
   return context;
+}
+
+/** The stores' own files as a replica sees its copies; here they are not empty, and are the group's all the same. */
+function openCopies({ groupName, placements }: CopyPlaces): ReplicaContext {
+  const { catalog, manifest, nowUs } = opened();
+  const disk = traceDisk(new RealDisk());
+  const homes = openStoreHomes(disk, catalog, groupName, placements, true);
+  return { catalog, manifest, disk, homes, nowUs, limits: defaultReplicaLimits };
+}
+
+function closeCopies({ homes }: ReplicaContext): void {
+  for (const home of homes.values()) home.close();
 }
 
 function standing(): PrimaryStanding {

@@ -90,5 +90,6 @@ export function traceAdapter(adapter: StoreAdapter): StoreAdapter {
       return view;
     },
     close: async () => await adapter.close(),
+    ...(adapter.end === undefined ? {} : { end: async () => await adapter.end!() }),
   };
 }

@@ -62,10 +62,22 @@ export function isScrubbed(store: StoreOnNode): boolean {
   return store.kind === "files";
 }
 
+/** Cuts come from copies of the files, whose inode numbers and ctimes say nothing of the files themselves. */
+export function hasCopiedStamps(store: StoreOnNode): boolean {
+  return store.kind === "files" && store.snapshot !== undefined;
+}
+
+/** Whether the configuration leaves a path out, by itself or with what is above it. */
+export function leavesOut(store: StoreOnNode): (path: StorePath, directory: boolean) => boolean {
+  if (store.kind !== "files") return () => false;
+  const exclude = compileExclude([...store.exclude]);
+  return (path, directory) => exclude.matches(path, directory) || exclude.hides(path);
+}
+
 export function createScrubSource(store: StoreOnNode): ScrubSource | undefined {
   switch (store.kind) {
     case "files":
-      return new FilesScrubSource(store.path, { copiedStamps: store.snapshot !== undefined });
+      return new FilesScrubSource(store.path, { copiedStamps: hasCopiedStamps(store) });
     case "sqlite":
       return undefined;
   }
@@ -115,6 +127,7 @@ export function singleFilePath(store: StoreOnNode, adapter: StoreAdapter): Store
     peek: (path, offset, length) => adapter.peek(toLocal(path), offset, length),
     enter,
     close: async () => await adapter.close(),
+    ...(adapter.end === undefined ? {} : { end: async () => await adapter.end!() }),
   };
 }
 

@@ -1,4 +1,4 @@
-import { UnderstudyError } from "../../shared/errors.ts";
+import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
 
 /**
  * The source of a store is missing, or is not what its kind expects. Never read as "everything was deleted": a source
@@ -13,6 +13,21 @@ export class SourceUnusable extends UnderstudyError {
 
   constructor(path: string, why: string, options?: ErrorOptions) {
     super(`${path}: ${why}`, options);
+    this.path = path;
+  }
+}
+
+/** Somebody else has the store open, and only who has it alone may make a copy of it. */
+export class StoreInUse extends UnderstudyError {
+  readonly code = "STORE_IN_USE";
+  readonly remedy = "retry";
+  readonly state = "The node is what it was; the store is as its application left it.";
+  readonly hint = "Stop the service, and whoever else has the store open; then it is tried again.";
+  override readonly exitCode = exitCodes.refused;
+  readonly path: string;
+
+  constructor(path: string, why: string, options?: ErrorOptions) {
+    super(`${path} ${why}`, options);
     this.path = path;
   }
 }

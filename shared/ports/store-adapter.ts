@@ -31,6 +31,13 @@ export interface StoreAdapter {
   /** Enters a snapshot. At most one view is open at a time. */
   enter(seen: SeenIndex, request: ViewRequest, signal: AbortSignal): Promise<StoreView>;
   close(): Promise<void>;
+  /**
+   * In place of `close`, when the store is to be a copy: brings everything into the files that a copy has, and lets go.
+   * `covered`: by the kind's own log, these are what the last view told that was taken. Absent where there is nothing to
+   * bring together and only the files themselves can tell.
+   * @throws {StoreInUse} while somebody else has it open; then the adapter is of no more use, but to be closed
+   */
+  end?(): Promise<{ readonly covered: boolean }>;
   /** For status; undefined where the kind has nothing to say beyond its cuts. */
   readonly health?: StoreHealth | undefined;
 }

@@ -207,6 +207,18 @@ export class FollowedLog {
     return true;
   }
 
+  /**
+   * While nobody else has the database open: true when all that was ever committed to the log was read, and the log is still
+   * the one that was read.
+   */
+  provesEnd(): boolean {
+    const before = this.#bytesRead;
+    if (!this.logIsInPlace()) return false;
+    // Without a header nothing was committed since it was opened.
+    if (this.#position === undefined) return this.#header() === undefined;
+    return this.provesContinuity() && this.#bytesRead === before;
+  }
+
   /** Takes over what changed since the last call. It may not be durable yet: see `sync`. */
   collect(): Changed {
     const collected = this.#changed;

@@ -95,6 +95,14 @@ export class HolderProcess {
     }
   }
 
+  /** At once, so that no connection is closed in an orderly way: the last one would bring the log into the file. */
+  async kill(): Promise<void> {
+    this.#closing = true;
+    if (this.#process.pid === undefined) return;
+    this.#process.kill("SIGKILL");
+    await this.#exited.promise;
+  }
+
   async close(): Promise<void> {
     this.#closing = true;
     if (this.#process.pid === undefined) return;

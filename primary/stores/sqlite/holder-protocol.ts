@@ -12,6 +12,13 @@ export type HolderRequest =
   | { readonly op: "swap" }
   /** Lets frames go to the database file, as far as the readers permit, without waiting for anybody. */
   | { readonly op: "checkpoint" }
+  /**
+   * Shuts everybody out for good; busy while somebody else has the database open (WAL mode), or is at work in it. Only for a
+   * process that holds nothing.
+   */
+  | { readonly op: "exclude" }
+  /** After `exclude`: SQLite brings the whole log into the file and removes it, the last to close the database. */
+  | { readonly op: "finish" }
   /** Ends the generation with writers shut out; `from` is where the adapter has read to. */
   | ({ readonly op: "turn"; readonly from: WalPosition } & TurnLimits);
 
@@ -57,6 +64,8 @@ export interface HolderResults {
   second: null;
   swap: null;
   checkpoint: Checkpointed;
+  exclude: { readonly journal: "wal" | "rollback" };
+  finish: null;
   turn: TurnResult;
 }
 

@@ -33,11 +33,18 @@ async function main(): Promise<void> {
   }
   const watchdog = new Watchdog(options.writeLockMsMax);
   let holder: Holder | undefined;
+  let last: LastOne | undefined;
   for await (const line of createInterface({ input: process.stdin })) {
     let reply: HolderReply;
     try {
-      holder ??= new Holder(options);
-      reply = { ok: true, result: await answer(holder, watchdog, JSON.parse(line)) };
+      const request: HolderRequest = JSON.parse(line);
+      if (request.op === "exclude" || request.op === "finish") {
+        last ??= new LastOne(options);
+        reply = { ok: true, result: request.op === "exclude" ? last.exclude() : last.finish() };
+      } else {
+        holder ??= new Holder(options);
+        reply = { ok: true, result: await answer(holder, watchdog, request) };
+      }
     } catch (error) {
       reply = { ok: false, message: error instanceof Error ? error.message : String(error), sqliteCode: codeOf(error) };
     }
@@ -50,7 +57,7 @@ async function main(): Promise<void> {
 async function answer(
   holder: Holder,
   watchdog: Watchdog,
-  request: HolderRequest,
+  request: Exclude<HolderRequest, { readonly op: "exclude" | "finish" }>,
 ): Promise<HolderResults[keyof HolderResults]> {
   switch (request.op) {
     case "hold":
@@ -90,10 +97,7 @@ class Holder {
   constructor(options: HolderArguments) {
     this.#logPath = `${options.path}-wal`;
     this.#database = openSync(options.path, "r");
-    // A URL, since only there SQLite can be told not to make a database that is missing.
-    const url = pathToFileURL(options.path);
-    url.search = "mode=rw";
-    const connect = () => new DatabaseSync(url, { timeout: options.busyMs });
+    const connect = () => open(options);
     this.#standing = connect();
     this.#spare = connect();
     this.#writer = connect();
@@ -218,6 +222,54 @@ class Holder {
   close(): void {
     for (const connection of [this.#writer, this.#checkpointer, this.#spare, this.#standing]) connection.close();
   }
+}
+
+/**
+ * The database's last user: from `exclude` to the end of `finish` nobody else can read or write it, so what is found in its
+ * files then is what stays in them. With EXCLUSIVE locking from the first access SQLite needs no `-shm`, and takes its
+ * lock only where no other connection is open.
+ */
+class LastOne {
+  readonly #options: HolderArguments;
+  readonly #alone: DatabaseSync;
+
+  constructor(options: HolderArguments) {
+    this.#options = options;
+    this.#alone = open(options);
+  }
+
+  exclude(): HolderResults["exclude"] {
+    this.#alone.exec("PRAGMA locking_mode = EXCLUSIVE");
+    // Plays back a journal, and recovers a log, that an unclean end left.
+    this.#alone.exec("BEGIN EXCLUSIVE");
+    const mode = this.#alone.prepare("PRAGMA journal_mode").get();
+    return { journal: mode?.journal_mode === "wal" ? "wal" : "rollback" };
+  }
+
+  finish(): null {
+    this.#alone.exec("ROLLBACK");
+    const { journal_mode: journal } = this.#alone.prepare("PRAGMA journal_mode").get() ?? {};
+    if (journal === "wal") {
+      const row = this.#alone.prepare("PRAGMA wal_checkpoint(TRUNCATE)").get();
+      if (row?.busy !== 0) throw new Error(`the log could not be brought into the file: ${JSON.stringify(row)}`);
+    }
+    this.#alone.close();
+    if (journal === "wal") {
+      // An ordinary connection's end takes the `-shm` away that others have left.
+      const ordinary = open(this.#options);
+      beginReading(ordinary);
+      ordinary.exec("COMMIT");
+      ordinary.close();
+    }
+    return null;
+  }
+}
+
+/** By a URL, since only there SQLite can be told not to make a database that is missing. */
+function open(options: HolderArguments): DatabaseSync {
+  const url = pathToFileURL(options.path);
+  url.search = "mode=rw";
+  return new DatabaseSync(url, { timeout: options.busyMs });
 }
 
 /** Reads no schema: what the application's tables need (extensions, collations) may not exist here. */

@@ -67,6 +67,10 @@ export class RollbackSource {
     return readSync(this.#database, buffer, 0, buffer.length, offset);
   }
 
+  async letGo(): Promise<void> {
+    await this.#holder.kill();
+  }
+
   async close(): Promise<void> {
     closeSync(this.#database);
     await this.#holder.close();

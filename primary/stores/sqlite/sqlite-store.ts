@@ -1,7 +1,7 @@
 import { closeSync, existsSync, openSync, readSync, realpathSync, type Stats, statSync } from "node:fs";
 import { basename } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { isSystemError, UnderstudyError } from "../../../shared/errors.ts";
+import { assert, isSystemError, UnderstudyError } from "../../../shared/errors.ts";
 import type {
   SeenIndex,
   StoreAdapter,
@@ -11,12 +11,12 @@ import type {
 } from "../../../shared/ports/store-adapter.ts";
 import type { StorePath } from "../../../shared/words.ts";
 import { watchHotFiles } from "../../watch/hot-files.ts";
-import { SourceUnusable } from "../source-unusable.ts";
+import { SourceUnusable, StoreInUse } from "../source-unusable.ts";
 import { wasSeen } from "./database-entry.ts";
 import { type DatabaseHeader, databaseHeaderBytes, parseDatabaseHeader } from "./database-header.ts";
 import { Exclusive } from "./exclusive.ts";
 import { ChainBroken, FollowedLog } from "./followed-log.ts";
-import { defaultHolderFile, HolderLost, HolderProcess } from "./holder-process.ts";
+import { DatabaseBusy, defaultHolderFile, HolderLost, HolderProcess } from "./holder-process.ts";
 import { RollbackSource, sameStamp } from "./rollback-source.ts";
 import { RollbackView } from "./rollback-view.ts";
 import { noCounts, noteLocked, type SqliteCounters, WalSource } from "./wal-source.ts";
@@ -193,6 +193,47 @@ class SqliteAdapter implements SqliteStore {
     await this.#maintenance;
     await this.#watch?.[Symbol.asyncDispose]();
     await this.#exclusive.run(() => this.#forget());
+  }
+
+  async end(): Promise<{ covered: boolean }> {
+    this.#closing.abort();
+    this.#poke();
+    await this.#maintenance;
+    await this.#watch?.[Symbol.asyncDispose]();
+    return await this.#exclusive.run(async () => {
+      assert(this.#view === undefined, "a store does not end within a view");
+      const source = this.#source;
+      const followed = source !== undefined && !this.#everything && source.alive() && this.#inPlace(source);
+      await source?.letGo();
+      const last = this.#newHolder(fileAt(this.#path));
+      try {
+        const { journal } = await this.#whileInUse(() => last.request({ op: "exclude" }));
+        const covered = followed && journal === source.journal && this.#inPlace(source) && this.#provesEnd(source);
+        await last.request({ op: "finish" });
+        for (const suffix of ["-wal", "-shm"]) {
+          if (existsSync(`${this.#path}${suffix}`)) throw new StoreInUse(this.#path, "was opened by somebody else");
+        }
+        return { covered };
+      } finally {
+        await last.close();
+        await this.#forget();
+      }
+    });
+  }
+
+  /** Everybody else is shut out. */
+  #provesEnd(source: WalSource | RollbackSource): boolean {
+    if (source.journal === "rollback") return sameStamp(source.taken, source.stamp());
+    return source.log.bytesRead === this.#takenBytes && source.log.provesEnd();
+  }
+
+  async #whileInUse<T>(step: () => Promise<T>): Promise<T> {
+    try {
+      return await step();
+    } catch (error) {
+      if (!(error instanceof DatabaseBusy)) throw error;
+      throw new StoreInUse(this.#path, "is open in another process", { cause: error });
+    }
   }
 
   #left(outcome: "taken" | "dropped", everything: boolean, bytesTold: number): void {

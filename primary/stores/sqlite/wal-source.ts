@@ -142,6 +142,12 @@ export class WalSource {
     return this.log.stat();
   }
 
+  /** Nobody stands for the log any more, which stays as it is. */
+  async letGo(): Promise<void> {
+    this.#held = false;
+    await this.#holder.kill();
+  }
+
   async close(): Promise<void> {
     this.log.close();
     await this.#holder.close();
