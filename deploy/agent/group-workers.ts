@@ -98,6 +98,7 @@ function asReplica(standing: PrimaryStanding): ReplicaStanding {
     historyBytes: 0,
     oldestPointUs: 0,
     adopting: false,
+    rejoining: false,
     damaged: [],
     followed: undefined,
   };
@@ -426,8 +427,9 @@ export class GroupWorkers {
   /**
    * An ex-primary becomes a replica of what it has, at `common`, a cut of its own history; its service is stopped, and
    * whoever asks does so within `exclusively`, and begins every conversation anew afterwards. Before that it takes one more
-   * cut, for no replica. What lies beyond `common` then is given to `keepFork`, perhaps more than once, each time all of it
-   * as of its last cut `own`, before anything of it is given up. When it fails, the node is what it was.
+   * cut, for no replica, and the stores come to an orderly end. What lies beyond `common` then is for `keepFork` to keep, as of
+   * the cut `own`: all of it is in the catalog and in the stores' own files, and nobody changes either. When it fails, the node
+   * is what it was.
    */
   async demote(common: CutId, keepFork?: (own: CutId) => Promise<void>): Promise<Demotion> {
     const { role } = this;
@@ -476,12 +478,11 @@ export class GroupWorkers {
       sinks: [],
       forgottenUpTo: 0n,
     });
-    if (own.seq > common.seq) {
-      if (keepFork === undefined)
-        throw new ForkNotKept(`this node has cut ${cutText(own)}, the common one is ${cutText(common)}`);
-      await keepFork(own);
-    }
-    const demoted = await worker.call("demote", { ...this.#places, common, keepHistory: this.#keepsHistory() });
+    if (own.seq > common.seq && keepFork === undefined)
+      throw new ForkNotKept(`this node has cut ${cutText(own)}, the common one is ${cutText(common)}`);
+    await worker.call("settle", this.#places);
+    if (own.seq > common.seq) await keepFork?.(own);
+    const demoted = await worker.call("demote", { common, keepHistory: this.#keepsHistory() });
     return { ...demoted, own };
   }
 

@@ -6,7 +6,7 @@ import { type TakenCut, takeCut } from "../../primary/plan/take-cut.ts";
 import type { PrimaryContext } from "../../primary/primary-context.ts";
 import { dropFrameMemory, frameBytesMax, giveFrameMemory, takeFrameMemory } from "../../primary/ship/frame-memory.ts";
 import type { ReplicaSink, StagedQuestion } from "../../primary/ship/shipment.ts";
-import { checkPlaces, demote, settleFiles } from "../../replica/rejoin/demote.ts";
+import { checkPlaces, demote, type Settled, settleFiles } from "../../replica/rejoin/demote.ts";
 import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
 import { openStoreHomes, type StorePlacement } from "../../replica/store-home.ts";
 import { Catalog, type Standing } from "../../shared/catalog/catalog.ts";
@@ -87,10 +87,12 @@ export type PrimaryWorkerCalls = {
    */
   prepareDemotion(argument: CopyPlaces): void;
   /**
-   * The stores come to an orderly end, and what is in them becomes the copy of a replica that stands at the cut `common`.
-   * When it fails, the node is what it was; the worker is of no more use then, but to be closed.
+   * The stores come to an orderly end: from here on their files are what the last cut says, and nobody of ours writes or
+   * follows them. Before `demote` the node is what it was; this worker is of no more use then, but to be closed.
    */
-  demote(argument: CopyPlaces & { common: CutId; keepHistory: boolean }): Promise<Demoted>;
+  settle(argument: CopyPlaces): Promise<void>;
+  /** What was settled is the copy of a replica from here on, which stands at the cut `common`. */
+  demote(argument: { common: CutId; keepHistory: boolean }): Demoted;
   standing(argument: undefined): PrimaryStanding;
   close(argument: undefined): void;
 };
@@ -174,6 +176,7 @@ let adapters: StoreAdapter[] = [];
 let ownAdapters = new Map<string, StoreAdapter>();
 let listed: readonly StoreOnNode[] = [];
 const started = new Set<StoreAdapter>();
+let settled: { readonly copies: ReplicaContext; readonly files: Settled } | undefined;
 let stores: readonly CutStore[] = [];
 let coherency = "independent";
 let cutting = false;
@@ -368,26 +371,33 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
         closeCopies(copies);
       }
     },
-    async demote({ common, keepHistory, ...places }) {
+    async settle(places) {
       enterStage("demote");
-      const { catalog } = opened();
+      const { catalog, stores: followed } = opened();
       // A cut that was given up for want of room.
       dropTaking(opened(), seq(catalog.standing.committed.seq + 1n));
+      assert(settled === undefined, "the stores come to their end once");
       const copies = openCopies(places);
       try {
         checkPlaces(copies);
-        const settled = settleFiles(copies, await endStores(opened().stores, listed));
-        const touched = demote(copies, common, settled, keepHistory);
-        const { filesRead, bytesRead, damaged } = settled;
-        return { cut: catalog.standing.committed, touched, filesRead, bytesRead, damaged: damaged.length };
+        settled = { copies, files: settleFiles(copies, await endStores(followed, listed)) };
+        adapters = [];
       } finally {
-        closeCopies(copies);
+        if (settled === undefined) closeCopies(copies);
       }
+    },
+    demote({ common, keepHistory }) {
+      assert(settled !== undefined, "the stores are settled first");
+      const { copies, files } = settled;
+      const touched = demote(copies, common, files, keepHistory);
+      const { filesRead, bytesRead, damaged } = files;
+      return { cut: copies.catalog.standing.committed, touched, filesRead, bytesRead, damaged: damaged.length };
     },
     standing,
     async close() {
       closing.abort();
       for (const adapter of adapters) await adapter.close();
+      if (settled !== undefined) closeCopies(settled.copies);
       context?.catalog.close();
       context = undefined;
     },

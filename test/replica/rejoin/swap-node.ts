@@ -19,9 +19,11 @@ import { Manifest } from "../../../shared/catalog/manifest.ts";
 import type { StoreOnNode } from "../../../shared/config/config.ts";
 import { RealDisk } from "../../../shared/durable/real-disk.ts";
 import type { Disk } from "../../../shared/ports/disk.ts";
+import type { Turn } from "../../../shared/session/epochs.ts";
 import { type CutId, epoch, type StoreName, seq } from "../../../shared/words.ts";
 import { commit, cutInto, sinkInto, testGroup, testIncarnation } from "../../model/in-process.ts";
 
+const memberNames = ["alpha", "bravo", "charlie"];
 const nowUs = (): number => Date.now() * 1000;
 
 export interface SwapOptions {
@@ -37,6 +39,7 @@ export class SwapNode implements AsyncDisposable {
   readonly database: string;
   readonly catalogPath: string;
   readonly #options: SwapOptions;
+  readonly #turn: Turn;
   catalog: Catalog;
   #primary: PrimaryContext | undefined;
   #replica: ReplicaContext | undefined;
@@ -44,6 +47,7 @@ export class SwapNode implements AsyncDisposable {
 
   constructor(directory: string, name: string, options: SwapOptions = {}) {
     this.#options = options;
+    this.#turn = { member: memberNames.indexOf(name), members: memberNames.length };
     this.tree = join(directory, name, "data", "tree");
     this.database = join(directory, name, "db", "app.db");
     mkdirSync(join(directory, name, "data"), { recursive: true });
@@ -163,7 +167,7 @@ export class SwapNode implements AsyncDisposable {
     this.receiver?.abort();
     this.receiver = undefined;
     seal(this.replica);
-    takeOver(this.replica, true);
+    takeOver(this.replica, true, this.#turn);
     for (const home of this.replica.homes.values()) home.close();
     this.#replica = undefined;
   }
