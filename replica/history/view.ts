@@ -226,7 +226,9 @@ export class ViewedFile {
 function openWherever(context: ReplicaContext, object: ObjectId, store: number): OpenFile {
   const { disk } = context;
   const home = homeOf(context, store);
-  for (let attempt = 0; attempt < attemptsMax; attempt++) {
+  // Who writes the catalog himself moves nothing while he looks: once more, for directories that he has replaced.
+  const attempts = context.catalog.readOnly ? attemptsMax : 2;
+  for (let attempt = 0; attempt < attempts; attempt++) {
     if (attempt > 0) {
       // Directories that apply has removed or replaced meanwhile are opened anew.
       home.tree.forget();

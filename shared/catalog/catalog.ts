@@ -195,6 +195,11 @@ export class Catalog {
     this.statement(sql).run(...values);
   }
 
+  /** Beside the connection that writes, whose work goes on meanwhile. */
+  get readOnly(): boolean {
+    return this.#readOnly;
+  }
+
   get inTransaction(): boolean {
     return this.#open;
   }

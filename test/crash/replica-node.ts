@@ -46,6 +46,8 @@ export class ReplicaNode {
       synchronous: "OFF",
       observer: (...words) => observe(...words),
     });
+    // Nobody else reads it: locks that are taken once and kept save a third of a matrix's time.
+    this.catalog.db.exec("PRAGMA locking_mode = EXCLUSIVE");
     if (observer !== undefined) observe = observer(this.catalog);
     const { catalog } = this;
     let homes: Map<number, StoreHome> | undefined;

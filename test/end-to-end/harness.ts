@@ -7,7 +7,8 @@ import { promisify } from "node:util";
 import type { AgentStatus, ControlHandler, GroupStatus } from "../../deploy/control/api.ts";
 import { AgentNotRunning, ControlBroken } from "../../deploy/control/client.ts";
 import type { Child } from "../../deploy/demo/child-process.ts";
-import { controlOf, freePorts, keyOf, launcherFile, startLocalAgent } from "../../deploy/demo/local-agent.ts";
+import { controlOf, keyOf, launcherFile, startLocalAgent } from "../../deploy/demo/local-agent.ts";
+import { nodePorts } from "./node-ports.ts";
 
 /**
  * Real agents as processes, on ephemeral ports of the loopback, in a scratch directory that goes when the cluster is
@@ -54,7 +55,7 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
   const nodes = new Map(names.map((name) => [name, new ClusterNode(name, join(directory, name), configPath, options)]));
   const cluster = new Cluster(directory, configPath, nodes, options.directory === undefined);
   try {
-    const ports = await freePorts(names.length);
+    const ports = await nodePorts(names.length);
     const lines: string[] = ["nodes:"];
     for (const [index, name] of names.entries()) {
       const free = `127.0.0.1:${ports[index]}`;

@@ -8,10 +8,10 @@ import { fileURLToPath } from "node:url";
 import { expect } from "chai";
 import type { AgentStatus, PointsAnswer } from "../../deploy/control/api.ts";
 import { Child } from "../../deploy/demo/child-process.ts";
-import { freePorts } from "../../deploy/demo/local-agent.ts";
 import { nodeNamed } from "../../shared/config/config.ts";
 import { loadConfig } from "../../shared/config/load.ts";
 import { until } from "./harness.ts";
+import { nodePorts } from "./node-ports.ts";
 
 /**
  * README's commands, run as they are printed by a shell in the project's directory. Two directories stand for two
@@ -48,7 +48,7 @@ describe("README.md", function () {
       directory = await mkdtemp(join(tmpdir(), "us-readme-"));
       for (const name of names) await mkdir(join(directory, name));
       blocks = blocksOf(await readFile(join(root, "README.md"), "utf8"));
-      ports = await freePorts(names.length);
+      ports = await nodePorts(names.length);
     });
     after(async () => {
       for (const agent of agents.values()) await agent[Symbol.asyncDispose]();
