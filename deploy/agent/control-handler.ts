@@ -4,6 +4,7 @@ import type { Metrics } from "../../shared/metrics.ts";
 import type { Coherency } from "../../shared/words.ts";
 import type {
   AgentStatus,
+  ConfirmOptions,
   ControlHandler,
   CutAnswer,
   CutOptions,
@@ -26,7 +27,7 @@ import type { Forks } from "./forks.ts";
 import type { GroupAgent } from "./group.ts";
 import { WrongRole } from "./group-workers.ts";
 import type { Reign } from "./reign.ts";
-import { agentStatus } from "./status.ts";
+import { agentStatus, outOfService } from "./status.ts";
 
 /** What was written did not become durable on the replicas in time. It may still do so. */
 class WaitTimedOut extends UnderstudyError {
@@ -66,7 +67,13 @@ export class AgentControl implements ControlHandler {
 
   async isPrimary(name: string): Promise<IsPrimaryAnswer> {
     const group = this.#group(name);
-    return { primary: group.role === "primary", role: group.role, epoch: jsonNumber(group.standing?.epoch ?? 0n) };
+    const { state } = group.service;
+    return {
+      primary: state.kind === "in-service",
+      role: group.role,
+      epoch: jsonNumber(group.standing?.epoch ?? 0n),
+      why: outOfService(state),
+    };
   }
 
   async cut(name: string, options: CutOptions): Promise<CutAnswer> {
@@ -157,6 +164,12 @@ export class AgentControl implements ControlHandler {
   async form(name: string, options: FormOptions): Promise<RoleAnswer> {
     const group = this.#group(name);
     await group.roles.form(options.alone);
+    return roleAnswer(group);
+  }
+
+  async confirm(name: string, options: ConfirmOptions): Promise<RoleAnswer> {
+    const group = this.#group(name);
+    await group.service.confirm(options);
     return roleAnswer(group);
   }
 

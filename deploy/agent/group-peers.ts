@@ -8,6 +8,7 @@ import { type CutId, cutText, type NodeName } from "../../shared/words.ts";
 import type { ReplicaStanding } from "../workers/replica-worker.ts";
 import { Following } from "./following.ts";
 import type { GroupWorkers, ReplicaWorker } from "./group-workers.ts";
+import { PeerAnswers } from "./peer-answers.ts";
 import { RefusedByPeer, type Session } from "./session.ts";
 
 /** After a change of role peers are dialed at once for so long. */
@@ -39,6 +40,8 @@ export interface RoleChanges {
   /** Nobody has the group, and this node is the one that the configuration names. */
   formAsNamed(): Promise<void>;
   fence(by: bigint, peer: string): Promise<void>;
+  /** A member has said what it knows. */
+  answered(): void;
 }
 
 /** The conversations about one group: who is there, what we are for each other, what a primary has that we have not. */
@@ -46,6 +49,7 @@ export class GroupPeers {
   readonly #workers: GroupWorkers;
   readonly #sessions = new Set<Session>();
   readonly #notes = new Map<string, PeerNote>();
+  readonly answers = new PeerAnswers();
   #lastPrimary: string | undefined;
   #coveredAt = performance.now();
   /** What the primary said last of what it has, also when it is gone. */
@@ -107,6 +111,8 @@ export class GroupPeers {
         followed: this.#followedMember(),
       });
       this.#notes.set(peer, { state: "idle", reason: "", unformed: theirs.groupId === "" });
+      this.answers.begun(peer, session, ours, theirs, decision.kind === "refuse");
+      changes.answered();
       workers.log.info("session.opened", {
         peer,
         decision: decision.kind,
@@ -120,6 +126,7 @@ export class GroupPeers {
       if (!workers.stopped) throw error;
     } finally {
       this.#sessions.delete(session);
+      this.answers.ended(peer, session);
       session.channel.close();
     }
   }

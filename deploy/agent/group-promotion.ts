@@ -5,6 +5,7 @@ import type { PromoteOptions } from "../control/api.ts";
 import { kindTraits } from "../workers/store-adapters.ts";
 import type { GroupHistory } from "./group-history.ts";
 import type { GroupPeers, Loss } from "./group-peers.ts";
+import type { GroupService } from "./group-service.ts";
 import { type GroupWorkers, type ReplicaWorker, WrongRole } from "./group-workers.ts";
 
 /** From replica to primary: may it, what does it cost, and the way there, which a restart goes on with. */
@@ -12,11 +13,13 @@ export class GroupPromotion {
   readonly #workers: GroupWorkers;
   readonly #peers: GroupPeers;
   readonly #history: GroupHistory;
+  readonly #service: GroupService;
 
-  constructor(workers: GroupWorkers, peers: GroupPeers, history: GroupHistory) {
+  constructor(workers: GroupWorkers, peers: GroupPeers, history: GroupHistory, service: GroupService) {
     this.#workers = workers;
     this.#peers = peers;
     this.#history = history;
+    this.#service = service;
   }
 
   /** What stands in the way of promoting this node now. */
@@ -154,19 +157,17 @@ export class GroupPromotion {
     await workers.becomePrimary();
     this.#peers.closeSessions();
     this.#history.discard();
-    for (const [name, hook] of [
-      ["after_promote", workers.config.hooks.afterPromote],
-      ["start_service", workers.config.hooks.startService],
-    ] as const) {
-      if (hook === undefined) continue;
+    const { afterPromote } = workers.config.hooks;
+    if (afterPromote !== undefined) {
       try {
-        await runHook(name, hook, { ...workers.environment(), UNDERSTUDY_REASON: "promote" });
+        await runHook("after_promote", afterPromote, { ...workers.environment(), UNDERSTUDY_REASON: "promote" });
       } catch (error) {
         if (!(error instanceof HookFailed)) throw error;
-        // The node is primary whatever its service does: said loudly, and left to the operator.
-        workers.log.error("hook.failed", { hook: name, error });
+        // The node is primary whatever its hooks do: said loudly, and left to the operator.
+        workers.log.error("hook.failed", { hook: "after_promote", error });
       }
     }
+    await this.#service.update("promote");
     return { epoch, cut };
   }
 

@@ -4,6 +4,7 @@ import { runHook } from "../../shared/hooks.ts";
 import type { CutId } from "../../shared/words.ts";
 import type { GroupPeers, RoleChanges } from "./group-peers.ts";
 import type { GroupPromotion } from "./group-promotion.ts";
+import type { GroupService } from "./group-service.ts";
 import { type Demotion, type GroupWorkers, WrongRole } from "./group-workers.ts";
 
 /** A group is not formed while a replica might have it already. */
@@ -25,11 +26,13 @@ export class GroupRoles implements RoleChanges {
   readonly #workers: GroupWorkers;
   readonly #peers: GroupPeers;
   readonly #promotion: GroupPromotion;
+  readonly #service: GroupService;
 
-  constructor(workers: GroupWorkers, peers: GroupPeers, promotion: GroupPromotion) {
+  constructor(workers: GroupWorkers, peers: GroupPeers, promotion: GroupPromotion, service: GroupService) {
     this.#workers = workers;
     this.#peers = peers;
     this.#promotion = promotion;
+    this.#service = service;
   }
 
   /** Goes on in the role that the catalog has. */
@@ -80,6 +83,11 @@ export class GroupRoles implements RoleChanges {
     await workers.closePrimary();
     await workers.becomePrimary();
     this.#peers.closeSessions();
+    await this.#service.update("form");
+  }
+
+  answered(): void {
+    this.#service.look();
   }
 
   /** A higher epoch was met: this reign is over, here and after every restart. */
@@ -89,12 +97,13 @@ export class GroupRoles implements RoleChanges {
       const { primary } = workers;
       if (primary === undefined || workers.role !== "primary") return;
       workers.log.error("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
-      await primary.worker.call("fence", { by });
+      await primary.reign.fence(by);
       await workers.event("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
       await workers.closePrimary();
       this.#peers.missingSince(await workers.openReplica());
       this.#peers.closeSessions();
       await this.#onFenced();
+      await this.#service.update("start");
     });
   }
 
@@ -149,6 +158,7 @@ export class GroupRoles implements RoleChanges {
       await this.#workers.event("source.accepted", { epoch: reign.standing.epoch, seq: reign.standing.committed.seq });
       log.warn("source.accepted", { epoch: reign.standing.epoch, seq: reign.standing.committed.seq });
       this.#peers.closeSessions();
+      await this.#service.update("accept-source");
     });
   }
 }

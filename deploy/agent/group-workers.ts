@@ -81,6 +81,8 @@ export interface GroupOptions {
   readonly log: Log;
   readonly events: EventLog;
   readonly forks: Forks;
+  /** Of the machine since it was started; "" where that cannot be told. */
+  readonly bootId: string;
   readonly metrics: Metrics;
   /** Something happened after which only a restart through recovery is safe. */
   readonly onFatal: (error: unknown) => void;
@@ -217,6 +219,7 @@ export class GroupWorkers {
       retention: this.config.retention,
       exclude: excludesOf(this.stores),
       sweepEveryMs: this.config.limits.sweepMs,
+      bootId: this.options.bootId,
     });
     this.replicaStanding = standing;
     return standing;
@@ -359,6 +362,7 @@ export class GroupWorkers {
       stores: this.stores,
       holdSecondsMax: this.config.limits.snapshotHoldMs / 1000,
       environment: this.environment(),
+      bootId: this.options.bootId,
     });
     return { worker, standing };
   }

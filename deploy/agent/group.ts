@@ -6,6 +6,7 @@ import { GroupHistory } from "./group-history.ts";
 import { GroupPeers } from "./group-peers.ts";
 import { GroupPromotion } from "./group-promotion.ts";
 import { GroupRoles } from "./group-roles.ts";
+import { GroupService } from "./group-service.ts";
 import { type GroupOptions, GroupWorkers } from "./group-workers.ts";
 import type { Reign } from "./reign.ts";
 import type { Session } from "./session.ts";
@@ -14,6 +15,7 @@ import type { Session } from "./session.ts";
 export class GroupAgent {
   readonly workers: GroupWorkers;
   readonly peers: GroupPeers;
+  readonly service: GroupService;
   readonly roles: GroupRoles;
   readonly promotion: GroupPromotion;
   readonly history: GroupHistory;
@@ -21,9 +23,10 @@ export class GroupAgent {
   constructor(options: GroupOptions) {
     this.workers = new GroupWorkers(options);
     this.peers = new GroupPeers(this.workers);
+    this.service = new GroupService(this.workers, this.peers);
     this.history = new GroupHistory(this.workers);
-    this.promotion = new GroupPromotion(this.workers, this.peers, this.history);
-    this.roles = new GroupRoles(this.workers, this.peers, this.promotion);
+    this.promotion = new GroupPromotion(this.workers, this.peers, this.history, this.service);
+    this.roles = new GroupRoles(this.workers, this.peers, this.promotion, this.service);
   }
 
   get config(): GroupConfig {
@@ -60,6 +63,7 @@ export class GroupAgent {
 
   async stop(): Promise<void> {
     this.workers.stopping();
+    this.service.stop();
     this.peers.closeSessions();
     await this.workers.stop();
   }

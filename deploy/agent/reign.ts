@@ -202,6 +202,16 @@ export class Reign {
     this.#stir();
   }
 
+  /** That this reign is the only one is known, for as long as the machine runs. */
+  async confirm(bootId: string): Promise<void> {
+    this.#standing = await this.#worker.call("confirm", { bootId });
+  }
+
+  /** A higher epoch was met: from here on this node is not primary, whatever its worker has still to end. */
+  async fence(by: bigint): Promise<void> {
+    this.#standing = await this.#worker.call("fence", { by });
+  }
+
   /** Called by the cut worker at any sign of change. */
   changed(): void {
     if (!this.#dirty) {

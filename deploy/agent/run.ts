@@ -9,6 +9,7 @@ import { createMetrics } from "../../shared/metrics.ts";
 import { softwareVersion } from "../cli/version.ts";
 import { serveControl } from "../control/server.ts";
 import { controlSocketPath, identityDirectory } from "../control/state-layout.ts";
+import { readBootId } from "./boot-id.ts";
 import { tuneCollector } from "./collector.ts";
 import { AgentControl } from "./control-handler.ts";
 import { EventLog } from "./event-log.ts";
@@ -47,6 +48,7 @@ export async function runAgent(
   const log = createProcessLog(logLevelFrom(process.env)).with({ node: node.name });
   const events = await EventLog.open(options.stateDirectory, node.name);
   closing.use(events);
+  const bootId = await readBootId();
   const metrics = createMetrics();
   closing.defer(() => metrics[Symbol.dispose]());
   const software = softwareVersion;
@@ -70,6 +72,7 @@ export async function runAgent(
         log,
         events,
         forks,
+        bootId,
         metrics,
         onFatal,
       }),
@@ -86,6 +89,7 @@ export async function runAgent(
       new AgentControl(node.name, software, groups, forks, metrics),
     ),
   );
+  for (const group of groups.values()) group.service.serve();
   log.info("agent.started", { software, groups: [...groups.keys()].join(",") });
   const either = AbortSignal.any([signal, stopping.signal]);
   await runLinks({ config, node: node.name, identity, stateDirectory: options.stateDirectory, groups, log }, either);

@@ -1,5 +1,6 @@
 import { replicaSettings } from "../../shared/config/config.ts";
 import { hex } from "../../shared/manifest/digest.ts";
+import type { ServiceState } from "../../shared/session/in-service.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
 import type { Coherency, CutId, PeerState } from "../../shared/words.ts";
 import type { AgentStatus, CutStatus, GroupStatus, Lag, PeerStatus, Reason, StoreStatus } from "../control/api.ts";
@@ -39,6 +40,7 @@ function groupStatus(group: GroupAgent): GroupStatus {
     promotable: promotable(group),
     stores: Object.fromEntries(group.stores.map((store) => [store.name, storeStatus(group, store, cutStores)])),
     waitingFor: group.peers.waitingFor(),
+    service: { running: group.service.state.kind === "in-service", why: outOfService(group.service.state) },
     halted: halted(group),
     history: {
       points: replica?.pointCount ?? 0,
@@ -48,6 +50,20 @@ function groupStatus(group: GroupAgent): GroupStatus {
     forks: { count: forks.length, names: forks },
     ...(reign?.lastFreezeMs === undefined ? {} : { lastFreezeMs: reign.lastFreezeMs }),
   };
+}
+
+/** Why the group's service may not run on this node; null where it may, or will in a moment. */
+export function outOfService(state: ServiceState): Reason | null {
+  if (state.kind === "in-service") return null;
+  if (state.kind === "confirmable")
+    return {
+      code: "UNCONFIRMED",
+      message: "everybody has answered, and it is being written down",
+      hint: "",
+      flag: null,
+    };
+  const { code, message, hint, flag } = state;
+  return { code, message, hint, flag: flag ?? null };
 }
 
 /** Why the group stands still, on this node or where it is followed. */

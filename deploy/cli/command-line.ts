@@ -23,6 +23,7 @@ import {
   pointsText,
   promotedText,
   promotionText,
+  reasonText,
   restoredText,
   statusText,
   verifiedText,
@@ -320,13 +321,18 @@ class CommandLine {
       });
 
     common(program.command("is-primary"))
-      .summary("end with 0 where this node is the group's primary, else with 1")
+      .summary("end with 0 where the group's service may run on this node, else with 1")
+      .description(
+        "Ends with 0 where this node is the group's primary and known to be the only one, else with 1, and says why.",
+      )
       .argument("<group>")
       .action(async (name: string, options: CommonOptions) => {
         const { agent, group } = await this.#group(name, options);
-        const { primary, role, epoch } = await agent.isPrimary(group);
+        const { primary, role, epoch, why } = await agent.isPrimary(group);
         this.#out(`${role} epoch ${epoch}\n`);
-        if (!primary) this.#exitCode = exitCodes.failed;
+        if (primary) return;
+        this.#exitCode = exitCodes.failed;
+        if (why !== null) this.#terminal.err.write(`not in service: ${reasonText(why)}\n`);
       });
 
     verb("form")
@@ -336,6 +342,19 @@ class CommandLine {
         const { agent, group } = await this.#group(name, options);
         const answer = await agent.form(group, { alone: options.alone === true });
         this.#answer(options, answer, ({ role, epoch }) => `${group}: ${role} in epoch ${epoch}\n`);
+      });
+
+    verb("confirm")
+      .summary("say that this node is the only primary")
+      .description(
+        "Starts the service of a primary whose machine was started anew, where not all other nodes have answered whether one of them was promoted meanwhile. Refused where one of them was.",
+      )
+      .option("--accept-unreachable", "go on although other nodes of the group did not answer")
+      .action(async (name: string | undefined, options: CommonOptions & { acceptUnreachable?: boolean }) => {
+        const { agent, group } = await this.#group(name, options);
+        const by = callerName(this.#terminal.environment);
+        const answer = await agent.confirm(group, { acceptUnreachable: options.acceptUnreachable === true, by });
+        this.#answer(options, answer, ({ role, epoch }) => `${group}: in service as ${role} of epoch ${epoch}\n`);
       });
 
     verb("adopt")

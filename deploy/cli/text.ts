@@ -75,7 +75,9 @@ function groupText(name: string, group: GroupStatus): string {
 
 /** What is to be known of a group at 3 a.m., in one sentence (and a second one where something stands still). */
 export function groupSentence(name: string, group: GroupStatus): string {
-  return [roleSentence(name, group), haltSentence(group.halted)].filter((sentence) => sentence !== "").join(" ");
+  return [roleSentence(name, group), serviceSentence(group), haltSentence(group.halted)]
+    .filter((sentence) => sentence !== "")
+    .join(" ");
 }
 
 function roleSentence(name: string, group: GroupStatus): string {
@@ -99,6 +101,11 @@ function roleSentence(name: string, group: GroupStatus): string {
     case "fenced":
       return `${name}: fenced ${at}: another node is primary by a later epoch, and nothing is shipped from here.`;
   }
+}
+
+/** A primary whose service must not run looks like any other, but for that. */
+function serviceSentence({ role, service }: GroupStatus): string {
+  return role !== "primary" || service.why === null ? "" : `It is not in service: ${reasonText(service.why)}`;
 }
 
 function haltSentence(halted: Reason | null): string {

@@ -32,6 +32,8 @@ export interface ControlHandler extends ForkHandler {
   /** Unseals a promotion that has not reached its epoch. */
   abortPromotion(group: string): Promise<RoleAnswer>;
   form(group: string, options: FormOptions): Promise<RoleAnswer>;
+  /** Says of a primary that no other node is one, where they were not all heard since the machine was started. */
+  confirm(group: string, options: ConfirmOptions): Promise<RoleAnswer>;
   /** Takes over what lies in the paths of a replica's stores: only the difference is shipped. */
   adopt(group: string): Promise<RoleAnswer>;
 }
@@ -77,6 +79,13 @@ export interface FormOptions {
   readonly alone: boolean;
 }
 
+export interface ConfirmOptions {
+  /** Without the answer of members that cannot be reached. */
+  readonly acceptUnreachable: boolean;
+  /** Who says so: the user of the operating system. */
+  readonly by: string;
+}
+
 /**
  * What can be accepted with `--accept-NAME`, for each verb that may refuse. A refusal names the flag that would pass it,
  * and no flag passes two. `--accept-loss` is apart, since it may name the cut.
@@ -118,6 +127,8 @@ export interface GroupStatus {
   readonly stores: Readonly<Record<string, StoreStatus>>;
   /** Nodes whose answer an unformed group waits for. */
   readonly waitingFor: readonly string[];
+  /** Whether the group's service may run on this node, and why not. */
+  readonly service: { readonly running: boolean; readonly why: Reason | null };
   /** Why the group stands still; null when it does not. */
   readonly halted: Reason | null;
   readonly history: HistoryStatus;
@@ -240,9 +251,12 @@ export interface ForksStatus {
 }
 
 export interface IsPrimaryAnswer {
+  /** The group's service may run on this node. */
   readonly primary: boolean;
   readonly role: Role;
   readonly epoch: number;
+  /** Why it may not; null where it may. */
+  readonly why: Reason | null;
 }
 
 export interface CutAnswer {

@@ -95,6 +95,7 @@ export function connectControl(
     promote: (group, options) => post("/promote", { group, ...options }),
     abortPromotion: (group) => post("/promote/abort", { group }),
     form: (group, options) => post("/form", { group, ...options }),
+    confirm: (group, options) => post("/confirm", { group, ...options }),
     adopt: (group) => post("/adopt", { group }),
     forks: () => get("/forks"),
     showFork: (name) => get("/forks/show", { name }),

@@ -179,6 +179,13 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
       handler.form(group, options),
     ),
   ],
+  [
+    "POST /confirm",
+    route(
+      z.strictObject({ group, acceptUnreachable: z.boolean().default(false), by: z.string().max(256).default("") }),
+      (handler, { group, ...options }) => handler.confirm(group, options),
+    ),
+  ],
   ["POST /adopt", route(ofGroup, (handler, input) => handler.adopt(input.group))],
   ["GET /forks", route(nothing, (handler) => handler.forks())],
   ["GET /forks/show", route(ofFork, (handler, input) => handler.showFork(input.name))],

@@ -18,6 +18,7 @@ import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert } from "../../shared/errors.ts";
 import type { StoreAdapter, StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
 import { newReign, type Turn } from "../../shared/session/epochs.ts";
+import { confirmation } from "../../shared/session/in-service.ts";
 import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { CutStore, StagedPlace } from "../../shared/wire/messages.ts";
 import { unpackStagedList } from "../../shared/wire/staged-list.ts";
@@ -48,6 +49,7 @@ export type PrimaryWorkerCalls = {
     stores: readonly StoreOnNode[];
     holdSecondsMax: number;
     environment: Record<string, string>;
+    bootId: string;
   }): PrimaryStanding;
   /** Born here: a new group id, epoch 1. */
   form(argument: undefined): PrimaryStanding;
@@ -77,6 +79,8 @@ export type PrimaryWorkerCalls = {
     health: ReadonlyMap<string, StoreHealth>;
   };
   fence(argument: { by: bigint }): PrimaryStanding;
+  /** This reign is known to be the only one, as long as the machine runs. */
+  confirm(argument: { bootId: string }): PrimaryStanding;
   /** A reign of its own from here on: what a replica has beyond it belongs to another one. */
   newEpoch(argument: { turn: Turn }): PrimaryStanding;
   halt(argument: { reason: string }): PrimaryStanding;
@@ -179,6 +183,7 @@ const started = new Set<StoreAdapter>();
 let settled: { readonly copies: ReplicaContext; readonly files: Settled } | undefined;
 let stores: readonly CutStore[] = [];
 let coherency = "independent";
+let bootId = "";
 let cutting = false;
 let patienceMs = Number.POSITIVE_INFINITY;
 const sessions = new Map<string, SinkSession>();
@@ -191,6 +196,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
   {
     open(argument) {
       const catalog = new Catalog(argument.catalogPath, traceCommits);
+      bootId = argument.bootId;
       patienceMs = argument.holdSecondsMax * 1000 * patienceShare;
       const incarnation = randomBytes(8).toString("hex");
       listed = [...argument.stores].sort((a, b) => (a.name < b.name ? -1 : 1));
@@ -229,6 +235,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
           epochSeen: epoch(1),
           epochs: [{ epoch: 1n, firstSeq: 1n }],
           committed: { epoch: epoch(1), seq: seq(0) },
+          confirmed: confirmation(bootId, 1n),
         });
       });
       return standing();
@@ -333,10 +340,15 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
     },
     fence({ by }) {
       const { catalog } = opened();
-      catalog.transaction("fence", () => {
+      durably("fence", () => {
         catalog.event("primary.fenced", { by: String(by) }, Date.now() * 1000);
         catalog.stand({ role: "fenced", epochSeen: epoch(by) });
       });
+      return standing();
+    },
+    confirm({ bootId: of }) {
+      const { catalog } = opened();
+      durably("confirm", () => catalog.stand({ confirmed: confirmation(of, catalog.standing.epoch) }));
       return standing();
     },
     newEpoch({ turn }) {
@@ -345,14 +357,14 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       const reign = newReign(before, turn);
       catalog.transaction("epoch", () => {
         catalog.event("source.accepted", { epoch: String(reign.epoch) }, Date.now() * 1000);
-        catalog.stand({ ...reign, halted: "" });
+        catalog.stand({ ...reign, halted: "", confirmed: confirmation(bootId, reign.epoch) });
       });
       return standing();
     },
     halt({ reason }) {
       const { catalog } = opened();
       if (catalog.standing.halted !== reason) {
-        catalog.transaction("halt", () => {
+        durably("halt", () => {
           if (reason !== "") catalog.event("group.halted", { reason }, Date.now() * 1000);
           catalog.stand({ halted: reason });
         });
@@ -422,6 +434,24 @@ function openCopies({ groupName, placements }: CopyPlaces): ReplicaContext {
 
 function closeCopies({ homes }: ReplicaContext): void {
   for (const home of homes.values()) home.close();
+}
+
+/**
+ * A change of what this node is, durable on return, also between two steps of a cut that is being taken: its rows so far go
+ * before it, as rows of a birth that nobody sees.
+ */
+function durably(purpose: string, change: () => void): void {
+  const { catalog } = opened();
+  if (!catalog.inTransaction) {
+    catalog.transaction(purpose, change);
+    return;
+  }
+  catalog.commit("rows");
+  try {
+    catalog.transaction(purpose, change);
+  } finally {
+    catalog.begin();
+  }
 }
 
 function standing(): PrimaryStanding {

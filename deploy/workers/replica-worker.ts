@@ -58,6 +58,7 @@ export type ReplicaWorkerCalls = {
     /** Globs that each store's configuration leaves out. */
     exclude: ReadonlyMap<string, readonly string[]>;
     sweepEveryMs: number;
+    bootId: string;
   }): ReplicaStanding;
   /**
    * Opens the copies of a replica and finishes what a crash left.
@@ -274,7 +275,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       const accepted = acceptSuspect ? "suspect" : undefined;
       // Also cuts that wait for a repair, which nobody will bring any more.
       applyAll(accepted);
-      return takeOver(openContext(), options.keepHistory, turn, accepted);
+      return takeOver(openContext(), options.keepHistory, turn, accepted, options.bootId);
     },
     standing,
     points() {

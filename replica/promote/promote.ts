@@ -1,5 +1,6 @@
 import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { newReign, type Turn } from "../../shared/session/epochs.ts";
+import { confirmation } from "../../shared/session/in-service.ts";
 import { type Consistency, type CutId, cutText, type Epoch, meets } from "../../shared/words.ts";
 import { applyNext } from "../apply/apply.ts";
 import { ForeignChange } from "../apply/locate.ts";
@@ -190,6 +191,7 @@ export function takeOver(
   keepHistory: boolean,
   turn: Turn,
   accepted?: "suspect",
+  bootId = "",
 ): { epoch: Epoch; cut: CutId } {
   const { catalog } = context;
   // That it was accepted is known to the mark of a batch that had begun.
@@ -214,7 +216,8 @@ export function takeOver(
     catalog.run("DELETE FROM damaged");
     catalog.run("UPDATE cuts SET point = 0 WHERE point = 1");
     catalog.event("promotion.done", { epoch: String(next), cut: cutText(standing.committed) }, context.nowUs());
-    catalog.stand({ ...reign, role: "primary", suspect: "", sealed: false });
+    // Who took over is the one who is primary, as long as this machine runs.
+    catalog.stand({ ...reign, role: "primary", suspect: "", sealed: false, confirmed: confirmation(bootId, next) });
   });
   return { epoch: next, cut: standing.committed };
 }

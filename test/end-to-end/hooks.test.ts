@@ -259,7 +259,10 @@ describe("hooks around a change of roles", function () {
     expect(refused.stderr)
       .to.match(/hook before_promote exited with 7/)
       .and.match(/not on my watch/);
-    expect(await said()).to.deep.equal(["before_promote app bravo replica 1 1.1 promote"]);
+    expect(await said()).to.deep.equal([
+      "start_service app alpha primary 1 1.0 form",
+      "before_promote app bravo replica 1 1.1 promote",
+    ]);
     expect((await bravo.group())?.role).to.equal("replica");
     await writeFile(join(alpha.dataDirectory, "files", "file"), "second");
     const waited = await alpha.cli("wait", "app", "--timeout", "30s");

@@ -83,6 +83,7 @@ class Pair implements AsyncDisposable {
         software: "test",
         log: silentLog,
         events,
+        bootId: "boot",
         forks: new Forks(stateDirectory, silentLog, events),
         metrics,
         onFatal: (error) => {

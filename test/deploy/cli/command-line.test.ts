@@ -14,6 +14,7 @@ import {
   FakeAgent,
   fakeTerminal,
   forkDescription,
+  inService,
   peerStreaming,
   replicaGroup,
   serveFake,
@@ -207,8 +208,17 @@ describe("command line", () => {
       await using served = await serveFake(agent);
       const words = ["is-primary", "app", "--state", served.state];
       expect(await run(words)).to.include({ code: exitCodes.failed, out: "replica epoch 1\n" });
-      agent.current = statusWith({ app: { ...replicaGroup, role: "primary", epoch: 2 } });
-      expect(await run(words)).to.include({ code: exitCodes.done, out: "primary epoch 2\n" });
+      const primary = { ...replicaGroup, role: "primary", epoch: 2 } as const;
+      agent.current = statusWith({ app: { ...primary, service: inService } });
+      expect(await run(words)).to.include({ code: exitCodes.done, out: "primary epoch 2\n", err: "" });
+      const why = { code: "UNCONFIRMED", message: "alpha did not answer", hint: "Start it.", flag: "confirm --accept" };
+      agent.current = statusWith({ app: { ...primary, service: { running: false, why } } });
+      const refused = await run(words);
+      expect(refused).to.include({ code: exitCodes.failed, out: "primary epoch 2\n" });
+      expect(refused.err).to.equal(
+        "not in service: alpha did not answer. Start it. To go on all the same: confirm --accept\n",
+      );
+      expect((await run(["status", "--state", served.state])).out).to.include("It is not in service: alpha did not");
       await served.stop();
       expect((await run(words)).code).to.equal(exitCodes.unreachable);
     });
@@ -219,6 +229,11 @@ describe("command line", () => {
       expect((await run(["form", "app", "--alone", "--state", served.state])).out).to.equal(
         "app: primary in epoch 1\n",
       );
+      const confirming = await run(["confirm", "app", "--accept-unreachable", "--state", served.state]);
+      expect(confirming.out).to.equal("app: in service as primary of epoch 1\n");
+      const [verb, group, accepted] = agent.calls.pop() as [string, string, { acceptUnreachable: boolean; by: string }];
+      expect([verb, group, accepted.acceptUnreachable]).to.deep.equal(["confirm", "app", true]);
+      expect(accepted.by).to.not.equal("");
       expect((await run(["adopt", "app", "--state", served.state, "--json"])).out).to.equal(
         '{"role":"replica","epoch":1}\n',
       );
@@ -460,7 +475,7 @@ describe("a group in one sentence", () => {
       "app: unformed, waits for bravo, charlie.",
     ],
     [
-      { ...replicaGroup, role: "primary" },
+      { ...replicaGroup, role: "primary", service: inService },
       "app: primary at cut 1.42, taken 2026-11-21T09:00:00.000Z; alpha streaming (0 cuts, 0 B, 100 ms).",
     ],
     [{ ...replicaGroup, role: "promoting", cut: null }, "app: being promoted without a cut yet."],
@@ -472,6 +487,7 @@ describe("a group in one sentence", () => {
       {
         ...replicaGroup,
         role: "primary",
+        service: inService,
         cut: null,
         peers: {},
         halted: { code: "X", message: "the source is gone", hint: "Mount it.", flag: "cut --accept-source" },

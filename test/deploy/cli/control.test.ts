@@ -50,7 +50,12 @@ describe("control socket", () => {
     const client: ControlHandler = connectControl(controlSocketPath(served.state));
     expect(await client.status()).to.deep.equal(agent.current);
     expect(await client.metrics()).to.equal("understudy_cuts_total 1\n");
-    expect(await client.isPrimary("app")).to.deep.equal({ primary: false, role: "replica", epoch: 1 });
+    expect(await client.isPrimary("app")).to.deep.equal({
+      primary: false,
+      role: "replica",
+      epoch: 1,
+      why: agent.current.groups.app?.service.why,
+    });
     expect((await client.points("app")).points).to.have.length(1);
     await client.cut("app", { accept: ["source"] });
     await client.cut("app", { accept: [], prune: true });
@@ -63,6 +68,7 @@ describe("control socket", () => {
     await client.promote("app", { accept: ["unreachable-primary"], by: "maria" });
     await client.abortPromotion("app");
     await client.form("app", { alone: true });
+    await client.confirm("app", { acceptUnreachable: true, by: "root" });
     await client.adopt("app");
     expect((await client.forks()).forks).to.deep.equal([forkDescription]);
     await client.showFork("a b&c");
@@ -82,6 +88,7 @@ describe("control socket", () => {
       ["promote", "app", { accept: ["unreachable-primary"], by: "maria" }],
       ["abortPromotion", "app"],
       ["form", "app", { alone: true }],
+      ["confirm", "app", { acceptUnreachable: true, by: "root" }],
       ["adopt", "app"],
       ["forks"],
       ["showFork", "a b&c"],

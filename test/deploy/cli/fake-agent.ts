@@ -51,6 +51,15 @@ export const replicaGroup: GroupStatus = {
     },
   },
   waitingFor: [],
+  service: {
+    running: false,
+    why: {
+      code: "NOT_PRIMARY",
+      message: "this node is replica",
+      hint: "Ask the node that is primary.",
+      flag: null,
+    },
+  },
   halted: null,
   history: { points: 3, bytes: 4096, oldestAt: "2026-11-21T08:00:00.000Z" },
   forks: { count: 0, names: [] },
@@ -67,6 +76,8 @@ export const forkDescription: ForkDescription = {
   promotion: { node: "bravo", epoch: 2 },
   counts: { created: 1, changed: 1, removed: 1, files: 2, bytes: 8200 },
 };
+
+export const inService: GroupStatus["service"] = { running: true, why: null };
 
 export function statusWith(groups: Record<string, GroupStatus>): AgentStatus {
   return { schema: 1, node: "bravo", software: "0.1.0", startedAt: "2026-11-21T07:00:00.000Z", groups };
@@ -91,8 +102,8 @@ export class FakeAgent implements ControlHandler {
   status = async () => this.current;
   metrics = async () => "understudy_cuts_total 1\n";
   isPrimary = async (group: string) => {
-    const { role, epoch } = this.current.groups[group]!;
-    return this.#called(["isPrimary", group], { primary: role === "primary", role, epoch });
+    const { role, epoch, service } = this.current.groups[group]!;
+    return this.#called(["isPrimary", group], { primary: service.running, role, epoch, why: service.why });
   };
   cut: ControlHandler["cut"] = (group, options) =>
     this.#called(["cut", group, options], { cut: replicaGroup.cut!, stores: { db: "transactional", up: "whole" } });
@@ -149,6 +160,8 @@ export class FakeAgent implements ControlHandler {
     this.#called(["abortPromotion", group], { role: "replica", epoch: 1 });
   form: ControlHandler["form"] = (group, options) =>
     this.#called(["form", group, options], { role: "primary", epoch: 1 });
+  confirm: ControlHandler["confirm"] = (group, options) =>
+    this.#called(["confirm", group, options], { role: "primary", epoch: 1 });
   adopt: ControlHandler["adopt"] = (group) => this.#called(["adopt", group], { role: "replica", epoch: 1 });
   forks = () => this.#called(["forks"], { forks: [forkDescription], damaged: [] });
   showFork: ControlHandler["showFork"] = (name) =>

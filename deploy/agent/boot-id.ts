@@ -1,0 +1,10 @@
+import { readFile } from "node:fs/promises";
+
+/** Another one each time the machine is started; "" where the kernel does not say: then no start is known to be the same. */
+export async function readBootId(): Promise<string> {
+  try {
+    return (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
+  } catch {
+    return "";
+  }
+}
