@@ -146,7 +146,8 @@ function portOf(server: Server): number {
 
 async function ask(port: number, method: string, path: string, body?: string) {
   return await new Promise<{ status: number; headers: Record<string, unknown>; text: string }>((resolve, reject) => {
-    const outgoing = request({ host: "127.0.0.1", port, method, path, agent: false }, (response) => {
+    const headers = body === undefined ? {} : { "content-length": body.length };
+    const outgoing = request({ host: "127.0.0.1", port, method, path, headers, agent: false }, (response) => {
       let text = "";
       response.on("data", (chunk) => (text += chunk));
       response.on("error", reject);
