@@ -17,9 +17,9 @@ const mocha = join(root, "node_modules/mocha/bin/mocha.js");
 const lanes = 2;
 
 /** Folders whose files take long: each file is a unit of its own; of other folders the folder is. */
-const apart = ["test/crash", "test/deploy/demo", "test/end-to-end", "test/hostile"];
+const apart = ["test/crash", "test/deploy/demo", "test/end-to-end", "test/hostile", "test/pacemaker"];
 /** What computes, and what mostly waits for processes of its own: a lane begins with each. */
-const waits = ["test/deploy", "test/end-to-end", "test/hostile", "test/shared/link"];
+const waits = ["test/deploy", "test/end-to-end", "test/hostile", "test/pacemaker", "test/shared/link"];
 /** Begun first, so that no lane is left with one of them when the other has ended. */
 const long = [
   ...["test/crash/matrix.test.ts", "test/crash/faults.test.ts", "test/crash/mutants.test.ts"],

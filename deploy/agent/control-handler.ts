@@ -23,6 +23,7 @@ import type {
 } from "../control/api.ts";
 import { cutRef, GroupUnknown, jsonNumber } from "../control/api.ts";
 import type { ExportAnswer, ExportOptions, ForkAnswer, ForksAnswer } from "../control/fork-answers.ts";
+import type { HaAnswer, HaRequest } from "../control/ha-api.ts";
 import type { Forks } from "./forks.ts";
 import type { GroupAgent } from "./group.ts";
 import { WrongRole } from "./group-workers.ts";
@@ -193,6 +194,10 @@ export class AgentControl implements ControlHandler {
 
   async dropFork(name: string): Promise<ForkAnswer> {
     return await this.#forks.dropFork(name);
+  }
+
+  async ha(name: string, request: HaRequest): Promise<HaAnswer> {
+    return await this.#group(name).ha.answer(request);
   }
 
   #group(name: string): GroupAgent {

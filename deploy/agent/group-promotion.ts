@@ -62,7 +62,9 @@ export class GroupPromotion {
       others: this.#peers.others(),
       lossKnownEmpty: loss.empty,
       lossText: `what the primary had after cut ${cutText(standing.committed)} is lost: ${loss.text}`,
+      engine: workers.config.ha.engine,
       accept: {
+        bypassedCluster: accept.accept.includes("bypassed-cluster"),
         loss: accept.acceptLoss === true,
         lossFrom: typeof accept.acceptLoss === "string" ? accept.acceptLoss : undefined,
         suspect: accept.accept.includes("suspect"),
@@ -78,7 +80,11 @@ export class GroupPromotion {
     return this.#workers.config.require.get(store.name as never) ?? byKind;
   }
 
-  async promote(options: PromoteOptions): Promise<{ epoch: bigint; cut: CutId; seconds: number; loss: Loss }> {
+  /** `granted`: the epoch that a cluster has granted; it has decided, and made sure that nobody else is primary. */
+  async promote(
+    options: PromoteOptions,
+    granted?: Epoch,
+  ): Promise<{ epoch: bigint; cut: CutId; seconds: number; loss: Loss }> {
     const workers = this.#workers;
     return await workers.exclusively(async () => {
       const begun = performance.now();
@@ -90,14 +96,14 @@ export class GroupPromotion {
       const refusals = this.refusals(options);
       if (refusals.length > 0) throw new PromotionRefused(await this.#withBetterPoint(refusals), false);
       const loss = this.#peers.loss();
-      await this.#noteOverridden(options, loss);
+      if (granted === undefined) await this.#noteOverridden(options, loss);
       const { beforePromote } = workers.config.hooks;
       if (beforePromote !== undefined)
         await runHook("before_promote", beforePromote, { ...workers.environment(), UNDERSTUDY_REASON: "promote" });
       workers.replicaStanding = await worker.call("seal", undefined);
       workers.following = undefined;
       this.#peers.closeSessions();
-      const { epoch, cut } = await this.#finish(options.accept.includes("suspect"));
+      const { epoch, cut } = await this.#finish(options.accept.includes("suspect"), granted);
       return { epoch, cut, loss, seconds: (performance.now() - begun) / 1000 };
     });
   }
@@ -136,22 +142,29 @@ export class GroupPromotion {
 
   /** The agent ended between seal and epoch. Whether that can be finished or not, it runs, and can be asked. */
   async resume(): Promise<void> {
-    await this.#workers.exclusively(async () => {
+    const workers = this.#workers;
+    await workers.exclusively(async () => {
+      // What was granted for then may be another node's by now.
+      if (workers.config.ha.engine !== "none") {
+        workers.replicaStanding = await workers.replica?.call("unseal", undefined);
+        await workers.openCopy();
+        return;
+      }
       try {
         // That a suspect copy was accepted is known to the mark of a batch that had begun; else it is asked anew.
         await this.#finish(false);
       } catch (error) {
-        this.#workers.log.error("promotion.failed", { error });
+        workers.log.error("promotion.failed", { error });
       }
     });
   }
 
   /** @throws when it cannot be finished; up to the new epoch the node is a replica again then */
-  async #finish(acceptSuspect: boolean): Promise<{ epoch: bigint; cut: CutId }> {
+  async #finish(acceptSuspect: boolean, granted?: Epoch): Promise<{ epoch: bigint; cut: CutId }> {
     const workers = this.#workers;
     const worker = workers.replica;
     if (worker === undefined) throw new WrongRole("a promotion", workers.role);
-    const { epoch, cut } = await this.#takeOver(worker, acceptSuspect);
+    const { epoch, cut } = await this.#takeOver(worker, acceptSuspect, granted);
     workers.log.info("replica.promoted", { epoch, seq: cut.seq });
     await workers.event("replica.promoted", { epoch, cut: cutText(cut) });
     await workers.becomePrimary();
@@ -171,11 +184,18 @@ export class GroupPromotion {
     return { epoch, cut };
   }
 
-  async #takeOver(worker: ReplicaWorker, acceptSuspect: boolean): Promise<{ epoch: Epoch; cut: CutId }> {
+  async #takeOver(
+    worker: ReplicaWorker,
+    acceptSuspect: boolean,
+    granted: Epoch | undefined,
+  ): Promise<{ epoch: Epoch; cut: CutId }> {
     const workers = this.#workers;
     try {
       await worker.call("openCopy", undefined);
-      return await worker.call("takeOver", { acceptSuspect, turn: workers.turn });
+      return await worker.call("takeOver", {
+        acceptSuspect,
+        turn: { ...workers.turn, ...(granted === undefined ? {} : { granted }) },
+      });
     } catch (error) {
       workers.replicaStanding = await worker.call("standing", undefined);
       if (workers.role === "promoting") {

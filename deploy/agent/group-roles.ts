@@ -76,7 +76,7 @@ export class GroupRoles implements RoleChanges {
   async #form(): Promise<void> {
     const workers = this.#workers;
     await workers.becomePrimary();
-    const standing = await workers.primary?.worker.call("form", undefined);
+    const standing = await workers.primary?.worker.call("form", { confirmed: workers.config.ha.engine === "none" });
     if (standing === undefined) return;
     workers.log.info("group.formed", { id: standing.groupId });
     await workers.event("group.formed", { id: standing.groupId, epoch: standing.epoch });

@@ -320,9 +320,12 @@ export class GroupWorkers {
     }
   }
 
-  async becomePrimary(): Promise<void> {
+  /** `granted`: in a new reign, that a cluster has granted. */
+  async becomePrimary(granted?: Turn): Promise<void> {
     await this.#closeReplica();
-    const { worker, standing } = await this.#openPrimary();
+    const { worker, standing: opened } = await this.#openPrimary();
+    const standing =
+      granted === undefined ? opened : await worker.call("newEpoch", { turn: granted, event: "reign.granted" });
     const reign = new Reign(worker, standing, {
       config: this.config,
       node: this.options.node,

@@ -2,6 +2,7 @@ import type { GroupConfig, StoreOnNode } from "../../shared/config/config.ts";
 import type { Role } from "../../shared/words.ts";
 import type { PrimaryStanding } from "../workers/primary-worker.ts";
 import type { ReplicaStanding } from "../workers/replica-worker.ts";
+import { GroupHa } from "./group-ha.ts";
 import { GroupHistory } from "./group-history.ts";
 import { GroupPeers } from "./group-peers.ts";
 import { GroupPromotion } from "./group-promotion.ts";
@@ -19,6 +20,7 @@ export class GroupAgent {
   readonly roles: GroupRoles;
   readonly promotion: GroupPromotion;
   readonly history: GroupHistory;
+  readonly ha: GroupHa;
 
   constructor(options: GroupOptions) {
     this.workers = new GroupWorkers(options);
@@ -27,6 +29,7 @@ export class GroupAgent {
     this.history = new GroupHistory(this.workers);
     this.promotion = new GroupPromotion(this.workers, this.peers, this.history, this.service);
     this.roles = new GroupRoles(this.workers, this.peers, this.promotion, this.service);
+    this.ha = new GroupHa(this.workers, this.peers, this.promotion, this.roles, this.service);
   }
 
   get config(): GroupConfig {

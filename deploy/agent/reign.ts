@@ -196,13 +196,13 @@ export class Reign {
   /** What this primary has counts, in a reign of its own: what a replica had beyond it is given up. */
   async acceptSource(turn: Turn): Promise<void> {
     if (!this.#reverted) return;
-    this.#standing = await this.#worker.call("newEpoch", { turn });
+    this.#standing = await this.#worker.call("newEpoch", { turn, event: "source.accepted" });
     this.#reverted = false;
     this.halted = "";
     this.#stir();
   }
 
-  /** That this reign is the only one is known, for as long as the machine runs. */
+  /** That this reign is the only one is known, for as long as the machine runs; "": it is not any more. */
   async confirm(bootId: string): Promise<void> {
     this.#standing = await this.#worker.call("confirm", { bootId });
   }

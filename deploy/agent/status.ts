@@ -25,7 +25,7 @@ export function agentStatus(
   };
 }
 
-export function groupStatus(group: GroupAgent): GroupStatus {
+function groupStatus(group: GroupAgent): GroupStatus {
   const standing = group.standing;
   const replica = group.workers.replicaStanding;
   const reign = group.reign;

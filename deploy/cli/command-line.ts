@@ -15,6 +15,7 @@ import { connectControl } from "../control/client.ts";
 import { bridgeSocketPath, controlSocketPath, identityDirectory } from "../control/state-layout.ts";
 import { callerName } from "./caller.ts";
 import { droppedText, exportedText, forksText, forkText } from "./fork-text.ts";
+import { type HaOptions, haActions, haRequest, haText } from "./ha.ts";
 import { parseRestorePoint } from "./restore-point.ts";
 import { confirmed, type Terminal } from "./terminal.ts";
 import {
@@ -357,6 +358,35 @@ class CommandLine {
         this.#answer(options, answer, ({ role, epoch }) => `${group}: in service as ${role} of epoch ${epoch}\n`);
       });
 
+    common(program.command("ha"))
+      .summary("what the resource agent of a cluster manager asks")
+      .description(
+        "For ocf:understudy:understudy, which keeps what is asked with here in the cluster: see deploy/docs/commands.md.",
+      )
+      .argument("<action>", haActions.join(", "))
+      .argument("<group>")
+      .option(
+        "--epoch <number>",
+        "the epoch that the cluster has granted last; of promote: the one that it grants",
+        epochNumber,
+      )
+      .option("--mark <text>", "what the last primary has said of this node's copy")
+      .option(
+        "--max-lag <duration>",
+        "how far behind a replica may be that takes over",
+        timeout,
+        parseDurationMs("10s"),
+      )
+      .option("--vote <node=vote...>", "what the others have that could be promoted")
+      .option("--seal <text>", "what the primary before had last")
+      .option("--ship <duration>", "how long a demotion waits for replicas at most", timeout, parseDurationMs("20s"))
+      .option("--json", "print JSON")
+      .action(async (action: string, name: string, options: CommonOptions & HaOptions) => {
+        const request = haRequest(action, options);
+        const { agent, group } = await this.#group(name, options);
+        this.#answer(options, await agent.ha(group, request), haText);
+      });
+
     verb("adopt")
       .summary("take over what lies in a replica's paths already")
       .description(
@@ -590,6 +620,11 @@ function timeout(value: string): number {
     if (error instanceof UnitInvalid) throw new InvalidArgumentError(`${error.message}. ${error.hint}`);
     throw error;
   }
+}
+
+function epochNumber(value: string): number {
+  if (!/^\d{1,15}$/.test(value)) throw new InvalidArgumentError("Write the number of an epoch.");
+  return Number(value);
 }
 
 function wholeSeconds(value: string): number {

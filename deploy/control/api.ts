@@ -10,6 +10,7 @@ import {
   seq,
 } from "../../shared/words.ts";
 import type { ForkHandler } from "./fork-answers.ts";
+import type { HaAnswer, HaRequest } from "./ha-api.ts";
 
 /**
  * What an agent answers over its control socket; the same interface on both ends of it. Everything here is what JSON
@@ -36,6 +37,8 @@ export interface ControlHandler extends ForkHandler {
   confirm(group: string, options: ConfirmOptions): Promise<RoleAnswer>;
   /** Takes over what lies in the paths of a replica's stores: only the difference is shipped. */
   adopt(group: string): Promise<RoleAnswer>;
+  /** What a cluster manager that decides about the group's promotions asks. */
+  ha(group: string, request: HaRequest): Promise<HaAnswer>;
 }
 
 export interface CutOptions {
@@ -95,6 +98,7 @@ export const acceptances = {
     suspect: "the copy is suspect: a stranger changed it, or a sync failed",
     consistency: "the newest cut has a store that is worth less than the group requires",
     "live-primary": "the primary still answers: both would be primary until it is fenced",
+    "bypassed-cluster": "a cluster decides about this group: it is bypassed, and may promote another node",
     "unreachable-primary": "a node that may be primary does not answer: its service may still run",
   },
   cut: {

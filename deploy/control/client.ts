@@ -101,6 +101,7 @@ export function connectControl(
     showFork: (name) => get("/forks/show", { name }),
     exportFork: (name, options, signal) => post("/forks/export", { name, ...options }, undefined, signal),
     dropFork: (name) => post("/forks/drop", { name }),
+    ha: (group, request) => post("/ha", { group, request }),
   };
 }
 

@@ -99,6 +99,19 @@ const acceptNames = z.array(z.string()).default([]);
 const callerName = z.string().max(256).optional();
 const cutRefSchema = z.strictObject({ epoch: z.int().min(0), seq: z.int().min(0) });
 
+const remembered = { clusterEpoch: z.int().min(0), mark: z.string() };
+const haRequest = z.discriminatedUnion("action", [
+  z.strictObject({ action: z.enum(["status", "monitor"]), lagSecondsMax: z.number().min(0), ...remembered }),
+  z.strictObject({
+    action: z.literal("grant"),
+    votes: z.array(z.strictObject({ node: z.string(), vote: z.string() })),
+    seal: z.string(),
+    ...remembered,
+  }),
+  z.strictObject({ action: z.literal("promote"), epoch: z.int().min(1) }),
+  z.strictObject({ action: z.literal("demote"), shipMs: z.int().min(0) }),
+]);
+
 function route<T>(
   schema: z.ZodType<T>,
   call: (handler: ControlHandler, input: T, signal: AbortSignal) => Promise<unknown>,
@@ -185,6 +198,10 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
       z.strictObject({ group, acceptUnreachable: z.boolean().default(false), by: z.string().max(256).default("") }),
       (handler, { group, ...options }) => handler.confirm(group, options),
     ),
+  ],
+  [
+    "POST /ha",
+    route(z.strictObject({ group, request: haRequest }), (handler, input) => handler.ha(input.group, input.request)),
   ],
   ["POST /adopt", route(ofGroup, (handler, input) => handler.adopt(input.group))],
   ["GET /forks", route(nothing, (handler) => handler.forks())],

@@ -51,8 +51,8 @@ export type PrimaryWorkerCalls = {
     environment: Record<string, string>;
     bootId: string;
   }): PrimaryStanding;
-  /** Born here: a new group id, epoch 1. */
-  form(argument: undefined): PrimaryStanding;
+  /** Born here: a new group id, epoch 1. Its service may run at once unless a cluster decides about that. */
+  form(argument: { confirmed: boolean }): PrimaryStanding;
   /** Begins to watch the stores, those that are not watched yet. */
   start(argument: undefined): void;
   cut(argument: {
@@ -82,7 +82,7 @@ export type PrimaryWorkerCalls = {
   /** This reign is known to be the only one, as long as the machine runs. */
   confirm(argument: { bootId: string }): PrimaryStanding;
   /** A reign of its own from here on: what a replica has beyond it belongs to another one. */
-  newEpoch(argument: { turn: Turn }): PrimaryStanding;
+  newEpoch(argument: { turn: Turn; event: string }): PrimaryStanding;
   halt(argument: { reason: string }): PrimaryStanding;
   digestAt(argument: { seq: bigint }): Uint8Array | undefined;
   /**
@@ -223,7 +223,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       coherency = last?.coherency ?? "independent";
       return standing();
     },
-    form() {
+    form({ confirmed }) {
       const { catalog } = opened();
       assert(catalog.standing.groupId === "", "a group is born once");
       catalog.transaction("form", () => {
@@ -235,7 +235,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
           epochSeen: epoch(1),
           epochs: [{ epoch: 1n, firstSeq: 1n }],
           committed: { epoch: epoch(1), seq: seq(0) },
-          confirmed: confirmation(bootId, 1n),
+          confirmed: confirmed ? confirmation(bootId, 1n) : "",
         });
       });
       return standing();
@@ -351,12 +351,12 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       durably("confirm", () => catalog.stand({ confirmed: confirmation(of, catalog.standing.epoch) }));
       return standing();
     },
-    newEpoch({ turn }) {
+    newEpoch({ turn, event }) {
       const { catalog } = opened();
       const before = catalog.standing;
       const reign = newReign(before, turn);
       catalog.transaction("epoch", () => {
-        catalog.event("source.accepted", { epoch: String(reign.epoch) }, Date.now() * 1000);
+        catalog.event(event, { epoch: String(reign.epoch) }, Date.now() * 1000);
         catalog.stand({ ...reign, halted: "", confirmed: confirmation(bootId, reign.epoch) });
       });
       return standing();

@@ -1,7 +1,7 @@
 import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { newReign, type Turn } from "../../shared/session/epochs.ts";
 import { confirmation } from "../../shared/session/in-service.ts";
-import { type Consistency, type CutId, cutText, type Epoch, meets } from "../../shared/words.ts";
+import { type Consistency, type CutId, cutText, type Engine, type Epoch, meets } from "../../shared/words.ts";
 import { applyNext } from "../apply/apply.ts";
 import { ForeignChange } from "../apply/locate.ts";
 import { aheadOf } from "../receive/ahead.ts";
@@ -56,7 +56,10 @@ export interface PromotionCase {
   /** Known to be missing here; undefined when the link is down and nothing newer is known. */
   readonly lossKnownEmpty: boolean;
   readonly lossText: string;
+  /** Who decides about promotions; nobody but a person where it is not given. */
+  readonly engine?: Engine;
   readonly accept: {
+    readonly bypassedCluster?: boolean;
     readonly loss: boolean;
     readonly lossFrom: string | undefined;
     readonly suspect: boolean;
@@ -89,6 +92,13 @@ export function promotionRefusals(facts: PromotionCase): Refusal[] {
       },
     ];
   }
+  if ((facts.engine ?? "none") !== "none" && facts.accept.bypassedCluster !== true)
+    refusals.push({
+      code: "ENGINE_DECIDES",
+      message: `${facts.engine} decides who is primary of this group`,
+      hint: "Let the cluster move it: `crm_resource --move`. By hand only where the cluster is gone: it may promote another node at any time.",
+      flag: "--accept-bypassed-cluster",
+    });
   if (facts.halted !== "")
     refusals.push({
       code: "HALTED",

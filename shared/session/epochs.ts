@@ -1,4 +1,4 @@
-import { assert } from "../errors.ts";
+import { assert, exitCodes, UnderstudyError } from "../errors.ts";
 import { type CutId, type Epoch, epoch, seq } from "../words.ts";
 
 /** Where one reign begins: all cuts from `firstSeq` on are its own, up to where the next one begins. */
@@ -17,6 +17,20 @@ export interface CutHistory {
 export interface Turn {
   readonly member: number;
   readonly members: number;
+  /** What a cluster has granted: that epoch, or none. */
+  readonly granted?: bigint;
+}
+
+/** The epoch that was granted is none that this node can begin now. */
+export class GrantStale extends UnderstudyError {
+  readonly code = "GRANT_STALE";
+  readonly remedy = "retry";
+  readonly state = "Nothing was changed.";
+  readonly hint = "A later reign was heard of meanwhile: let the cluster ask again.";
+  override readonly exitCode = exitCodes.refused;
+  constructor(granted: bigint, highest: bigint) {
+    super(`epoch ${granted} was granted, and epoch ${highest} is known here`);
+  }
 }
 
 /**
@@ -70,13 +84,16 @@ export interface Reign {
 /**
  * The reign that this node begins after its last cut. Reigns that it has heard of and has no cut of are no part of what its
  * cuts come from: they are left out, since what began beyond this cut is nobody's past here.
+ * @throws {GrantStale} when it cannot begin what was granted
  */
 export function newReign(
   before: CutHistory & { readonly epoch: Epoch; readonly epochSeen: Epoch; readonly nextObject: number },
-  { member, members }: Turn,
+  { member, members, granted }: Turn,
 ): Reign {
   const highest = before.epoch > before.epochSeen ? before.epoch : before.epochSeen;
-  const next = epoch(nextEpoch(highest, member, members));
+  if (granted !== undefined && (granted <= highest || nextEpoch(granted - 1n, member, members) !== granted))
+    throw new GrantStale(granted, highest);
+  const next = epoch(granted ?? nextEpoch(highest, member, members));
   const past = before.epochs.filter(({ firstSeq }) => firstSeq <= before.committed.seq);
   return {
     epoch: next,

@@ -5,6 +5,7 @@ import { PassThrough, Writable } from "node:stream";
 import type { Terminal } from "../../../deploy/cli/terminal.ts";
 import type { AgentStatus, ControlHandler, GroupStatus, PeerStatus } from "../../../deploy/control/api.ts";
 import type { ForkDescription } from "../../../deploy/control/fork-answers.ts";
+import type { HaAnswer } from "../../../deploy/control/ha-api.ts";
 import { serveControl } from "../../../deploy/control/server.ts";
 import { controlSocketPath } from "../../../deploy/control/state-layout.ts";
 
@@ -162,6 +163,7 @@ export class FakeAgent implements ControlHandler {
     this.#called(["form", group, options], { role: "primary", epoch: 1 });
   confirm: ControlHandler["confirm"] = (group, options) =>
     this.#called(["confirm", group, options], { role: "primary", epoch: 1 });
+  ha: ControlHandler["ha"] = (group, request) => this.#called(["ha", group, request], haAnswer);
   adopt: ControlHandler["adopt"] = (group) => this.#called(["adopt", group], { role: "replica", epoch: 1 });
   forks = () => this.#called(["forks"], { forks: [forkDescription], damaged: [] });
   showFork: ControlHandler["showFork"] = (name) =>
@@ -177,6 +179,26 @@ export class FakeAgent implements ControlHandler {
   dropFork: ControlHandler["dropFork"] = (name) =>
     this.#called(["dropFork", name], { fork: forkDescription, paths: [] });
 }
+
+export const haAnswer: HaAnswer = {
+  schema: 1,
+  group: "app",
+  node: "alpha",
+  role: "replica",
+  inService: false,
+  epoch: 1,
+  cut: "1.42",
+  seal: "",
+  vote: "1#42",
+  claim: "keep",
+  why: "",
+  decision: "",
+  granted: 0,
+  giveWayTo: "",
+  giveWayMark: "",
+  seconds: 0,
+  members: [],
+};
 
 /** A state directory with the agent's socket in it. */
 export async function serveFake(agent: ControlHandler) {

@@ -1,0 +1,256 @@
+import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
+import { runHook } from "../../shared/hooks.ts";
+import { hex } from "../../shared/manifest/digest.ts";
+import {
+  type CandidateFacts,
+  claimOf,
+  type EngineMemory,
+  followerMark,
+  grantOf,
+  markText,
+  scores,
+  sealText,
+  voteOf,
+} from "../../shared/session/engine.ts";
+import { type CutId, cutText, epoch, unreachable } from "../../shared/words.ts";
+import { jsonNumber } from "../control/api.ts";
+import { type HaAnswer, type HaMember, type HaMemory, type HaRequest, haSchema } from "../control/ha-api.ts";
+import type { GroupPeers } from "./group-peers.ts";
+import type { GroupPromotion } from "./group-promotion.ts";
+import type { GroupRoles } from "./group-roles.ts";
+import type { GroupService } from "./group-service.ts";
+import { type GroupWorkers, WrongRole } from "./group-workers.ts";
+
+/** A cluster manager asks for a group that the configuration gives to nobody but a person. */
+export class NoEngine extends UnderstudyError {
+  readonly code = "NO_ENGINE";
+  readonly remedy = "stop";
+  readonly state = "Nothing was done.";
+  readonly hint =
+    "Write `ha: { engine: pacemaker }` into the group's configuration, on every node, and restart the agents.";
+  override readonly exitCode = exitCodes.usage;
+  constructor(group: string) {
+    super(`no cluster decides about group ${group}`);
+  }
+}
+
+/** What a cluster manager that decides about this group's promotions asks and has done. It holds nothing that lasts. */
+export class GroupHa {
+  readonly #workers: GroupWorkers;
+  readonly #peers: GroupPeers;
+  readonly #promotion: GroupPromotion;
+  readonly #roles: GroupRoles;
+  readonly #service: GroupService;
+  #sealed: string | undefined;
+
+  constructor(
+    workers: GroupWorkers,
+    peers: GroupPeers,
+    promotion: GroupPromotion,
+    roles: GroupRoles,
+    service: GroupService,
+  ) {
+    this.#service = service;
+    this.#workers = workers;
+    this.#peers = peers;
+    this.#promotion = promotion;
+    this.#roles = roles;
+  }
+
+  async answer(request: HaRequest): Promise<HaAnswer> {
+    if (this.#workers.config.ha.engine === "none") throw new NoEngine(this.#workers.config.name);
+    const begun = performance.now();
+    const seconds = (): number => Math.round(performance.now() - begun) / 1000;
+    switch (request.action) {
+      case "status":
+        return await this.#state(request, {});
+      case "monitor":
+        await this.#giveUpBelow(request.clusterEpoch);
+        return await this.#state(request, {});
+      case "grant":
+        return await this.#grant(request);
+      case "promote":
+        await this.#promote(request.epoch);
+        return await this.#state({ clusterEpoch: request.epoch, mark: "" }, { seconds: seconds() });
+      case "demote":
+        await this.#demote(request.shipMs);
+        return await this.#state({ clusterEpoch: 0, mark: "" }, { seconds: seconds() });
+      default:
+        return unreachable(request);
+    }
+  }
+
+  /** The cluster has promoted another node: this reign is over, whatever else is heard of it. */
+  async #giveUpBelow(granted: number): Promise<void> {
+    const { role, standing } = this.#workers;
+    if (role !== "primary" || standing === undefined || standing.epoch >= BigInt(granted)) return;
+    await this.#roles.fence(BigInt(granted), "the cluster");
+  }
+
+  async #grant(request: Extract<HaRequest, { action: "grant" }>): Promise<HaAnswer> {
+    await this.#workers.refresh();
+    const decision = grantOf({
+      facts: this.#facts(),
+      memory: memoryOf(request),
+      votes: request.votes,
+      seal: request.seal,
+      turn: this.#workers.turn,
+    });
+    this.#workers.log.info("promotion.asked", { decision: decision.kind, clusterEpoch: request.clusterEpoch });
+    switch (decision.kind) {
+      case "grant":
+        return await this.#state(request, { decision: "grant", granted: jsonNumber(decision.epoch) });
+      case "give-way": {
+        const { to, mark, reason } = decision;
+        const giveWay = { decision: "give-way", giveWayTo: to, giveWayMark: markText(mark), why: plain(reason) };
+        return await this.#state(request, giveWay);
+      }
+      case "refuse":
+        return await this.#state(request, { decision: "refuse", why: plain(decision.reason) });
+      default:
+        return unreachable(decision);
+    }
+  }
+
+  /** In the epoch that was granted, and written down by the cluster: only now the copy is opened for writing. */
+  async #promote(granted: number): Promise<void> {
+    const workers = this.#workers;
+    if (workers.role === "primary") await this.#reignAnew(granted);
+    else await this.#promotion.promote({ acceptLoss: true, accept: decidedByTheCluster }, epoch(granted));
+    this.#sealed = undefined;
+  }
+
+  /** What was primary before goes on from what it has, in a reign of its own. */
+  async #reignAnew(granted: number): Promise<void> {
+    const workers = this.#workers;
+    await workers.exclusively(async () => {
+      if (workers.role !== "primary") throw new WrongRole("the reign goes on", workers.role);
+      await workers.closePrimary();
+      await workers.becomePrimary({ ...workers.turn, granted: BigInt(granted) });
+      this.#peers.closeSessions();
+      await workers.event("reign.granted", { epoch: BigInt(granted) });
+      await this.#service.update("promote");
+    });
+  }
+
+  /**
+   * The service stops, what it wrote is cut, and shipped as far as that can be done in the time; from then on this node has
+   * nothing that the seal does not speak of. @throws {HookFailed} when the service does not stop: then it is in service still
+   */
+  async #demote(shipMs: number): Promise<void> {
+    const workers = this.#workers;
+    await workers.exclusively(async () => {
+      const { primary } = workers;
+      if (primary === undefined || !this.#inService()) return;
+      // Nobody is sent here any more from now on, whatever the hook takes.
+      await primary.reign.confirm("");
+      const { stopService } = workers.config.hooks;
+      try {
+        if (stopService !== undefined)
+          await runHook("stop_service", stopService, { ...workers.environment(), UNDERSTUDY_REASON: "demote" });
+      } catch (error) {
+        await primary.reign.confirm(workers.options.bootId);
+        throw error;
+      }
+      await this.#service.update("promote");
+      const limit = AbortSignal.timeout(shipMs);
+      const late = new Promise<never>((_, reject) =>
+        limit.addEventListener("abort", () => reject(limit.reason), { once: true }),
+      );
+      try {
+        const { cut, standing } = await Promise.race([primary.reign.requestCut(), late]);
+        this.#sealed = sealText({ reign: standing.epoch, cut, digest: hex(standing.digest) });
+        await workers.event("primary.sealed", { epoch: standing.epoch, cut: cutText(cut) });
+        const there = this.#others().filter((node) => primary.reign.view(node).state !== "connecting");
+        await Promise.race([primary.reign.durableAt(cut, there, limit), late]);
+        workers.log.info("primary.sealed", { epoch: cut.epoch, seq: cut.seq, replicas: there.join(",") });
+      } catch (error) {
+        // Whoever is to be promoted is told what is missing there: by the seal, or by this node's vote.
+        workers.log.warn("seal.unshipped", { error });
+      }
+    });
+  }
+
+  #inService(): boolean {
+    return this.#service.state.kind === "in-service";
+  }
+
+  #others(): string[] {
+    return this.#peers.members().filter((member) => member !== this.#workers.options.node);
+  }
+
+  async #state(request: HaMemory & { lagSecondsMax?: number }, more: Partial<HaAnswer>): Promise<HaAnswer> {
+    await this.#workers.refresh();
+    const { config, options, role, standing } = this.#workers;
+    const facts = this.#facts();
+    const inService = this.#inService();
+    const claim = inService ? { score: scores.promoted, why: "" } : claimOf(facts, memoryOf(request));
+    const { committed } = facts;
+    return {
+      schema: haSchema,
+      group: config.name,
+      node: options.node,
+      role,
+      inService,
+      epoch: jsonNumber(standing?.epoch ?? 0n),
+      cut: committed.seq === 0n ? "" : cutText(committed),
+      seal: this.#sealed ?? "",
+      vote: inService ? "" : voteOf(facts),
+      claim: String(claim.score),
+      why: plain(claim.why),
+      decision: "",
+      granted: 0,
+      giveWayTo: "",
+      giveWayMark: "",
+      seconds: 0,
+      members: inService ? this.#members(request.lagSecondsMax ?? 0) : [],
+      ...more,
+    };
+  }
+
+  #members(lagSecondsMax: number): HaMember[] {
+    const { reign } = this.#workers.primary ?? {};
+    if (reign === undefined) return [];
+    const { epoch: at, paused } = reign.standing;
+    return this.#others().map((member) => {
+      const view = { epoch: at, lagSecondsMax, paused: paused?.failover === true };
+      const { mark, score } = followerMark(reign.view(member), view);
+      return { member, mark: markText(mark), score: String(score ?? "none") };
+    });
+  }
+
+  #facts(): CandidateFacts {
+    const { role, standing, primary } = this.#workers;
+    return {
+      role,
+      sealed: this.#sealed !== undefined,
+      epoch: standing?.epoch ?? epoch(0),
+      epochSeen: standing?.epochSeen ?? epoch(0),
+      epochs: standing?.epochs ?? [],
+      committed: standing?.committed ?? ({ epoch: 0n, seq: 0n } as CutId),
+      digest: hex(standing?.digest ?? new Uint8Array(0)),
+      barred: primary === undefined ? this.#barOfCopy() : primary.reign.halted,
+      paused: standing?.paused?.failover === true,
+      primaryAlive: this.#peers.primaryAlive(),
+    };
+  }
+
+  /** That the primary lives or is lost, and what is lost with it, is what the cluster decides about; the rest is the copy's. */
+  #barOfCopy(): string {
+    return this.#promotion
+      .refusals({ acceptLoss: true, accept: decidedByTheCluster })
+      .map(({ message }) => message)
+      .join("; ");
+  }
+}
+
+const decidedByTheCluster = ["bypassed-cluster", "live-primary", "unreachable-primary"] as const;
+
+function memoryOf({ clusterEpoch, mark }: HaMemory): EngineMemory {
+  return { epoch: BigInt(clusterEpoch), mark };
+}
+
+/** For a reader without a JSON parser. */
+function plain(text: string): string {
+  return text.replaceAll(/["\\\s]+/g, " ").trim();
+}
