@@ -63,12 +63,16 @@ export class ContentChange {
     if (end > this.#hashes.length) this.#grow(end);
     this.#hashes.set(value, end - hashBytes);
     this.#used = Math.max(this.#used, end);
-    if (this.#births && this.#before !== undefined) {
-      this.#blockBirths ??= this.#filledBirths(this.#before.birth);
-      this.#blockBirths.setBigUint64(index * 8, this.#birth, true);
-    }
+    this.#bear(index, index + 1);
     this.#changed = true;
     this.#anyChange = true;
+  }
+
+  /** Blocks from `first` to before `end` of the run change: where it was there before, each has a birth of its own. */
+  #bear(first: number, end: number): void {
+    if (!this.#births || this.#before === undefined) return;
+    this.#blockBirths ??= this.#filledBirths(this.#before.birth);
+    for (let index = first; index < end; index++) this.#blockBirths.setBigUint64(index * 8, this.#birth, true);
   }
 
   /** True when no cut, this one included, has a hash of the block or of any after it. */
@@ -108,6 +112,7 @@ export class ContentChange {
       this.#enter(run);
       const keep = Math.max(0, blocks - run * blocksPerRun) * hashBytes;
       if (trimRun(this.#hashes.subarray(0, this.#used)).length > keep) {
+        this.#bear(keep / hashBytes, this.#used / hashBytes);
         this.#hashes.fill(0, keep);
         this.#used = keep;
         this.#changed = true;

@@ -61,4 +61,28 @@ describe("the way of a cut, in one process", () => {
     source.write("big", randomBytes(9000), 50_000);
     await round();
   });
+
+  it("tells a replica that is two cuts behind what was cut off meanwhile, and grew again as a hole", async () => {
+    const source = new ModelSource();
+    source.write("big", randomBytes(300_000));
+    const primary = openPrimary(join(directory, "primary.db"), { tree: source.adapter() });
+    const replica = openReplica(join(directory, "replica.db"), new RealDisk(), { tree: join(directory, "copy") });
+    const receiver = receiverOf(replica);
+    const sink = sinkInto(replica, receiver);
+    const bring = async (): Promise<void> => {
+      await cutInto(primary, [sink]);
+      commit(replica, receiver);
+      while (applyNext(replica, true) !== undefined);
+    };
+    await bring();
+    // From here on the blocks of the run have births of their own.
+    source.write("big", randomBytes(4096), 8192);
+    await bring();
+    source.truncate("big", 100_000);
+    await cutInto(primary, []);
+    source.truncate("big", 300_000);
+    await cutInto(primary, []);
+    await bring();
+    expect(describeTree(join(directory, "copy"))).to.deep.equal(source.describe());
+  });
 });
