@@ -436,10 +436,11 @@ export class GroupWorkers {
    * whoever asks does so within `exclusively`, and begins every conversation anew afterwards. Before that it takes one more
    * cut, for no replica, and the stores come to an orderly end. What lies beyond `common` then is for `keepFork` to keep, as of
    * the cut `own`: all of it is in the catalog and in the stores' own files, and nobody changes either. When it fails, the node
-   * is what it was.
+   * is what it was. A replica that is ahead of its primary's history goes back to `common` in the same way.
    */
   async demote(common: CutId, keepFork?: (own: CutId) => Promise<void>): Promise<Demotion> {
     const { role } = this;
+    if (role === "replica") return await this.#goBack(common, keepFork);
     if (role !== "primary" && role !== "fenced") throw new WrongRole("only an ex-primary is demoted", role);
     let worker = await this.#endReign();
     let demotion: Demotion | undefined;
@@ -491,6 +492,23 @@ export class GroupWorkers {
     if (own.seq > common.seq) await keepFork?.(own);
     const demoted = await worker.call("demote", { common, keepHistory: this.#keepsHistory() });
     return { ...demoted, own };
+  }
+
+  async #goBack(common: CutId, keepFork: ((own: CutId) => Promise<void>) | undefined): Promise<Demotion> {
+    const worker = this.#replica;
+    if (worker === undefined) throw new WrongRole("a replica goes back", this.role);
+    const { committed: own } = await worker.call("settle", undefined);
+    if (own.seq > common.seq) {
+      if (keepFork === undefined)
+        throw new ForkNotKept(`this node has cut ${cutText(own)}, the common one is ${cutText(common)}`);
+      await keepFork(own);
+    }
+    const { touched, standing } = await worker.call("goBack", { common });
+    this.replicaStanding = standing;
+    const cut = standing.committed;
+    this.log.info("replica.went_back", { own: cutText(own), cut: cutText(cut), ...touched });
+    await this.event("replica.went_back", { cut: cutText(cut), own: cutText(own), touchedPaths: touched.paths });
+    return { own, cut, touched, filesRead: 0, bytesRead: 0, damaged: 0 };
   }
 
   /** The worker of a primary that takes no cuts by itself any more, and whose stores are not followed. */

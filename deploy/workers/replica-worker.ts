@@ -14,6 +14,7 @@ import { checkBlockSize } from "../../replica/receive/pending-content.ts";
 import { Receiver } from "../../replica/receive/receive.ts";
 import { CutDamaged, SenderRefused } from "../../replica/receive/refusals.ts";
 import { adopting, forgetOpenCut, recoverStaging, stagedRunDigests } from "../../replica/receive/resume.ts";
+import { goBack, NotApplied } from "../../replica/rejoin/demote.ts";
 import { anyDamage, askedOfPrimary, type Damage } from "../../replica/repair/damage.ts";
 import { Repairing, strangersCodes } from "../../replica/repair/repairing.ts";
 import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
@@ -21,6 +22,7 @@ import { openStoreHomes, type StorePlacement, singleFileName } from "../../repli
 import { SyncFailed } from "../../replica/sync.ts";
 import { Catalog, type CutRecord, type Standing } from "../../shared/catalog/catalog.ts";
 import { CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
+import type { Touched } from "../../shared/catalog/collapse.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import type { RetentionConfig } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
@@ -33,6 +35,7 @@ import type { Acknowledgement, Message, StagedPlace } from "../../shared/wire/me
 import { packStagedList } from "../../shared/wire/staged-list.ts";
 import {
   type CutId,
+  cutText,
   type Epoch,
   epoch,
   type GroupId,
@@ -85,6 +88,13 @@ export type ReplicaWorkerCalls = {
   unpin(argument: { seq: bigint }): void;
   seal(argument: undefined): ReplicaStanding;
   unseal(argument: undefined): ReplicaStanding;
+  /**
+   * What is committed is applied, and nothing more comes: what a fork is kept from.
+   * @throws when it cannot be
+   */
+  settle(argument: undefined): ReplicaStanding;
+  /** It has cuts that the new primary's history has not: see replica/rejoin/demote.ts. After `settle`. */
+  goBack(argument: { common: CutId }): { readonly touched: Touched; readonly standing: ReplicaStanding };
   /** `acceptSuspect`: also with a copy that somebody else changed. */
   takeOver(argument: { acceptSuspect: boolean; turn: Turn }): { epoch: Epoch; cut: CutId };
   standing(argument: undefined): ReplicaStanding;
@@ -268,6 +278,22 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       // Also where the copy is not there: nothing of it is needed.
       unseal({ catalog: openCatalog(), nowUs });
       return standing();
+    },
+    settle() {
+      endSession();
+      applyAll();
+      const { applied, committed } = openCatalog().standing;
+      if (applied !== committed.seq) throw new NotApplied(`cut ${cutText(committed)} is not applied`);
+      return standing();
+    },
+    goBack({ common }) {
+      const of = openContext();
+      const touched = goBack(of, common);
+      aheadOf(of).clear();
+      // Files whose rows are gone.
+      recoverStaging(of);
+      recoverApply(of);
+      return { touched, standing: standing() };
     },
     takeOver({ acceptSuspect, turn }) {
       assert(options !== undefined, "open");

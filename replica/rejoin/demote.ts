@@ -54,6 +54,15 @@ export class CommonTooFarBack extends UnderstudyError {
   override readonly exitCode = exitCodes.refused;
 }
 
+/** A replica holds cuts that it could not apply, since somebody changed its copy. */
+export class NotApplied extends UnderstudyError {
+  readonly code = "NOT_APPLIED";
+  readonly remedy = "stop";
+  readonly state = "Nothing was changed.";
+  readonly hint = "Run `understudy adopt GROUP` here: what is here is compared, and only the difference is shipped.";
+  override readonly exitCode = exitCodes.refused;
+}
+
 /** What a store's adapter says at its orderly end. */
 export interface EndedStore {
   /** By its own log, nothing was written since the last cut: its files need not be read to know what is in them. */
@@ -323,9 +332,8 @@ export function demote(context: ReplicaContext, common: CutId, settled: Settled,
   assert(before.applied === before.committed.seq, "a primary has what it cut");
   checkCommon(context, common.seq);
   return catalog.transaction("demote", () => {
-    const what = giveUpBeyond(context, common.seq);
     catalog.run("INSERT OR REPLACE INTO seen SELECT object, store, inode, size, mtime_ns, ctime_ns FROM temp.settled");
-    catalog.run("DELETE FROM seen WHERE NOT EXISTS (SELECT 1 FROM path_versions p WHERE p.object = seen.object)");
+    const what = giveUpBeyond(context, common.seq);
     for (const { object, store, path, what: how } of settled.damaged)
       catalog.run(
         "INSERT OR IGNORE INTO damaged (object, store, path, what) VALUES (?,?,?,?)",
@@ -344,6 +352,30 @@ export function demote(context: ReplicaContext, common: CutId, settled: Settled,
       context.nowUs(),
     );
     catalog.stand({ role: "replica", sealed: false, halted: "", switchover: undefined, confirmed: "" });
+    return what;
+  });
+}
+
+/**
+ * A replica that has cuts which the history of the new primary has not goes back to `common`, the last one that has: as
+ * `demote`, by whole runs, since a replica does not know the births of blocks. Its recovery points go. What was kept of them on
+ * the disk is removed as after a crash. Everything that it committed is applied.
+ * @throws {CommonTooFarBack} @throws {NotApplied}
+ */
+export function goBack(context: ReplicaContext, common: CutId): Touched {
+  const { catalog } = context;
+  const { role, applied, committed } = catalog.standing;
+  assert(role === "replica", `a ${role} node does not go back`);
+  if (applied !== committed.seq)
+    throw new NotApplied(`cut ${cutText(committed)} is not applied, and nobody brings what it waits for any more`);
+  checkCommon(context, common.seq);
+  return catalog.transaction("go back", () => {
+    const what = giveUpBeyond(context, common.seq);
+    catalog.event(
+      "replica.went_back",
+      { cut: cutText(catalog.standing.committed), from: cutText(committed) },
+      context.nowUs(),
+    );
     return what;
   });
 }
@@ -368,11 +400,11 @@ function giveUpBeyond({ catalog }: ReplicaContext, common: Seq): Touched {
   for (const table of ["images", "kept", "extents", "staged", "staged_runs"]) catalog.run(`DELETE FROM ${table}`);
   catalog.run("DELETE FROM standing WHERE key IN ('adopting', 'thinning')");
   catalog.run("UPDATE cuts SET point = 0 WHERE point = 1");
-  if (common === committed.seq) {
-    dropSuperseded(catalog);
-    return touched(catalog);
-  }
-  const what = collapse(catalog, common);
+  const beyond = common < committed.seq;
+  const what = beyond ? collapse(catalog, common) : undefined;
+  if (!beyond) dropSuperseded(catalog);
+  catalog.run("DELETE FROM seen WHERE NOT EXISTS (SELECT 1 FROM path_versions p WHERE p.object = seen.object)");
+  if (what === undefined) return touched(catalog);
   // Its history is what it holds: of a reign that began later it has nothing.
   const known = epochs.filter(({ firstSeq }) => firstSeq <= common);
   const last = known.at(-1);
