@@ -172,7 +172,15 @@ export class Writer implements AsyncDisposable {
     await this.do({ op: "sql", sql });
   }
 
+  /** As an application ends that nobody stops in an orderly way. */
+  async kill(): Promise<void> {
+    const ended = new Promise((resolve) => this.#process.once("close", resolve));
+    this.#process.kill("SIGKILL");
+    await ended;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#process.exitCode !== null || this.#process.signalCode !== null) return;
     const ended = new Promise((resolve) => this.#process.once("close", resolve));
     this.#process.stdin.end();
     await ended;
