@@ -7,6 +7,7 @@ import { ensureIdentity } from "../../shared/link/identity.ts";
 import { createProcessLog, logLevelFrom } from "../../shared/log.ts";
 import { createMetrics } from "../../shared/metrics.ts";
 import { softwareVersion } from "../cli/version.ts";
+import { RoleListener, type RoleReport } from "../control/role-listener.ts";
 import { serveControl } from "../control/server.ts";
 import { controlSocketPath, identityDirectory } from "../control/state-layout.ts";
 import { readBootId } from "./boot-id.ts";
@@ -16,6 +17,7 @@ import { EventLog } from "./event-log.ts";
 import { Forks } from "./forks.ts";
 import { GroupAgent } from "./group.ts";
 import { runLinks } from "./links.ts";
+import { roleReport } from "./role-report.ts";
 
 /** The state directory belongs to another node than the one that was asked for. */
 class OtherIdentity extends UnderstudyError {
@@ -89,6 +91,13 @@ export async function runAgent(
       new AgentControl(node.name, software, groups, forks, metrics),
     ),
   );
+  if (node.roleListener !== undefined) {
+    const report = (name: string): RoleReport | undefined => {
+      const group = groups.get(name);
+      return group === undefined ? undefined : roleReport(group);
+    };
+    closing.use(new RoleListener(node.roleListener, { report, metrics: async () => await metrics.text() }, log));
+  }
   for (const group of groups.values()) group.service.serve();
   log.info("agent.started", { software, groups: [...groups.keys()].join(",") });
   const either = AbortSignal.any([signal, stopping.signal]);

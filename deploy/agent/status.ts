@@ -25,7 +25,7 @@ export function agentStatus(
   };
 }
 
-function groupStatus(group: GroupAgent): GroupStatus {
+export function groupStatus(group: GroupAgent): GroupStatus {
   const standing = group.standing;
   const replica = group.workers.replicaStanding;
   const reign = group.reign;

@@ -42,6 +42,7 @@ const probes: readonly Probe[] = [
   { subject: "state directory", look: stateDirectory },
   { subject: "identity", look: identity },
   { subject: "listening address", look: ownAddress },
+  { subject: "role listener", look: roleListener },
   { subject: "peers", look: peers },
   { subject: "stores", look: stores },
   { subject: "hooks", look: hooks },
@@ -180,14 +181,27 @@ async function ownAddress({ node, agentRuns: running }: CheckContext): Promise<F
   if (!address) return [ok(subject, "none: this node dials its peers")];
   if (running) return [ok(subject, `the agent runs`)];
   if (address.kind === "openssh") return [await sshBanner(subject, address)];
+  return [await freeToListen(subject, address)];
+}
+
+async function roleListener({ node, agentRuns: running }: CheckContext): Promise<Finding[]> {
+  const subject = "role listener";
+  if (node.roleListener === undefined) return [ok(subject, "none: nobody asks this node over HTTP who is what")];
+  return [running ? ok(subject, "the agent runs") : await freeToListen(subject, node.roleListener)];
+}
+
+function freeToListen(
+  subject: string,
+  { host, port }: { readonly host: string; readonly port: number },
+): Promise<Finding> {
   return new Promise((resolve) => {
     const server = createServer();
     server.once("error", (error) => {
       const hint = "Give the node an address of this machine and a port that is free.";
-      resolve([failed(subject, `cannot listen at ${address.host}:${address.port}: ${error.message}`, hint)]);
+      resolve(failed(subject, `cannot listen at ${host}:${port}: ${error.message}`, hint));
     });
-    server.listen({ host: address.host, port: address.port }, () => {
-      server.close(() => resolve([ok(subject, `${address.host}:${address.port} is free`)]));
+    server.listen({ host, port }, () => {
+      server.close(() => resolve(ok(subject, `${host}:${port} is free`)));
     });
   });
 }

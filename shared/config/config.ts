@@ -16,6 +16,8 @@ export interface NodeConfig {
   /** `ssh-ed25519 AAAA...` without comment, at least one; several while one is rotated. Host key and client key alike. */
   readonly keys: readonly string[];
   readonly line: LineConfig;
+  /** Where others ask over HTTP who is what; undefined: nowhere. */
+  readonly roleListener: { readonly host: string; readonly port: number } | undefined;
 }
 
 export type Address =

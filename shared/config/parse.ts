@@ -107,9 +107,14 @@ class Reader extends Sections {
       this.problem(path, "has no key: put in what `understudy init` printed on that node");
     }
     const keys = written.keys ?? (written.key === undefined ? [] : [written.key]);
+    const roleListener = written.role_listener;
+    const address = this.#address(written, has("host_key"), path);
+    if (roleListener !== undefined && address?.kind === "embedded" && sameListener(roleListener, address))
+      this.problem([...path, "role_listener"], "is the node's own address, at which the agent speaks SSH");
     return {
       name,
-      address: this.#address(written, has("host_key"), path),
+      address,
+      roleListener,
       keys,
       line: { rateBytesPerSecond: written.line?.rate, compress: written.line?.compress ?? "auto" },
     };
@@ -413,6 +418,10 @@ function problemText({ path, message }: Problem): string {
   // A key in odd characters, a line break among them, must not break the one line of its fault.
   const keys = path.map((key) => (/^[\w-]+$/.test(String(key)) ? key : JSON.stringify(key)));
   return `${keys.join(".")}: ${message}`;
+}
+
+function sameListener(a: { host: string; port: number }, b: { host: string; port: number }): boolean {
+  return a.port === b.port && a.host === b.host;
 }
 
 function addressText(address: Address): string {

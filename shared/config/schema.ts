@@ -172,6 +172,11 @@ function parseAddress(value: string): WrittenAddress | undefined {
   return user === undefined ? { kind: "embedded", host, port } : { kind: "openssh", user, host, port };
 }
 
+function parseListener(value: string): { readonly host: string; readonly port: number } | undefined {
+  const address = parseAddress(value);
+  return address?.kind === "embedded" ? { host: address.host, port: address.port } : undefined;
+}
+
 export const rootSchema = strict({ nodes: z.unknown(), groups: z.unknown() });
 
 export const nodeSchema = strict({
@@ -182,6 +187,7 @@ export const nodeSchema = strict({
     .array(publicKey, { error: mustBe("a list of keys") })
     .refine((keys) => keys.length > 0, { error: "names no key" })
     .optional(),
+  role_listener: parsed(parseListener, '"host:port" of this machine, such as "127.0.0.1:7523"').optional(),
   line: strict({ rate: rate.optional(), compress: oneOf(["auto", "always", "never"]).default("auto") }).optional(),
 });
 

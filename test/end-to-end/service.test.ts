@@ -2,6 +2,7 @@ import { chmod, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { expect } from "chai";
+import { freePorts } from "../../deploy/demo/local-agent.ts";
 import { type Cluster, type ClusterNode, promote, startCluster, until } from "./harness.ts";
 
 const deadlineMs = 30_000;
@@ -19,9 +20,22 @@ describe("a service that is started where its primary is", function () {
   let alpha: ClusterNode;
   let bravo: ClusterNode;
   let said: string;
+  let ports: number[] = [];
+
+  /** What a load balancer is told. */
+  async function role(
+    node: ClusterNode,
+    path: string,
+  ): Promise<{ status: number; epoch: string | null; why: unknown }> {
+    const response = await fetch(`http://127.0.0.1:${ports[node === alpha ? 0 : 1]}/groups/app/${path}`);
+    const { why } = (await response.json()) as { why: unknown };
+    return { status: response.status, epoch: response.headers.get("understudy-epoch"), why };
+  }
 
   before(async () => {
+    ports = await freePorts(2);
     cluster = await startCluster({
+      nodeYaml: (node) => `role_listener: "127.0.0.1:${ports[node === "alpha" ? 0 : 1]}"`,
       groupYaml: async ({ directory, data }) => {
         said = join(directory, "said");
         const hook = join(directory, "hook");
@@ -75,6 +89,13 @@ echo "$line" >> ${said}\n`,
   it("runs it once the group is formed, which may ask whether it may", async () => {
     expect(await heard()).to.deep.equal(["start alpha 1 form", yes(1)]);
     expect((await bravo.cli("is-primary", "app")).code).to.equal(1);
+    expect(await role(alpha, "primary")).to.deep.equal({ status: 200, epoch: "1", why: null });
+    expect(await role(bravo, "primary")).to.deep.equal({ status: 503, epoch: "1", why: "this node is replica" });
+    await until(async () => (await role(bravo, "replica?lag=5s")).status === 200, deadlineMs, "bravo is near enough");
+    expect(await role(bravo, "replica")).to.deep.equal({ status: 200, epoch: "1", why: null });
+    expect((await role(alpha, "replica")).status).to.equal(503);
+    const scraped = await fetch(`http://127.0.0.1:${ports[0]}/metrics`);
+    expect(await scraped.text()).to.include("understudy_cuts_total");
   });
 
   it("runs it again where an agent was killed, since the machine goes on, though nobody answers", async () => {
@@ -93,6 +114,7 @@ echo "$line" >> ${said}\n`,
     expect(asked).to.include({ code: 1, stdout: "primary epoch 1\n" });
     expect(asked.stderr).to.match(/bravo did not answer .* understudy confirm app --accept-unreachable/);
     expect((await alpha.cli("status")).stdout).to.match(/It is not in service: since the machine was started, bravo/);
+    expect((await role(alpha, "primary")).why).to.match(/bravo did not answer/);
     const refused = await alpha.cli("confirm", "app");
     expect(refused.code, refused.stderr).to.equal(3);
     expect(refused.stderr).to.match(/--accept-unreachable/);
@@ -129,6 +151,8 @@ echo "$line" >> ${said}\n`,
     expect(await heard()).to.deep.equal(["stop alpha 1 fenced by epoch 2"]);
     expect((await alpha.cli("is-primary", "app")).code).to.equal(1);
     expect((await alpha.cli("confirm", "app", "--accept-unreachable")).code).to.equal(3);
+    expect(await role(alpha, "primary")).to.include({ status: 503, why: "this node is fenced" });
+    expect(await role(bravo, "primary")).to.include({ status: 200, epoch: "2" });
     await bravo.restart();
     expect(await heard()).to.deep.equal(["start bravo 2 start", yes(2)]);
   });

@@ -30,7 +30,7 @@ function publicKey(letter: string): string {
 
 /** The example of the documentation, with real keys. */
 const example = `nodes:
-  alpha:   { address: "10.0.0.1:7522", key: "${keyA} alpha@rack1" }
+  alpha:   { address: "10.0.0.1:7522", key: "${keyA} alpha@rack1", role_listener: "127.0.0.1:7523" }
   bravo:   { address: "10.0.0.2:7522", keys: ["${keyB}", "${keyE}"] }
   charlie: { key: "${keyC}", line: { rate: 1.5Mbit/s, compress: auto } }
 groups:
@@ -89,6 +89,7 @@ describe("configuration", () => {
       name: "alpha",
       address: { kind: "embedded", host: "10.0.0.1", port: 7522 },
       keys: [keyA],
+      roleListener: { host: "127.0.0.1", port: 7523 },
       line: { rateBytesPerSecond: undefined, compress: "auto" },
     });
     expect(nodeNamed(config, "bravo").keys).to.deep.equal([keyB, keyE]);
@@ -296,6 +297,16 @@ describe("configuration", () => {
       ["a missing kind", storeLine("{ path: /a }"), /:9: .*kind: is missing/],
       ["a missing path", storeLine("{ kind: sqlite }"), /:9: .*path: is missing/],
       ["a missing primary", least().replace("    primary: alpha\n", ""), /:5: groups.app.primary: is missing/],
+      [
+        "a role listener that is none",
+        nodeLine(`{ address: "a:1", key: "${keyA}", role_listener: "ssh://u@a" }`),
+        /:2: nodes.alpha.role_listener: must be "host:port"/,
+      ],
+      [
+        "a role listener where the agent speaks SSH",
+        nodeLine(`{ address: "a:1", key: "${keyA}", role_listener: "a:1" }`),
+        /role_listener: is the node's own address/,
+      ],
       ["a missing key of a node", nodeLine('{ address: "a:1" }'), /:2: nodes.alpha: has no key/],
       ["`key` beside `keys`", nodeLine(`{ key: "${keyA}", keys: ["${keyC}"] }`), /:2: nodes.alpha.keys: stands beside/],
       ["a key cut short", nodeLine(`{ key: "${keyA.slice(0, -8)}" }`), /:2: nodes.alpha.key: must be a whole ed25519/],
