@@ -22,13 +22,14 @@ const outputBytesMax = 16 * 1024 * 1024;
 const killDelayMs = 2000;
 
 /**
- * Runs an operator's command: an argv, never a shell, in a process group of its own, so that a time-out ends what it
- * started too. @throws {HookFailed} when it exits with anything but 0, by a signal or at its time-out
+ * Runs an operator's command: an argv, never a shell, in a process group of its own, so that a time-out, or the signal,
+ * ends what it started too. @throws {HookFailed} when it exits with anything but 0, by a signal or at its time-out
  */
 export async function runHook(
   name: string,
   command: HookCommand,
   environment: Record<string, string>,
+  aborted?: AbortSignal,
 ): Promise<{ stdout: Buffer; ms: number }> {
   const begun = performance.now();
   const [file, ...args] = command.run;
@@ -58,15 +59,20 @@ export async function runHook(
     }
   };
   let hard: NodeJS.Timeout | undefined;
-  const timer = setTimeout(() => {
-    timedOut = true;
+  const end = (): void => {
     signalGroup("SIGTERM");
-    hard = setTimeout(() => {
+    hard ??= setTimeout(() => {
       signalGroup("SIGKILL");
       // A grandchild in a group of its own may hold the pipes for ever: the hook is over all the same.
       ended.resolve(undefined);
     }, killDelayMs);
+  };
+  const timer = setTimeout(() => {
+    timedOut = true;
+    end();
   }, command.timeoutMs);
+  aborted?.addEventListener("abort", end, { once: true });
+  if (aborted?.aborted) end();
   child.once("error", (error) => ended.resolve(`could not be started: ${error.message}`));
   child.once("close", (code, signal) => {
     if (code === 0) ended.resolve(undefined);
@@ -75,8 +81,10 @@ export async function runHook(
   const failure = await ended.promise;
   clearTimeout(timer);
   clearTimeout(hard);
+  aborted?.removeEventListener("abort", end);
   const text = stderr.trim().slice(0, 1000);
   if (timedOut) throw new HookFailed(name, `did not end within ${command.timeoutMs} ms and was killed`, text);
+  if (aborted?.aborted) throw new HookFailed(name, "was ended, since it is not wanted any more", text);
   if (failure !== undefined) throw new HookFailed(name, failure, text);
   if (stdoutBytes > outputBytesMax) throw new HookFailed(name, `printed more than ${outputBytesMax} bytes`, "");
   return { stdout: Buffer.concat(stdout), ms: performance.now() - begun };

@@ -3,6 +3,7 @@ import { hex } from "../../shared/manifest/digest.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import type { Coherency } from "../../shared/words.ts";
 import type {
+  AbortSwitchoverOptions,
   AgentStatus,
   ConfirmOptions,
   ControlHandler,
@@ -16,6 +17,9 @@ import type {
   RestoreAnswer,
   RestoreOptions,
   RoleAnswer,
+  SwitchoverOptions,
+  SwitchoverPlan,
+  SwitchoverProgress,
   VerifyAnswer,
   VerifyOptions,
   WaitAnswer,
@@ -160,6 +164,23 @@ export class AgentControl implements ControlHandler {
     const group = this.#group(name);
     await group.promotion.abort();
     return roleAnswer(group);
+  }
+
+  async planSwitchover(name: string, options: SwitchoverOptions): Promise<SwitchoverPlan> {
+    return await this.#group(name).switchover.plan(options);
+  }
+
+  async switchover(name: string, options: SwitchoverOptions): Promise<SwitchoverProgress> {
+    return this.#group(name).switchover.begin(options);
+  }
+
+  async switchoverProgress(name: string, after: number): Promise<SwitchoverProgress> {
+    return await this.#group(name).switchover.progress(after);
+  }
+
+  async abortSwitchover(name: string, { accept, by = "" }: AbortSwitchoverOptions): Promise<SwitchoverProgress> {
+    const acceptUnreachable = accept.includes("unreachable-target");
+    return await this.#group(name).switchover.abort({ acceptUnreachable, by });
   }
 
   async form(name: string, options: FormOptions): Promise<RoleAnswer> {

@@ -2,7 +2,7 @@ import { ProtocolViolation } from "../../shared/errors.ts";
 import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
-import type { Acknowledgement, Message, SourceState } from "../../shared/wire/messages.ts";
+import type { Acknowledgement, Message, SourceState, SwitchoverMessage } from "../../shared/wire/messages.ts";
 import { type CutId, compareCuts } from "../../shared/words.ts";
 import type { PlainError } from "../workers/port-peer.ts";
 import { RemoteError } from "../workers/port-peer.ts";
@@ -32,6 +32,8 @@ export class Following {
   /** Everything that the primary had until then is durable here, as far as it has said. Monotonic, ms. */
   coveredAt: number;
   #sourceAt = 0;
+  /** What the primary says of a switchover. */
+  onSwitchover: (message: SwitchoverMessage) => Promise<void> = async () => {};
 
   constructor(
     session: Session,
@@ -74,6 +76,11 @@ export class Following {
         if (this.#ended !== undefined) throw this.#ended;
       }
     }
+  }
+
+  /** It was ended from this side: what still comes of it is of no effect. */
+  get over(): boolean {
+    return this.#ended !== undefined;
   }
 
   /** Ends the session from this side, also when it waits for the worker. */
@@ -157,6 +164,12 @@ export class Following {
         await this.session.send({ kind: "aheadHeld", last }, payload);
         return;
       }
+      case "switchoverPrepare":
+      case "handover":
+      case "handoverRevoke":
+      case "serviceStarted":
+        await this.onSwitchover(message);
+        return;
       case "refusal":
         throw new ProtocolViolation(`${this.session.peer} refuses: ${message.message}`);
       default:

@@ -2,8 +2,10 @@ import { membersOf } from "../../shared/config/config.ts";
 import { configurationDigest } from "../../shared/config/digest.ts";
 import { explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
 import { commonText, type Decision, decide, features, wireMajor, wireMinor } from "../../shared/session/connect.ts";
+import { takesCuts } from "../../shared/session/switchover.ts";
+import { switchoverFeature } from "../../shared/session/switchover-plan.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
-import type { Hello, SourceState } from "../../shared/wire/messages.ts";
+import type { Hello, SourceState, SwitchoverMessage } from "../../shared/wire/messages.ts";
 import { type CutId, cutText, type NodeName } from "../../shared/words.ts";
 import type { ReplicaStanding } from "../workers/replica-worker.ts";
 import { Following } from "./following.ts";
@@ -42,6 +44,10 @@ export interface RoleChanges {
   fence(by: bigint, peer: string): Promise<void>;
   /** A member has said what it knows. */
   answered(): void;
+  /** What this primary handed over goes on under `peer` or its primary, from exactly the cut that was the last one here. */
+  handedOver(by: bigint, peer: string, common: CutId): Promise<void>;
+  /** What the primary says of a switchover. */
+  switchover(following: Following, message: SwitchoverMessage): Promise<void>;
 }
 
 /** The conversations about one group: who is there, what we are for each other, what a primary has that we have not. */
@@ -134,6 +140,7 @@ export class GroupPeers {
   async #hello(): Promise<Hello> {
     const workers = this.#workers;
     const { node, software } = workers.options;
+    await workers.settled();
     await workers.refresh();
     const { standing, replicaStanding, primary, config } = workers;
     const lastObject =
@@ -142,7 +149,14 @@ export class GroupPeers {
     return {
       major: wireMajor,
       minor: wireMinor,
-      features: ["zstd", "ahead", features.fork, ...(replicaStanding?.adopting === true ? ["adopting"] : [])],
+      features: [
+        "zstd",
+        "ahead",
+        switchoverFeature,
+        features.fork,
+        ...(replicaStanding?.adopting === true ? ["adopting"] : []),
+        ...(takesCuts(standing?.switchover) ? [] : [features.sealed]),
+      ],
       software,
       node,
       group: config.name,
@@ -178,7 +192,7 @@ export class GroupPeers {
         await primary?.reign.serve(session, decision.base);
         return;
       case "follow":
-        await this.#follow(session, decision);
+        await this.#follow(session, decision, changes);
         return;
       case "idle":
         this.#notes.set(peer, { state: "idle", reason: decision.why, unformed: session.theirs.groupId === "" });
@@ -202,8 +216,16 @@ export class GroupPeers {
         await this.#drain(session);
         return;
       }
-      case "fork":
       case "demote": {
+        const { theirs } = session;
+        await changes.handedOver(
+          theirs.epochSeen > theirs.epoch ? theirs.epochSeen : theirs.epoch,
+          peer,
+          decision.common,
+        );
+        return;
+      }
+      case "fork": {
         const reason = `this node has what the primary ${peer} has not; ${commonText(decision.common)}`;
         this.#notes.set(peer, { state: "refused", reason, unformed: false });
         log.warn("fork.found", { peer, reason });
@@ -245,7 +267,11 @@ export class GroupPeers {
     throw new ProtocolViolation(`a ${message.kind} came from ${session.peer}, with whom there is nothing to do`);
   }
 
-  async #follow(session: Session, decision: Extract<Decision, { kind: "follow" }>): Promise<void> {
+  async #follow(
+    session: Session,
+    decision: Extract<Decision, { kind: "follow" }>,
+    changes: RoleChanges,
+  ): Promise<void> {
     const workers = this.#workers;
     const worker = workers.replica;
     if (worker === undefined) return;
@@ -262,6 +288,7 @@ export class GroupPeers {
       workers.log,
       workers.options.metrics,
     );
+    following.onSwitchover = async (message) => await changes.switchover(following, message);
     workers.following = following;
     this.#lastPrimary = session.peer;
     following.acknowledge({

@@ -3,6 +3,7 @@ import { HookFailed, runHook } from "../../shared/hooks.ts";
 import { type Consistency, type CutId, cutText, type Epoch, meets } from "../../shared/words.ts";
 import type { PromoteOptions } from "../control/api.ts";
 import { kindTraits } from "../workers/store-adapters.ts";
+import type { EventFields } from "./event-log.ts";
 import type { GroupHistory } from "./group-history.ts";
 import type { GroupPeers, Loss } from "./group-peers.ts";
 import type { GroupService } from "./group-service.ts";
@@ -56,7 +57,7 @@ export class GroupPromotion {
       stores: (standing.record?.stores ?? []).map((store) => ({
         name: store.name,
         consistency: store.consistency,
-        required: this.#required(store),
+        required: this.required(store),
       })),
       rejoining: standing.rejoining,
       others: this.#peers.others(),
@@ -75,7 +76,8 @@ export class GroupPromotion {
     });
   }
 
-  #required(store: { readonly name: string; readonly kind: string }): Consistency {
+  /** What the group insists on for a store. */
+  required(store: { readonly name: string; readonly kind: string }): Consistency {
     const byKind = kindTraits[store.kind as keyof typeof kindTraits]?.require ?? "whole";
     return this.#workers.config.require.get(store.name as never) ?? byKind;
   }
@@ -130,7 +132,7 @@ export class GroupPromotion {
   async #withBetterPoint(refusals: readonly Refusal[]): Promise<Refusal[]> {
     if (!refusals.some((refusal) => refusal.code === "CONSISTENCY")) return [...refusals];
     const good = (await this.#history.points()).findLast((point) =>
-      point.stores.every((store) => meets(store.consistency, this.#required(store))),
+      point.stores.every((store) => meets(store.consistency, this.required(store))),
     );
     const { name } = this.#workers.config;
     const hint =
@@ -165,23 +167,45 @@ export class GroupPromotion {
     const worker = workers.replica;
     if (worker === undefined) throw new WrongRole("a promotion", workers.role);
     const { epoch, cut } = await this.#takeOver(worker, acceptSuspect, granted);
+    await this.reignBegun({ epoch, cut }, "promote");
+    return { epoch, cut };
+  }
+
+  /**
+   * This node's reign began, durably: it takes up what belongs to it. Within a change of role. `fields` go into the event.
+   * Gives why its service could not be started, "" when it could.
+   */
+  async reignBegun(
+    { epoch, cut }: { readonly epoch: Epoch; readonly cut: CutId },
+    reason: "promote" | "switchover",
+    fields: EventFields = {},
+  ): Promise<{ readonly failure: string }> {
+    const workers = this.#workers;
     workers.log.info("replica.promoted", { epoch, seq: cut.seq });
-    await workers.event("replica.promoted", { epoch, cut: cutText(cut) });
-    await workers.becomePrimary();
-    this.#peers.closeSessions();
-    this.#history.discard();
+    await workers.event("replica.promoted", { epoch, cut: cutText(cut), reason, ...fields });
+    const reign = async (): Promise<void> => {
+      await workers.becomePrimary();
+      this.#peers.closeSessions();
+      this.#history.discard();
+    };
+    // Nobody is served meanwhile: the service does not wait for who follows it, whose first view compares everything.
+    await Promise.all([reign(), this.#beginService(reason)]);
+    return { failure: this.#service.lastStart?.failure ?? "" };
+  }
+
+  async #beginService(reason: "promote" | "switchover"): Promise<void> {
+    const workers = this.#workers;
     const { afterPromote } = workers.config.hooks;
     if (afterPromote !== undefined) {
       try {
-        await runHook("after_promote", afterPromote, { ...workers.environment(), UNDERSTUDY_REASON: "promote" });
+        await runHook("after_promote", afterPromote, { ...workers.environment(), UNDERSTUDY_REASON: reason });
       } catch (error) {
         if (!(error instanceof HookFailed)) throw error;
         // The node is primary whatever its hooks do: said loudly, and left to the operator.
         workers.log.error("hook.failed", { hook: "after_promote", error });
       }
     }
-    await this.#service.update("promote");
-    return { epoch, cut };
+    await this.#service.update(reason);
   }
 
   async #takeOver(
@@ -192,10 +216,12 @@ export class GroupPromotion {
     const workers = this.#workers;
     try {
       await worker.call("openCopy", undefined);
-      return await worker.call("takeOver", {
+      const taken = await worker.call("takeOver", {
         acceptSuspect,
         turn: { ...workers.turn, ...(granted === undefined ? {} : { granted }) },
       });
+      workers.replicaStanding = await worker.call("standing", undefined);
+      return taken;
     } catch (error) {
       workers.replicaStanding = await worker.call("standing", undefined);
       if (workers.role === "promoting") {

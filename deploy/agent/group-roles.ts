@@ -1,10 +1,13 @@
 import { mkdir } from "node:fs/promises";
 import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { runHook } from "../../shared/hooks.ts";
+import type { SwitchoverMessage } from "../../shared/wire/messages.ts";
 import type { CutId } from "../../shared/words.ts";
+import type { Following } from "./following.ts";
 import type { GroupPeers, RoleChanges } from "./group-peers.ts";
 import type { GroupPromotion } from "./group-promotion.ts";
 import type { GroupService } from "./group-service.ts";
+import type { GroupSwitchover } from "./group-switchover.ts";
 import { type Demotion, type GroupWorkers, WrongRole } from "./group-workers.ts";
 
 /** A group is not formed while a replica might have it already. */
@@ -27,12 +30,20 @@ export class GroupRoles implements RoleChanges {
   readonly #peers: GroupPeers;
   readonly #promotion: GroupPromotion;
   readonly #service: GroupService;
+  readonly #switchover: GroupSwitchover;
 
-  constructor(workers: GroupWorkers, peers: GroupPeers, promotion: GroupPromotion, service: GroupService) {
+  constructor(
+    workers: GroupWorkers,
+    peers: GroupPeers,
+    promotion: GroupPromotion,
+    service: GroupService,
+    switchover: GroupSwitchover,
+  ) {
     this.#workers = workers;
     this.#peers = peers;
     this.#promotion = promotion;
     this.#service = service;
+    this.#switchover = switchover;
   }
 
   /** Goes on in the role that the catalog has. */
@@ -42,8 +53,11 @@ export class GroupRoles implements RoleChanges {
     await workers.options.forks.refresh(workers.config.name);
     const standing = await workers.openReplica();
     this.#peers.missingSince(standing);
-    if (standing.role === "primary") await workers.becomePrimary();
-    else if (standing.role === "replica") await workers.openCopy();
+    await this.#switchover.times.load();
+    if (standing.role === "primary") {
+      await workers.becomePrimary();
+      await this.#switchover.restarted();
+    } else if (standing.role === "replica") await workers.openCopy();
     else if (standing.role === "promoting") await this.#promotion.resume();
     // Its service may have been started again meanwhile, or the agent died before it was told to stop.
     else if (standing.role === "fenced") this.#onFenced().catch((error: unknown) => workers.options.onFatal(error));
@@ -98,6 +112,7 @@ export class GroupRoles implements RoleChanges {
       if (primary === undefined || workers.role !== "primary") return;
       workers.log.error("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
       await primary.reign.fence(by);
+      this.#switchover.superseded("fenced", peer);
       await workers.event("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
       await workers.closePrimary();
       this.#peers.missingSince(await workers.openReplica());
@@ -117,6 +132,21 @@ export class GroupRoles implements RoleChanges {
     if (workers.replicaStanding !== undefined) this.#peers.missingSince(workers.replicaStanding);
     this.#peers.closeSessions();
     return demotion;
+  }
+
+  async handedOver(by: bigint, peer: string, common: CutId): Promise<void> {
+    const workers = this.#workers;
+    await workers.exclusively(async () => {
+      if (workers.primary === undefined || workers.role !== "primary") return;
+      workers.log.info("switchover.superseded", { peer, by, seq: common.seq });
+      await this.demote(common);
+      this.#switchover.superseded("demoted", peer);
+      await this.#service.update("start");
+    });
+  }
+
+  async switchover(following: Following, message: SwitchoverMessage): Promise<void> {
+    await this.#switchover.asked(following, message);
   }
 
   async #onFenced(): Promise<void> {

@@ -1,4 +1,4 @@
-import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
+import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 import { type HookCommand, runHook } from "../../shared/hooks.ts";
 import { type OutOfService, type ServiceState, serviceState } from "../../shared/session/in-service.ts";
 import { epoch } from "../../shared/words.ts";
@@ -14,7 +14,13 @@ const lookEveryMs = 1000;
 const objectionMs = 5000;
 
 /** What makes a node begin its service; hooks are told. */
-export type ServiceReason = "start" | "form" | "promote" | "confirm" | "accept-source";
+export type ServiceReason = "start" | "form" | "promote" | "switchover" | "rollback" | "confirm" | "accept-source";
+
+/** How the service was started last: how long that took, and why it could not be; "" when it could. */
+export interface ServiceStart {
+  readonly ms: number;
+  readonly failure: string;
+}
 
 /** That this node is the only primary is not known, and was not accepted. */
 export class NotConfirmed extends UnderstudyError {
@@ -44,6 +50,9 @@ export class GroupService {
   #said = "";
   #timer: NodeJS.Timeout | undefined;
   #looking = false;
+  lastStart: ServiceStart | undefined;
+  /** The service is started, or was tried to be; within the change of role that led to it. */
+  onEntered: (start: ServiceStart) => void = () => {};
 
   constructor(workers: GroupWorkers, peers: GroupPeers) {
     this.#workers = workers;
@@ -131,7 +140,9 @@ export class GroupService {
     const at = standing?.epoch ?? epoch(0);
     log.info("service.entered", { epoch: at, reason });
     await this.#workers.event("service.entered", { epoch: at, reason });
-    await this.#hook("start_service", config.hooks.startService, reason);
+    const start = await this.#start(config.hooks.startService, reason);
+    this.lastStart = start;
+    this.onEntered(start);
   }
 
   async #leave(): Promise<void> {
@@ -146,13 +157,17 @@ export class GroupService {
   }
 
   /** A node is what it is, whatever its service does: said loudly, and left to the operator. */
-  async #hook(name: string, hook: HookCommand | undefined, reason: string): Promise<void> {
-    if (hook === undefined) return;
+  async #start(hook: HookCommand | undefined, reason: string): Promise<ServiceStart> {
+    if (hook === undefined) return { ms: 0, failure: "" };
+    const begun = performance.now();
+    let failure = "";
     try {
-      await runHook(name, hook, { ...this.#workers.environment(), UNDERSTUDY_REASON: reason });
+      await runHook("start_service", hook, { ...this.#workers.environment(), UNDERSTUDY_REASON: reason });
     } catch (error) {
-      this.#workers.log.error("hook.failed", { hook: name, error });
+      this.#workers.log.error("hook.failed", { hook: "start_service", error });
+      failure = explain(error);
     }
+    return { ms: performance.now() - begun, failure };
   }
 
   async #confirm(by: string): Promise<void> {

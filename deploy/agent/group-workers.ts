@@ -122,11 +122,14 @@ export class GroupWorkers {
   replicaStanding: ReplicaStanding | undefined;
   /** The session whose frames the replica's worker takes: it hears what became of them. */
   following: Following | undefined;
+  /** A reign of this node begins. */
+  onReign: (reign: Reign) => void = () => {};
   copyProblem = "";
   copyHint = "";
   #scrubbing: Scrubbing | undefined;
   #stopped = false;
   #changing: Promise<unknown> = Promise.resolve();
+  #becoming: Promise<void> = Promise.resolve();
 
   constructor(options: GroupOptions) {
     this.options = options;
@@ -192,8 +195,12 @@ export class GroupWorkers {
 
   /** Which epochs are this node's to begin. */
   get turn(): Turn {
-    const members = membersOf(this.config);
-    return { member: members.indexOf(this.options.node), members: members.length };
+    return this.turnOf(this.options.node);
+  }
+
+  turnOf(member: string): Turn {
+    const members: readonly string[] = membersOf(this.config);
+    return { member: members.indexOf(member), members: members.length };
   }
 
   /** Changes of role come one after the other. */
@@ -322,6 +329,17 @@ export class GroupWorkers {
 
   /** `granted`: in a new reign, that a cluster has granted. */
   async becomePrimary(granted?: Turn): Promise<void> {
+    const becoming = this.#becomePrimary(granted);
+    this.#becoming = becoming.catch(() => undefined);
+    await becoming;
+  }
+
+  /** Until the worker is there that the role wants. */
+  async settled(): Promise<void> {
+    await this.#becoming;
+  }
+
+  async #becomePrimary(granted: Turn | undefined): Promise<void> {
     await this.#closeReplica();
     const { worker, standing: opened } = await this.#openPrimary();
     const standing =
@@ -337,6 +355,7 @@ export class GroupWorkers {
     });
     reign.compressFor = (peer) => this.#compressFor(peer);
     this.#primary = { worker, reign };
+    this.onReign(reign);
     this.#scrubbing = this.#scrubbingOf(reign);
     // Until here whoever asked was told what this node was before.
     this.replicaStanding = undefined;
@@ -481,7 +500,7 @@ export class GroupWorkers {
     const { cut: own } = await worker.call("cut", {
       depth: "scan",
       prune: false,
-      freeze: false,
+      freeze: "none",
       preCopyRounds: 0,
       sinks: [],
       forgottenUpTo: 0n,

@@ -8,6 +8,7 @@ import { GroupPeers } from "./group-peers.ts";
 import { GroupPromotion } from "./group-promotion.ts";
 import { GroupRoles } from "./group-roles.ts";
 import { GroupService } from "./group-service.ts";
+import { GroupSwitchover } from "./group-switchover.ts";
 import { type GroupOptions, GroupWorkers } from "./group-workers.ts";
 import type { Reign } from "./reign.ts";
 import type { Session } from "./session.ts";
@@ -21,6 +22,7 @@ export class GroupAgent {
   readonly promotion: GroupPromotion;
   readonly history: GroupHistory;
   readonly ha: GroupHa;
+  readonly switchover: GroupSwitchover;
 
   constructor(options: GroupOptions) {
     this.workers = new GroupWorkers(options);
@@ -28,7 +30,8 @@ export class GroupAgent {
     this.service = new GroupService(this.workers, this.peers);
     this.history = new GroupHistory(this.workers);
     this.promotion = new GroupPromotion(this.workers, this.peers, this.history, this.service);
-    this.roles = new GroupRoles(this.workers, this.peers, this.promotion, this.service);
+    this.switchover = new GroupSwitchover(this.workers, this.peers, this.promotion, this.service);
+    this.roles = new GroupRoles(this.workers, this.peers, this.promotion, this.service, this.switchover);
     this.ha = new GroupHa(this.workers, this.peers, this.promotion, this.roles, this.service);
   }
 
@@ -67,6 +70,7 @@ export class GroupAgent {
   async stop(): Promise<void> {
     this.workers.stopping();
     this.service.stop();
+    this.switchover.stop();
     this.peers.closeSessions();
     await this.workers.stop();
   }

@@ -5,8 +5,9 @@ import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../sh
 import type { Metrics } from "../../shared/metrics.ts";
 import type { StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
 import type { Turn } from "../../shared/session/epochs.ts";
+import { type SwitchoverRecord, takesCuts } from "../../shared/session/switchover.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
-import type { Acknowledgement, Message, StagedPlace } from "../../shared/wire/messages.ts";
+import type { Acknowledgement, Message, StagedPlace, SwitchoverMessage } from "../../shared/wire/messages.ts";
 import {
   type CutId,
   compareCuts,
@@ -91,6 +92,17 @@ export interface FollowerView {
   readonly lagCuts: number | undefined;
 }
 
+/** What has to be known of a replica that is to take over. */
+export interface FollowerFacts {
+  readonly state: PeerState;
+  readonly features: readonly string[];
+  readonly software: string;
+  readonly suspect: string;
+  readonly damaged: number;
+  readonly durable: CutId;
+  readonly lagSeconds: number;
+}
+
 export interface ReignOptions extends FreezingOptions {
   readonly node: NodeName;
   readonly metrics: Metrics;
@@ -113,6 +125,9 @@ export class Reign {
   #scannedAt = performance.now();
   #requested: PromiseWithResolvers<CutResult>[] = [];
   #pruneAsked = false;
+  #stillAsked = false;
+  /** What waits for the end of the cut that is being taken. */
+  #between: (() => Promise<void>)[] = [];
   #wake: (() => void) | undefined;
   #awake = false;
   #cutting = false;
@@ -132,6 +147,10 @@ export class Reign {
   /** A replica is newer than this primary: nothing is cut until a person decides. */
   #reverted = false;
   lastFreezeMs: number | undefined;
+  lastCutMs: number | undefined;
+  /** A replica's session begins; and what one says about a switchover. */
+  onJoined: (peer: string) => void = () => {};
+  onSwitchover: (peer: string, message: SwitchoverMessage) => void = () => {};
 
   constructor(
     worker: WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>,
@@ -183,6 +202,107 @@ export class Reign {
     this.#requested = [];
     this.#stir();
     await this.#ended;
+    for (const change of this.#between.splice(0)) await change();
+  }
+
+  /** Runs `change` while no cut is being taken. @throws what it throws, and when this reign is over */
+  async #betweenCuts<T>(change: () => Promise<T>): Promise<T> {
+    const done = Promise.withResolvers<T>();
+    this.#between.push(async () => {
+      if (this.#stopped) done.reject(new Error("this node's reign is over"));
+      else await change().then(done.resolve, done.reject);
+    });
+    if (this.#ended === undefined) for (const each of this.#between.splice(0)) await each();
+    this.#stir();
+    return await done.promise;
+  }
+
+  /** How far a switchover is, durably. @throws {WrittenMeanwhile} when what is handed over is not all that there is */
+  async keepSwitchover(record: SwitchoverRecord | undefined): Promise<void> {
+    const keep = async (): Promise<void> => {
+      this.#standing = await this.#worker.call("switchover", { record });
+    };
+    if (record?.step !== "handing") await keep();
+    else
+      await this.#betweenCuts(async () => {
+        const { committed } = this.#standing;
+        if (!sameCut(record.cut, committed)) throw new WrittenMeanwhile(committed);
+        await keep();
+      });
+    this.#stir();
+  }
+
+  /** Where there is no room for it in the catalog: until the agent ends, and it is written later. */
+  holdSwitchover(record: SwitchoverRecord | undefined): void {
+    this.#standing = { ...this.#standing, switchover: record };
+  }
+
+  /** Whether there is any sign of something that is in no cut. */
+  async looksWritten(): Promise<boolean> {
+    const { dirty, bytes } = await this.#worker.call("backlog", undefined);
+    return dirty || bytes > 0;
+  }
+
+  /** Leaves a switchover in a reign of its own: see PrimaryWorkerCalls.abandon. */
+  async abandonSwitchover(argument: Parameters<PrimaryWorkerCalls["abandon"]>[0]): Promise<void> {
+    await this.#betweenCuts(async () => {
+      this.#standing = await this.#worker.call("abandon", argument);
+    });
+  }
+
+  /** Says something to a replica; false when it is not there. */
+  async tell(peer: string, message: SwitchoverMessage): Promise<boolean> {
+    const follower = this.#followers.get(peer);
+    if (follower === undefined || follower.gone) return false;
+    try {
+      await follower.session.send(message);
+      return true;
+    } catch (error) {
+      // The session's reading ends with the same error and says so.
+      this.#options.log.debug("switchover.unsent", { peer, error });
+      return false;
+    }
+  }
+
+  follower(peer: string): FollowerFacts | undefined {
+    const follower = this.#followers.get(peer);
+    if (follower === undefined || follower.gone) return undefined;
+    return {
+      state: this.view(peer).state,
+      features: follower.session.theirs.features,
+      software: follower.session.theirs.software,
+      suspect: follower.suspect,
+      damaged: follower.damaged.length,
+      durable: follower.durable,
+      lagSeconds: this.#lagSeconds(follower.durable, follower.coveredAt),
+    };
+  }
+
+  /** Resolves when the replica has applied `cut`. @throws when its session ends before, or its copy is suspect */
+  async appliedAt(cut: CutId, peer: string, signal: AbortSignal): Promise<void> {
+    const session = this.#followers.get(peer)?.number;
+    for (;;) {
+      signal.throwIfAborted();
+      const follower = this.#followers.get(peer);
+      if (follower === undefined || follower.gone || follower.number !== session)
+        throw new ReplicaLeft(`the session with ${peer} ended before cut ${cutText(cut)} was applied there`);
+      if (follower.suspect !== "") throw new ReplicaLeft(`the copy of ${peer} is suspect: ${follower.suspect}`);
+      if (compareCuts(follower.durable, cut) >= 0 && follower.applied.seq >= cut.seq) return;
+      await this.#acknowledgement(signal);
+    }
+  }
+
+  /** Until a replica says something new, or leaves, or the signal. */
+  async #acknowledgement(signal: AbortSignal): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const done = (): void => {
+        this.#acknowledged.delete(done);
+        signal.removeEventListener("abort", done);
+        resolve();
+      };
+      this.#acknowledged.add(done);
+      signal.addEventListener("abort", done, { once: true });
+    });
   }
 
   /** A replica is newer than this primary: it went back in time. Durable, until a person decides. */
@@ -265,6 +385,7 @@ export class Reign {
     this.#stir();
     try {
       await this.#sendSourceState(follower);
+      this.onJoined(peer);
       for (let frame = await session.next(); frame !== undefined; frame = await session.next()) {
         this.#receive(follower, decodeMessage(frame.header), frame.payload);
       }
@@ -336,10 +457,16 @@ export class Reign {
     return await answer.promise;
   }
 
-  /** A cut of everything that was written before the call. `prune`: without what is excluded by now. */
-  async requestCut({ prune = false } = {}): Promise<CutResult> {
+  /**
+   * A cut of everything that was written before the call. `prune`: without what is excluded by now. `still`: the service is
+   * stopped, so that nothing moves and nobody has to be paused; everything is compared.
+   */
+  async requestCut({ prune = false, still = false } = {}): Promise<CutResult> {
     if (this.#stopped) throw new Error("this node is no longer primary");
     if (this.#reverted) throw new SourceReverted(this.halted);
+    const { switchover } = this.#standing;
+    if (switchover !== undefined && !takesCuts(switchover)) throw new HandedOver(switchover);
+    this.#stillAsked ||= still;
     const request = Promise.withResolvers<CutResult>();
     this.#requested.push(request);
     this.#pruneAsked ||= prune;
@@ -358,15 +485,7 @@ export class Reign {
         }),
       );
       if (replicas.every((name) => have.has(name) && compareCuts(have.get(name)!, cut) >= 0)) return have;
-      await new Promise<void>((resolve) => {
-        const done = (): void => {
-          this.#acknowledged.delete(done);
-          signal.removeEventListener("abort", done);
-          resolve();
-        };
-        this.#acknowledged.add(done);
-        signal.addEventListener("abort", done, { once: true });
-      });
+      await this.#acknowledgement(signal);
     }
   }
 
@@ -456,6 +575,10 @@ export class Reign {
         this.#release(follower, new Error(message.message));
         return;
       }
+      case "switchoverReady":
+      case "handoverAnswer":
+        this.onSwitchover(follower.session.peer, message);
+        return;
       default:
         throw new ProtocolViolation(`a replica does not send ${message.kind}`);
     }
@@ -509,6 +632,7 @@ export class Reign {
     follower.awaitingList?.resolve({ payload: new Uint8Array(0), last: true });
     for (const answer of follower.awaitingRuns.values()) answer.reject(error);
     follower.awaitingRuns.clear();
+    for (const done of [...this.#acknowledged]) done();
     this.#stir();
   }
 
@@ -540,6 +664,7 @@ export class Reign {
     let thawAt = 0;
     await this.freezing.findOwedThaw();
     while (!this.#stopped) {
+      for (const change of this.#between.splice(0)) await change();
       const now = performance.now();
       if (this.freezing.thawOwed) {
         if (now < thawAt) await this.#sleep(thawAt - now);
@@ -549,7 +674,8 @@ export class Reign {
       const { sinks, waitMs } = this.#candidates(now);
       const lagging = sinks.some((follower) => !sameCut(follower.base, this.#standing.committed));
       const wanted = this.#dirty || lagging || sinks.some((follower) => toRenew(follower, now).length > 0);
-      const due = !this.#reverted && (this.#requested.length > 0 || (sinks.length > 0 && wanted));
+      const free = !this.#reverted && takesCuts(this.#standing.switchover);
+      const due = free && (this.#requested.length > 0 || (sinks.length > 0 && wanted));
       // Somebody who asks wants to hear at once what is wrong.
       if (!due || (now < retryAt && this.#requested.length === 0)) {
         const until = now < retryAt && due ? retryAt - now : waitMs;
@@ -612,7 +738,9 @@ export class Reign {
 
   async #cut(sinks: readonly Follower[], begunAt: number): Promise<CutResult> {
     const { config, log, metrics, onStanding } = this.#options;
-    const freeze = config.hooks.freeze !== undefined;
+    const still = this.#stillAsked;
+    this.#stillAsked = false;
+    const freeze = config.hooks.freeze !== undefined && !still;
     if (performance.now() - this.#scannedAt > scanEveryMs) this.#depth = "scan";
     const objects = [...this.#toReread];
     if (objects.length > 0) {
@@ -633,7 +761,7 @@ export class Reign {
       result = await this.#worker.call("cut", {
         depth,
         prune,
-        freeze,
+        freeze: still ? "still" : freeze ? "hooks" : "none",
         preCopyRounds: freeze ? preCopyRounds : 0,
         sinks: sinks.map((follower) => this.#sinkState(follower, renewing.get(follower.session.peer) ?? [])),
         forgottenUpTo,
@@ -645,6 +773,7 @@ export class Reign {
     if (depth === "scan") this.#scannedAt = performance.now();
     this.#depth = "changes";
     onStanding(result.standing);
+    this.lastCutMs = performance.now() - begunAt;
     for (const sink of result.sinks) {
       const follower = sinks.find((item) => item.session.peer === sink.name);
       if (follower === undefined) continue;
@@ -840,6 +969,38 @@ export function hintOf(error: unknown): string {
 
 const revertedHint =
   "Promote the replica, or, if what this node has is what you want: `understudy cut GROUP --accept-source`, then `understudy adopt GROUP` on the replica.";
+
+/** The service did not stand still: what was to be handed over is not all that there is. */
+export class WrittenMeanwhile extends UnderstudyError {
+  readonly code = "WRITTEN_MEANWHILE";
+  readonly remedy = "stop";
+  readonly state = "Nothing was handed over.";
+  readonly hint = "Find out who still writes after stop_service.";
+  constructor(found: CutId) {
+    super(`somebody wrote after the last cut: there is cut ${cutText(found)} by now`);
+  }
+}
+
+/** A replica is needed and not there, or not fit. */
+class ReplicaLeft extends UnderstudyError {
+  readonly code = "REPLICA_LEFT";
+  readonly remedy = "retry";
+  readonly state = "Nothing was handed over.";
+  readonly hint = "See `understudy status` for what the replicas do.";
+}
+
+/** What this node had is handed over, and may be somebody else's by now. */
+export class HandedOver extends UnderstudyError {
+  readonly code = "HANDED_OVER";
+  readonly remedy = "retry";
+  readonly state = "No cut is taken and no service runs here until the target has answered.";
+  readonly hint =
+    "See `understudy status`; `understudy switchover GROUP --abort` takes it back where that is still possible.";
+  override readonly exitCode = exitCodes.refused;
+  constructor({ to }: SwitchoverRecord) {
+    super(`this group is being handed over to ${to}`);
+  }
+}
 
 /** This primary is older than one of its replicas. */
 export class SourceReverted extends UnderstudyError {

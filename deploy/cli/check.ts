@@ -2,7 +2,7 @@ import { execFile } from "node:child_process";
 import { constants } from "node:fs";
 import { access, readdir, stat, statfs } from "node:fs/promises";
 import { connect, createServer } from "node:net";
-import { delimiter, dirname, join } from "node:path";
+import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { ballastFreeBytesMin } from "../../replica/apply/ballast.ts";
 import {
@@ -17,6 +17,7 @@ import {
 } from "../../shared/config/config.ts";
 import { loadConfig } from "../../shared/config/load.ts";
 import { type ExitCode, exitCodes, explain, isSystemError, UnderstudyError } from "../../shared/errors.ts";
+import { executable } from "../../shared/executable.ts";
 import { ensureIdentity } from "../../shared/link/identity.ts";
 import { nativeCryptoAvailable } from "../../shared/link/ssh-algorithms.ts";
 import { sizeText } from "../../shared/units.ts";
@@ -375,15 +376,6 @@ async function hooks({ groups, node }: CheckContext): Promise<Finding[]> {
     }
   }
   return findings;
-}
-
-async function executable(program: string): Promise<boolean> {
-  const places = program.includes("/")
-    ? [program]
-    : (process.env.PATH ?? "").split(delimiter).map((directory) => join(directory, program));
-  for (const place of places)
-    if ((await statOrNothing(place))?.isFile() && (await may(place, constants.X_OK))) return true;
-  return false;
 }
 
 async function statOrNothing(path: string) {

@@ -10,6 +10,8 @@ import {
   cutRefText,
   type GroupStatus,
   GroupUnknown,
+  type SwitchoverProgress,
+  type SwitchoverStep,
 } from "../control/api.ts";
 import { connectControl } from "../control/client.ts";
 import { bridgeSocketPath, controlSocketPath, identityDirectory } from "../control/state-layout.ts";
@@ -17,6 +19,7 @@ import { callerName } from "./caller.ts";
 import { droppedText, exportedText, forksText, forkText } from "./fork-text.ts";
 import { type HaOptions, haActions, haRequest, haText } from "./ha.ts";
 import { parseRestorePoint } from "./restore-point.ts";
+import { followSwitchover, outcomeCode, outcomeText, planText, stepText } from "./switchover.ts";
 import { confirmed, type Terminal } from "./terminal.ts";
 import {
   brokenPromises,
@@ -321,6 +324,18 @@ class CommandLine {
         await this.#promote(name, options);
       });
 
+    accepting(verb("switchover"), "switchover")
+      .summary("move the group to another node, losing nothing")
+      .description(
+        "Asked of the primary: stops its service, hands over exactly the last cut and starts the service there. Whatever fails goes back to the primary as it was. It goes on when this command is interrupted.",
+      )
+      .option("--to <node>", "who is to be primary")
+      .option("--dry-run", "only say what would happen, how long nobody would be served and what stands in the way")
+      .option("--abort", "take back the one that is under way")
+      .action(async (name: string | undefined, options: CommonOptions & SwitchoverFlags) => {
+        await this.#switchover(name, options);
+      });
+
     common(program.command("is-primary"))
       .summary("end with 0 where the group's service may run on this node, else with 1")
       .description(
@@ -472,6 +487,32 @@ class CommandLine {
     );
   }
 
+  async #switchover(name: string | undefined, options: CommonOptions & SwitchoverFlags): Promise<void> {
+    const { agent, group } = await this.#group(name, options);
+    const accept = acceptedIn(options, "switchover");
+    const by = callerName(this.#terminal.environment);
+    let progress: SwitchoverProgress;
+    if (options.abort) progress = await agent.abortSwitchover(group, { accept, by });
+    else {
+      const { to } = options;
+      if (to === undefined) throw new OptionMissing("the node that is to be primary", "Give it with --to NODE.");
+      if (options.dryRun) {
+        const plan = await agent.planSwitchover(group, { to, accept, by });
+        this.#answer(options, plan, (answer) => planText(group, answer));
+        if (plan.obstacles.length > 0) this.#exitCode = exitCodes.refused;
+        return;
+      }
+      const begun = await agent.switchover(group, { to, accept, by });
+      const told = (step: SwitchoverStep): void => {
+        if (!options.json) this.#out(stepText(step));
+      };
+      progress = await followSwitchover(agent, group, begun, told, this.#terminal.signal);
+    }
+    this.#answer(options, progress, (answer) => outcomeText(group, answer));
+    this.#exitCode = outcomeCode(progress);
+    if (!options.json && progress.hint !== "") this.#terminal.err.write(`${progress.hint}\n`);
+  }
+
   #showStatus(status: AgentStatus, options: CommonOptions): void {
     if (options.json) this.#json(status);
     else this.#out(statusText(status));
@@ -575,6 +616,12 @@ interface ForkFlags {
 interface PromoteFlags extends Record<string, unknown> {
   readonly yes?: boolean;
   readonly acceptLoss?: true | string;
+  readonly abort?: boolean;
+}
+
+interface SwitchoverFlags extends Record<string, unknown> {
+  readonly to?: string;
+  readonly dryRun?: boolean;
   readonly abort?: boolean;
 }
 

@@ -32,6 +32,14 @@ export interface ControlHandler extends ForkHandler {
   promote(group: string, options: PromoteOptions): Promise<PromoteAnswer>;
   /** Unseals a promotion that has not reached its epoch. */
   abortPromotion(group: string): Promise<RoleAnswer>;
+  /** What a switchover would do, and what stands in its way. */
+  planSwitchover(group: string, options: SwitchoverOptions): Promise<SwitchoverPlan>;
+  /** Begins one, which goes on when the caller is gone; `switchoverProgress` tells the rest. */
+  switchover(group: string, options: SwitchoverOptions): Promise<SwitchoverProgress>;
+  /** Of the one that is under way, or was last: what comes from step `after` on; waits a while for some. */
+  switchoverProgress(group: string, after: number): Promise<SwitchoverProgress>;
+  /** Takes back one that is under way as far as that is possible. Returns when it has ended. */
+  abortSwitchover(group: string, options: AbortSwitchoverOptions): Promise<SwitchoverProgress>;
   form(group: string, options: FormOptions): Promise<RoleAnswer>;
   /** Says of a primary that no other node is one, where they were not all heard since the machine was started. */
   confirm(group: string, options: ConfirmOptions): Promise<RoleAnswer>;
@@ -77,6 +85,20 @@ export interface PromoteOptions {
   readonly by?: string;
 }
 
+export interface SwitchoverOptions {
+  readonly to: string;
+  /** Names from `acceptances.switchover`. */
+  readonly accept: readonly string[];
+  /** Who asks. */
+  readonly by?: string;
+}
+
+export interface AbortSwitchoverOptions {
+  /** Names from `acceptances.switchover`. */
+  readonly accept: readonly string[];
+  readonly by?: string;
+}
+
 export interface FormOptions {
   /** Without the answer of replicas that cannot be reached. */
   readonly alone: boolean;
@@ -100,6 +122,11 @@ export const acceptances = {
     "live-primary": "the primary still answers: both would be primary until it is fenced",
     "bypassed-cluster": "a cluster decides about this group: it is bypassed, and may promote another node",
     "unreachable-primary": "a node that may be primary does not answer: its service may still run",
+  },
+  switchover: {
+    "running-service": "there is no stop_service: nobody but you stops the service",
+    "unreachable-target":
+      "the target may have taken over and does not answer: with --abort, in an epoch that fences it",
   },
   cut: {
     source: "a replica is newer than this primary: go on from what is here, in a new epoch",
@@ -318,6 +345,47 @@ export interface PromoteAnswer {
   readonly cut: CutRef;
   readonly loss: Lag;
   readonly seconds: number;
+}
+
+export interface SwitchoverPlan {
+  readonly from: string;
+  readonly to: string;
+  /** In their order, with how long each is expected to take; null where nothing is known. */
+  readonly steps: readonly { readonly text: string; readonly ms: number | null }[];
+  /** How long nobody would be served; null where a step is not known. */
+  readonly pauseMs: number | null;
+  readonly roundTripMs: number | null;
+  /** What stands in the way; empty when nothing does. */
+  readonly obstacles: readonly Reason[];
+}
+
+export interface SwitchoverStep {
+  readonly at: string;
+  /** Since it was asked for. */
+  readonly ms: number;
+  /** One word for programs. */
+  readonly step: string;
+  readonly text: string;
+}
+
+export interface SwitchoverProgress {
+  readonly id: string;
+  readonly from: string;
+  readonly to: string;
+  readonly steps: readonly SwitchoverStep[];
+  /** What to ask for next. */
+  readonly next: number;
+  /**
+   * `done`: the target is primary and its service runs. `service-failed`: it is, and its service could not be started.
+   * `refused`: nothing was done. `rolled-back`: the former primary is in service. `in-doubt`: the target is not connected and
+   * may have taken over; it goes on by itself when it is back. `superseded`: somebody else was promoted. Null: under way.
+   */
+  readonly outcome: "done" | "service-failed" | "refused" | "rolled-back" | "in-doubt" | "superseded" | null;
+  /** Why it is not `done`; "" else. */
+  readonly reason: string;
+  readonly hint: string;
+  /** How long nobody was served, as far as the former primary can tell; null where nobody was stopped. */
+  readonly pauseMs: number | null;
 }
 
 export interface RoleAnswer {

@@ -124,6 +124,16 @@ function route<T>(
   return answerer;
 }
 
+const switchover = { group, to: z.string().min(1), accept: acceptNames, by: callerName };
+
+/** Without what was not said. */
+function caller<T extends { readonly by?: string | undefined }>({
+  by,
+  ...options
+}: T): Omit<T, "by"> & { by?: string } {
+  return by === undefined ? options : { ...options, by };
+}
+
 const nothing = z.strictObject({});
 const ofGroup = z.strictObject({ group });
 const ofFork = z.strictObject({ name: group });
@@ -186,6 +196,28 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
     ),
   ],
   ["POST /promote/abort", route(ofGroup, (handler, input) => handler.abortPromotion(input.group))],
+  [
+    "POST /switchover",
+    route(z.strictObject(switchover), (handler, { group, ...options }) => handler.switchover(group, caller(options))),
+  ],
+  [
+    "POST /switchover/plan",
+    route(z.strictObject(switchover), (handler, { group, ...options }) =>
+      handler.planSwitchover(group, caller(options)),
+    ),
+  ],
+  [
+    "POST /switchover/abort",
+    route(z.strictObject({ group, accept: acceptNames, by: callerName }), (handler, { group, ...options }) =>
+      handler.abortSwitchover(group, caller(options)),
+    ),
+  ],
+  [
+    "GET /switchover",
+    route(z.strictObject({ group, after: z.coerce.number().int().min(0).default(0) }), (handler, { group, after }) =>
+      handler.switchoverProgress(group, after),
+    ),
+  ],
   [
     "POST /form",
     route(z.strictObject({ group, alone: z.boolean().default(false) }), (handler, { group, ...options }) =>

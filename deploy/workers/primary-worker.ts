@@ -17,8 +17,9 @@ import type { StoreOnNode } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert } from "../../shared/errors.ts";
 import type { StoreAdapter, StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
-import { newReign, type Turn } from "../../shared/session/epochs.ts";
+import { newReign, nextEpoch, type Turn } from "../../shared/session/epochs.ts";
 import { confirmation } from "../../shared/session/in-service.ts";
+import type { SwitchoverRecord } from "../../shared/session/switchover.ts";
 import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { CutStore, StagedPlace } from "../../shared/wire/messages.ts";
 import { unpackStagedList } from "../../shared/wire/staged-list.ts";
@@ -58,7 +59,8 @@ export type PrimaryWorkerCalls = {
   cut(argument: {
     depth: "changes" | "scan";
     prune: boolean;
-    freeze: boolean;
+    /** `hooks`: the application is paused and continued. `still`: its service is stopped, and nothing moves. */
+    freeze: "none" | "hooks" | "still";
     preCopyRounds: number;
     sinks: readonly SinkState[];
     forgottenUpTo: bigint;
@@ -84,6 +86,13 @@ export type PrimaryWorkerCalls = {
   /** A reign of its own from here on: what a replica has beyond it belongs to another one. */
   newEpoch(argument: { turn: Turn; event: string }): PrimaryStanding;
   halt(argument: { reason: string }): PrimaryStanding;
+  /** How far a switchover is. Between two cuts. */
+  switchover(argument: { record: SwitchoverRecord | undefined }): PrimaryStanding;
+  /**
+   * Goes back from a switchover whose target cannot be asked, in an epoch above the one that the target may have begun: it is
+   * fenced by that if it did.
+   */
+  abandon(argument: { record: SwitchoverRecord; turn: Turn; target: Turn }): PrimaryStanding;
   digestAt(argument: { seq: bigint }): Uint8Array | undefined;
   /**
    * Makes what a copy needs beside the stores' files, so that they could become one.
@@ -255,12 +264,14 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
         inUse.use(session.inUse());
         return openSink(state, session, "cut");
       });
-      const freeze = argument.freeze
-        ? {
-            freeze: async () => await main.call("freeze", undefined),
-            thaw: async () => await main.call("thaw", undefined),
-          }
-        : undefined;
+      const freeze = {
+        none: undefined,
+        hooks: {
+          freeze: async () => await main.call("freeze", undefined),
+          thaw: async () => await main.call("thaw", undefined),
+        },
+        still: { freeze: async () => {}, thaw: async () => 0 },
+      }[argument.freeze];
       cutting = true;
       let taken: TakenCut;
       try {
@@ -342,7 +353,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       const { catalog } = opened();
       durably("fence", () => {
         catalog.event("primary.fenced", { by: String(by) }, Date.now() * 1000);
-        catalog.stand({ role: "fenced", epochSeen: epoch(by) });
+        catalog.stand({ role: "fenced", epochSeen: epoch(by), switchover: undefined });
       });
       return standing();
     },
@@ -369,6 +380,25 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
           catalog.stand({ halted: reason });
         });
       }
+      return standing();
+    },
+    switchover({ record }) {
+      const { catalog } = opened();
+      enterStage("switchover");
+      durably(record?.step ?? "in service", () => catalog.stand({ switchover: record }));
+      enterStage("wait");
+      return standing();
+    },
+    abandon({ record, turn, target }) {
+      const { catalog } = opened();
+      const before = catalog.standing;
+      const highest = before.epoch > before.epochSeen ? before.epoch : before.epochSeen;
+      const theirs = epoch(nextEpoch(highest, target.member, target.members));
+      const reign = newReign({ ...before, epochSeen: theirs }, turn);
+      catalog.transaction("epoch", () => {
+        catalog.event("switchover.abandoned", { epoch: String(reign.epoch) }, Date.now() * 1000);
+        catalog.stand({ ...reign, switchover: record, confirmed: confirmation(bootId, reign.epoch) });
+      });
       return standing();
     },
     digestAt({ seq: at }) {

@@ -7,7 +7,7 @@ import { commit } from "../../replica/commit/commit.ts";
 import { PinnedPoints } from "../../replica/history/pinned-points.ts";
 import type { StrangersChange } from "../../replica/history/sweep.ts";
 import { historyBytes, recoverThinning, thinningByRetention } from "../../replica/history/thin.ts";
-import { seal, takeOver, unseal } from "../../replica/promote/promote.ts";
+import { seal, takeOver, takeOverHanded, unseal } from "../../replica/promote/promote.ts";
 import { beginAdoption, endAdoption, stageFromCopy } from "../../replica/receive/adopt.ts";
 import { aheadOf } from "../../replica/receive/ahead.ts";
 import { checkBlockSize } from "../../replica/receive/pending-content.ts";
@@ -28,6 +28,7 @@ import type { RetentionConfig } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert, isSystemError, ProtocolViolation } from "../../shared/errors.ts";
 import type { Turn } from "../../shared/session/epochs.ts";
+import type { Handover } from "../../shared/session/switchover.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import { payloadBytesMax } from "../../shared/wire/frame.ts";
@@ -97,6 +98,12 @@ export type ReplicaWorkerCalls = {
   goBack(argument: { common: CutId }): { readonly touched: Touched; readonly standing: ReplicaStanding };
   /** `acceptSuspect`: also with a copy that somebody else changed. */
   takeOver(argument: { acceptSuspect: boolean; turn: Turn }): { epoch: Epoch; cut: CutId };
+  /** Takes over exactly what is handed over, or says why not. `barred`: why this node shall not; "" when it may. */
+  takeOverHanded(argument: { handover: Handover; barred: string; turn: Turn }): {
+    accepted: boolean;
+    reason: string;
+    standing: ReplicaStanding;
+  };
   standing(argument: undefined): ReplicaStanding;
   points(argument: undefined): readonly CutRecord[];
   setHalted(argument: { reason: string }): ReplicaStanding;
@@ -302,6 +309,21 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       // Also cuts that wait for a repair, which nobody will bring any more.
       applyAll(accepted);
       return takeOver(openContext(), options.keepHistory, turn, accepted, options.bootId);
+    },
+    takeOverHanded({ handover, barred, turn }) {
+      // Cuts that came whole count.
+      const { rejoining } = standing();
+      const reason = rejoining ? "this node rejoins" : barred;
+      if (context !== undefined && reason === "") applyAll();
+      enterStage("handover");
+      closeTransaction();
+      const refusal =
+        context === undefined
+          ? reason || "the copy is not open"
+          : takeOverHanded(context, handover, reason, turn, options?.bootId ?? "");
+      if (refusal === "") endSession();
+      enterStage("wait");
+      return { accepted: refusal === "", reason: refusal, standing: standing() };
     },
     standing,
     points() {

@@ -1,6 +1,7 @@
 import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { newReign, type Turn } from "../../shared/session/epochs.ts";
 import { confirmation } from "../../shared/session/in-service.ts";
+import { type Handover, handoverRefusal } from "../../shared/session/switchover.ts";
 import { type Consistency, type CutId, cutText, type Engine, type Epoch, meets } from "../../shared/words.ts";
 import { applyNext } from "../apply/apply.ts";
 import { ForeignChange } from "../apply/locate.ts";
@@ -211,6 +212,33 @@ export function takeOver(
   aheadOf(context).clear();
   while (applyNext(context, keepHistory, although) !== undefined);
   if (although === undefined && anyDamage(catalog)) throw new ForeignChange(suspectText(catalog));
+  return beginReign(context, turn, bootId);
+}
+
+/**
+ * Takes over exactly what its primary hands over. One transaction from replica to primary, with nothing sealed before it: a
+ * crash leaves the one or the other. Gives why not; "" when this node's reign has begun.
+ */
+export function takeOverHanded(
+  context: ReplicaContext,
+  handover: Handover,
+  barred: string,
+  turn: Turn,
+  bootId: string,
+): string {
+  const { catalog } = context;
+  const { digest, role, committed, applied, suspect, halted } = catalog.standing;
+  const refusal = handoverRefusal({ role, committed, applied, digest, suspect, halted, barred }, handover);
+  if (refusal !== "") return refusal;
+  if (anyDamage(catalog)) return suspectText(catalog);
+  aheadOf(context).clear();
+  beginReign(context, turn, bootId);
+  return "";
+}
+
+/** Checks of constant cost, then the new epoch, durably. */
+function beginReign(context: ReplicaContext, turn: Turn, bootId: string): { epoch: Epoch; cut: CutId } {
+  const { catalog } = context;
   assert(catalog.standing.applied === catalog.standing.committed.seq, "everything committed is applied");
   for (const home of context.homes.values()) putSidecarsAside(context, home);
   const standing = catalog.standing;

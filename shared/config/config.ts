@@ -107,6 +107,8 @@ export interface LimitsConfig {
   readonly snapshotHoldMs: number;
   /** How often a replica looks for what somebody else did to the copy. */
   readonly sweepMs: number;
+  /** How long a step of a switchover may take that is no hook. */
+  readonly switchoverStepMs: number;
 }
 
 /** How often everything on the primary is read again, and how fast at most. */

@@ -72,6 +72,7 @@ const scrubBytesPerSecondDefault = 20 * 2 ** 20;
 const snapshotHoldMsDefault = 30_000;
 const sweepMsDefault = 60_000;
 const sweepMsMin = 1000;
+const switchoverStepMsDefault = 30_000;
 const freezeEveryMsDefault = 5 * 60_000;
 const dayMs = 86_400_000;
 
@@ -187,6 +188,7 @@ class Reader extends Sections {
         stagingBytes: written.limits?.staging ?? stagingBytesDefault,
         snapshotHoldMs: written.limits?.snapshot_hold ?? snapshotHoldMsDefault,
         sweepMs: written.limits?.sweep ?? sweepMsDefault,
+        switchoverStepMs: written.limits?.switchover_step ?? switchoverStepMsDefault,
       },
       scrub:
         written.scrub === "never"

@@ -278,6 +278,7 @@ export const groupSchema = strict({
     staging: size.optional(),
     snapshot_hold: duration.optional(),
     sweep: duration.optional(),
+    switchover_step: duration.optional(),
   }).optional(),
   ha: strict({ engine: engine.default("none") }).optional(),
 });

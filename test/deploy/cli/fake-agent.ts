@@ -3,7 +3,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PassThrough, Writable } from "node:stream";
 import type { Terminal } from "../../../deploy/cli/terminal.ts";
-import type { AgentStatus, ControlHandler, GroupStatus, PeerStatus } from "../../../deploy/control/api.ts";
+import type {
+  AgentStatus,
+  ControlHandler,
+  GroupStatus,
+  PeerStatus,
+  SwitchoverPlan,
+  SwitchoverProgress,
+} from "../../../deploy/control/api.ts";
 import type { ForkDescription } from "../../../deploy/control/fork-answers.ts";
 import type { HaAnswer } from "../../../deploy/control/ha-api.ts";
 import { serveControl } from "../../../deploy/control/server.ts";
@@ -159,6 +166,42 @@ export class FakeAgent implements ControlHandler {
     });
   abortPromotion: ControlHandler["abortPromotion"] = (group) =>
     this.#called(["abortPromotion", group], { role: "replica", epoch: 1 });
+  plan: SwitchoverPlan = {
+    from: "alpha",
+    to: "bravo",
+    steps: [
+      { text: "stop the service on alpha", ms: 800 },
+      { text: "start the service on bravo", ms: null },
+    ],
+    pauseMs: null,
+    roundTripMs: 0.4,
+    obstacles: [],
+  };
+  /** What each question after the first is answered with, one after the other. */
+  progress: Partial<SwitchoverProgress>[] = [{ outcome: "done" }];
+  #told: SwitchoverProgress = {
+    id: "0011223344556677",
+    from: "alpha",
+    to: "bravo",
+    steps: [],
+    next: 0,
+    outcome: null,
+    reason: "",
+    hint: "",
+    pauseMs: null,
+  };
+  planSwitchover: ControlHandler["planSwitchover"] = (group, options) =>
+    this.#called(["planSwitchover", group, options], this.plan);
+  switchover: ControlHandler["switchover"] = (group, options) =>
+    this.#called(["switchover", group, options], { ...this.#told, ...this.progress.shift() });
+  switchoverProgress: ControlHandler["switchoverProgress"] = (group, after) =>
+    this.#called(["switchoverProgress", group, after], { ...this.#told, next: after, ...this.progress.shift() });
+  abortSwitchover: ControlHandler["abortSwitchover"] = (group, options) =>
+    this.#called(["abortSwitchover", group, options], {
+      ...this.#told,
+      outcome: "rolled-back",
+      reason: "it was aborted",
+    });
   form: ControlHandler["form"] = (group, options) =>
     this.#called(["form", group, options], { role: "primary", epoch: 1 });
   confirm: ControlHandler["confirm"] = (group, options) =>

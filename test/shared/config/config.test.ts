@@ -108,7 +108,12 @@ describe("configuration", () => {
       bytesMax: 20 * 2 ** 30,
     });
     expect(app.rpoMs).to.equal(5000);
-    expect(app.limits).to.deep.equal({ stagingBytes: 10 * 2 ** 30, snapshotHoldMs: 30_000, sweepMs: 60_000 });
+    expect(app.limits).to.deep.equal({
+      stagingBytes: 10 * 2 ** 30,
+      snapshotHoldMs: 30_000,
+      sweepMs: 60_000,
+      switchoverStepMs: 30_000,
+    });
     expect(app.scrub).to.deep.equal({ everyMs: 604_800_000, bytesPerSecond: 20 * 2 ** 20 });
     expect(app.ha).to.deep.equal({ engine: "none" });
   });
@@ -134,7 +139,12 @@ describe("configuration", () => {
     expect(app.retention.bytesMax).to.equal(20 * 2 ** 30);
     expect(app.retention.keep.perDayMs).to.equal(604_800_000);
     expect(app.rpoMs).to.equal(undefined);
-    expect(app.limits).to.deep.equal({ stagingBytes: 10 * 2 ** 30, snapshotHoldMs: 30_000, sweepMs: 60_000 });
+    expect(app.limits).to.deep.equal({
+      stagingBytes: 10 * 2 ** 30,
+      snapshotHoldMs: 30_000,
+      sweepMs: 60_000,
+      switchoverStepMs: 30_000,
+    });
   });
 
   it("gives a store as each node has it", () => {

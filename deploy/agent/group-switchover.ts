@@ -1,0 +1,645 @@
+import { randomBytes } from "node:crypto";
+import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
+import { type HookCommand, runHook } from "../../shared/hooks.ts";
+import { hex } from "../../shared/manifest/digest.ts";
+import {
+  type SourceAction,
+  type SourceEvent,
+  type SwitchoverRecord,
+  sourceStep,
+} from "../../shared/session/switchover.ts";
+import { type Obstacle, sourceObstacles } from "../../shared/session/switchover-plan.ts";
+import type { SwitchoverMessage } from "../../shared/wire/messages.ts";
+import { cutText, meets, unreachable } from "../../shared/words.ts";
+import type { SwitchoverOptions, SwitchoverPlan, SwitchoverProgress } from "../control/api.ts";
+import type { EventFields } from "./event-log.ts";
+import type { Following } from "./following.ts";
+import type { GroupPeers } from "./group-peers.ts";
+import type { GroupPromotion } from "./group-promotion.ts";
+import type { GroupService, ServiceStart } from "./group-service.ts";
+import { type GroupWorkers, WrongRole } from "./group-workers.ts";
+import { hintOf, type Reign, WrittenMeanwhile } from "./reign.ts";
+import { SwitchoverRun } from "./switchover-run.ts";
+import { SwitchoverTarget } from "./switchover-target.ts";
+import { SwitchoverTimes } from "./switchover-times.ts";
+
+type Ready = Extract<SwitchoverMessage, { kind: "switchoverReady" }>;
+
+/** How long whoever asks for news waits for some. */
+const newsMsMax = 5000;
+/** A record that could not be written is tried again after so long. */
+const keepAgainMs = 1000;
+
+/** Something stands in the way of the switchover. */
+export class SwitchoverRefused extends UnderstudyError {
+  readonly code = "SWITCHOVER_REFUSED";
+  readonly remedy = "stop";
+  readonly state = "Nothing was changed: the service runs on.";
+  readonly hint: string;
+  override readonly exitCode = exitCodes.refused;
+  readonly obstacles: readonly Obstacle[];
+  constructor(obstacles: readonly Obstacle[]) {
+    super(obstacles.map(({ message }) => message).join("; "));
+    this.obstacles = obstacles;
+    this.hint = obstacles
+      .map(({ hint, flag }) => (flag === undefined ? hint : `${hint} To go on all the same: ${flag}`))
+      .join(" ");
+  }
+}
+
+class NoSwitchover extends UnderstudyError {
+  readonly code = "NO_SWITCHOVER";
+  readonly remedy = "stop";
+  readonly state = "Nothing was changed.";
+  readonly hint = "See `understudy status`.";
+  override readonly exitCode = exitCodes.refused;
+}
+
+/** Whether the target has taken over is not known, and it cannot be asked. */
+class InDoubt extends UnderstudyError {
+  readonly code = "IN_DOUBT";
+  readonly remedy = "retry";
+  readonly state = "No service runs here: one of both nodes is primary, and which one the target alone knows.";
+  readonly hint: string;
+  override readonly exitCode = exitCodes.refused;
+  constructor(to: string) {
+    super(`whether ${to} has taken over is not known, and it is not connected`);
+    this.hint = `Bring ${to} back: it ends by itself then. If ${to} is gone for ever, or is stopped and stays so: --accept-unreachable-target goes on here, in an epoch that fences it.`;
+  }
+}
+
+/** The driver of the source's side of a switchover: the machine of shared/session/switchover.ts, and what it has done. */
+export class GroupSwitchover {
+  readonly #workers: GroupWorkers;
+  readonly #peers: GroupPeers;
+  readonly #promotion: GroupPromotion;
+  readonly #service: GroupService;
+  readonly times: SwitchoverTimes;
+  readonly #target: SwitchoverTarget;
+  #run: SwitchoverRun | undefined;
+  /** What the machine says; the catalog may not have it yet where there was no room for it, and that only on the way back. */
+  #record: SwitchoverRecord | undefined;
+  #kept = true;
+  /** The action that is under way: what goes back ends it first. */
+  #action: { readonly abort: AbortController; readonly ended: Promise<void> } | undefined;
+  /** The limit of the handover. Monotonic, ms. */
+  #lateAt = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #accepted = false;
+  readonly #ready = new Map<string, PromiseWithResolvers<Ready>>();
+
+  constructor(workers: GroupWorkers, peers: GroupPeers, promotion: GroupPromotion, service: GroupService) {
+    this.#workers = workers;
+    this.#peers = peers;
+    this.#promotion = promotion;
+    this.#service = service;
+    service.onEntered = (start) => this.#serviceEntered(start);
+    this.times = new SwitchoverTimes(workers.directory, workers.log);
+    this.#target = new SwitchoverTarget(workers, promotion, this.times);
+    workers.onReign = (reign) => this.#attach(reign);
+  }
+
+  /** How far one is, for status. */
+  get record(): SwitchoverRecord | undefined {
+    return this.#record;
+  }
+
+  #attach(reign: Reign): void {
+    this.#record = reign.standing.switchover;
+    this.#kept = true;
+    reign.onJoined = (peer) => {
+      this.#joined(peer);
+      this.#target.joined(peer);
+    };
+    reign.onSwitchover = (peer, message) => this.#heard(peer, message);
+  }
+
+  /** The agent finds what it had begun: it goes back, unless the target has taken over. */
+  async restarted(): Promise<void> {
+    const record = this.#record;
+    if (record === undefined) return;
+    this.#run = new SwitchoverRun(record.id, this.#workers.options.node, record.to);
+    this.#note("restarted", `the agent was started again in the step ${record.step}`);
+    await this.#on({ kind: "restarted" });
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer);
+    this.#action?.abort.abort(new Error("the agent stops"));
+    for (const ready of this.#ready.values()) ready.reject(new Error("the agent stops"));
+  }
+
+  // --- what a person asks ------------------------------------------------------------------------------------------
+
+  /** What would happen, how long nobody would be served, and what stands in the way. */
+  async plan(options: SwitchoverOptions): Promise<SwitchoverPlan> {
+    const { config, options: own, primary } = this.#workers;
+    const asked = await this.#ask(options);
+    const lastCutMs = primary?.reign.lastCutMs ?? null;
+    const { stopMs } = this.times.known;
+    const { rttMs, startMs } = asked;
+    const { stopService, startService } = config.hooks;
+    const steps: SwitchoverPlan["steps"] = [
+      { text: `stop the service on ${own.node}`, ms: stopService === undefined ? 0 : stopMs },
+      {
+        text: `last cut, applied on ${options.to}`,
+        ms: lastCutMs === null || rttMs === null ? null : lastCutMs + applyMs + rttMs,
+      },
+      { text: `hand over: ${options.to} begins its epoch`, ms: rttMs === null ? null : takeOverMs + rttMs },
+      { text: `start the service on ${options.to}`, ms: startService === undefined ? 0 : startMs },
+    ];
+    const known = steps.every(({ ms }) => ms !== null);
+    return {
+      from: own.node,
+      to: options.to,
+      steps: steps.map(({ text, ms }) => ({ text, ms: ms === null ? null : Math.round(ms) })),
+      pauseMs: known ? Math.round(steps.reduce((sum, { ms }) => sum + (ms ?? 0), 0)) : null,
+      roundTripMs: rttMs === null ? null : Math.round(rttMs * 10) / 10,
+      obstacles: asked.obstacles.map(({ code, message, hint, flag }) => ({ code, message, hint, flag: flag ?? null })),
+    };
+  }
+
+  /** Begins one; it goes on whether or not anybody follows its progress. @throws {SwitchoverRefused} */
+  begin(options: SwitchoverOptions): SwitchoverProgress {
+    const run = this.#run;
+    if (run !== undefined && !run.over) {
+      const message = `one to ${run.to} is under way`;
+      const hint = `understudy switchover ${this.#workers.config.name} --abort takes it back.`;
+      throw new SwitchoverRefused([{ code: "SWITCHOVER_UNDER_WAY", message, hint }]);
+    }
+    const obstacles = this.#ownObstacles(options);
+    if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
+    const begun = new SwitchoverRun(randomBytes(8).toString("hex"), this.#workers.options.node, options.to);
+    this.#run = begun;
+    this.#lead(begun, options).catch((error: unknown) => this.#workers.options.onFatal(error));
+    return begun.progress(0);
+  }
+
+  async progress(after: number): Promise<SwitchoverProgress> {
+    const run = this.#run;
+    if (run === undefined) throw new NoSwitchover("there was no switchover since the agent was started");
+    await run.news(after, newsMsMax);
+    return run.progress(after);
+  }
+
+  /** Takes back one that is under way, as far as that is still possible. */
+  async abort({ acceptUnreachable, by }: { acceptUnreachable: boolean; by: string }): Promise<SwitchoverProgress> {
+    const record = this.#record;
+    const run = this.#run;
+    if (record === undefined || run === undefined) throw new NoSwitchover("there is no switchover to abort");
+    this.#note("abort", by === "" ? "it was aborted" : `${by} aborts it`);
+    const connected = this.#workers.primary?.reign.follower(record.to) !== undefined;
+    if (record.step === "handing" && !connected) {
+      if (!acceptUnreachable) throw new InDoubt(record.to);
+      await this.#workers.event("refusal.overridden", {
+        verb: "switchover",
+        code: "IN_DOUBT",
+        flag: "--accept-unreachable-target",
+        by,
+        id: record.id,
+      });
+      await this.#on({ kind: "abandoned" });
+    } else if (record.step !== "rolling-back") await this.#on({ kind: "failed", reason: "it was aborted" });
+    await this.#ended(run);
+    return run.progress(0);
+  }
+
+  async #ended(run: SwitchoverRun): Promise<void> {
+    const end = performance.now() + this.#workers.config.limits.switchoverStepMs;
+    for (let seen = 0; !run.over && performance.now() < end && !this.#workers.stopped; seen = run.progress(0).next)
+      await run.news(seen, newsMsMax);
+  }
+
+  // --- before anything is written down -----------------------------------------------------------------------------
+
+  async #lead(run: SwitchoverRun, options: SwitchoverOptions): Promise<void> {
+    const { log, config } = this.#workers;
+    try {
+      const { obstacles, rttMs } = await this.#ask(options);
+      if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
+      this.#note("checked", `nothing stands in the way; ${options.to} answers in ${(rttMs ?? 0).toFixed(1)} ms`);
+      const reign = this.#reign();
+      const signal = AbortSignal.timeout(config.limits.switchoverStepMs);
+      // While the service runs: what is left to be cut when it stands still is little then.
+      const { cut } = await reign.requestCut();
+      await withinLimit(reign.appliedAt(cut, options.to, signal), signal);
+      this.#note("in-step", `${options.to} holds and has applied cut ${cutText(cut)}`);
+      await this.#on({ kind: "asked", id: run.id, to: options.to });
+      if (this.#record?.id !== run.id) throw new WrongRole("a switchover is asked of the primary", this.#workers.role);
+    } catch (error) {
+      if (this.#workers.stopped) return;
+      log.warn("switchover.refused", { to: options.to, error });
+      this.#event("refused", { id: run.id, to: options.to, by: options.by ?? "", reason: explain(error) });
+      run.end("refused", explain(error), hintOf(error));
+    }
+  }
+
+  #ownObstacles(options: SwitchoverOptions): Obstacle[] {
+    const { config, options: own, role, primary, standing } = this.#workers;
+    const { to } = options;
+    const follower = primary?.reign.follower(to);
+    const halted = primary?.reign.halted ?? "";
+    return sourceObstacles({
+      group: config.name,
+      node: own.node,
+      role,
+      to,
+      members: this.#peers.members(),
+      record: this.#record,
+      halted: primary?.reign.freezing.thawOwed === true ? "the application may still be frozen" : halted,
+      paused: standing?.paused?.shipping === true,
+      outOfService: this.#outOfService(),
+      stopsService: config.hooks.stopService !== undefined,
+      software: own.software,
+      target: follower === undefined ? undefined : { ...follower, everCut: follower.durable.seq > 0n },
+      targetReason: this.#peers.note(to)?.reason ?? "",
+      lagSecondsMax: config.limits.switchoverStepMs / 1000,
+      accept: { runningService: options.accept.includes("running-service") },
+    });
+  }
+
+  #outOfService(): string {
+    const { state } = this.#service;
+    return state.kind === "out" && this.#record === undefined ? state.message : "";
+  }
+
+  /** Both sides' view. */
+  async #ask(
+    options: SwitchoverOptions,
+  ): Promise<{ obstacles: readonly Obstacle[]; rttMs: number | null; startMs: number | null }> {
+    const obstacles = this.#ownObstacles(options);
+    const { primary, config } = this.#workers;
+    if (primary?.reign.follower(options.to) === undefined) return { obstacles, rttMs: null, startMs: null };
+    const id = randomBytes(8).toString("hex");
+    const answer = Promise.withResolvers<Ready>();
+    this.#ready.set(id, answer);
+    const begun = performance.now();
+    const signal = AbortSignal.timeout(config.limits.switchoverStepMs);
+    try {
+      if (!(await primary.reign.tell(options.to, { kind: "switchoverPrepare", id })))
+        throw new Error("it has just left");
+      const ready = await withinLimit(answer.promise, signal);
+      const rttMs = performance.now() - begun;
+      return {
+        obstacles: [...obstacles, ...ready.obstacles],
+        rttMs,
+        startMs: ready.startMs === 0 ? null : ready.startMs,
+      };
+    } catch (error) {
+      const silent: Obstacle = {
+        code: "TARGET_SILENT",
+        message: `${options.to} does not answer: ${explain(error)}`,
+        hint: `On ${options.to}: understudy status`,
+      };
+      return { obstacles: [...obstacles, silent], rttMs: null, startMs: null };
+    } finally {
+      this.#ready.delete(id);
+    }
+  }
+
+  // --- the machine -------------------------------------------------------------------------------------------------
+
+  /** One event after the other, as changes of role are; what it leads to is durable when this resolves. */
+  async #on(event: SourceEvent): Promise<void> {
+    await this.#workers.exclusively(async () => {
+      if (!this.#workers.stopped && this.#workers.role === "primary") await this.#advance(event);
+    });
+  }
+
+  async #advance(event: SourceEvent): Promise<void> {
+    const before = this.#record;
+    const { record, actions } = sourceStep(before, event);
+    if (record !== before) {
+      try {
+        await this.#keep(record, actions);
+      } catch (error) {
+        if (this.#workers.stopped) return;
+        if (before === undefined || record?.step === "handing" || actions.includes("new-epoch")) {
+          if (before === undefined) throw error;
+          await this.#advance({ kind: "failed", reason: explain(error) });
+          return;
+        }
+        // On the way back: a restart goes the same way from what the catalog has.
+        this.#workers.log.error("switchover.unwritten", { step: record?.step ?? "in service", error });
+        this.#workers.primary?.reign.holdSwitchover(record);
+        this.#kept = false;
+        this.#keepLater();
+      }
+      this.#record = record;
+      this.#entered(before, record);
+      // From here on it is somebody else's to say that the service may run, or ours again.
+      if (record?.step === "stopping") await this.#service.update("switchover");
+    }
+    for (const action of actions) this.#perform(action);
+  }
+
+  async #keep(record: SwitchoverRecord | undefined, actions: readonly SourceAction[]): Promise<void> {
+    const reign = this.#reign();
+    if (actions.includes("new-epoch") && record !== undefined) {
+      await reign.abandonSwitchover({ record, turn: this.#workers.turn, target: this.#workers.turnOf(record.to) });
+    } else await reign.keepSwitchover(record);
+    this.#kept = true;
+  }
+
+  #keepLater(): void {
+    setTimeout(() => {
+      if (this.#workers.stopped || this.#kept) return;
+      this.#workers
+        .exclusively(async () => {
+          if (!this.#kept && this.#workers.primary !== undefined) await this.#keep(this.#record, []);
+        })
+        .catch(() => this.#keepLater());
+    }, keepAgainMs).unref();
+  }
+
+  /** Says where it is by now. */
+  #entered(before: SwitchoverRecord | undefined, record: SwitchoverRecord | undefined): void {
+    if (record === undefined) return;
+    const { step, reason } = record;
+    if (step === before?.step) return;
+    switch (step) {
+      case "stopping":
+        this.#note("stopping", `stopping the service on ${this.#workers.options.node}`);
+        this.#run?.pauseBegins();
+        break;
+      case "cutting":
+        break;
+      case "handing":
+        this.#note("handing", `sealed at cut ${cutText(record.cut)}, digest ${hex(record.digest).slice(0, 16)}`, {
+          cut: cutText(record.cut),
+          digest: hex(record.digest),
+        });
+        this.#accepted = false;
+        this.#lateAt = performance.now() + this.#workers.config.limits.switchoverStepMs;
+        this.#timer = setTimeout(() => this.#handoverIsLate(), this.#workers.config.limits.switchoverStepMs);
+        break;
+      case "rolling-back":
+        clearTimeout(this.#timer);
+        this.#run?.goesOn();
+        this.#note("rolling-back", `going back: ${reason}`, { reason });
+        break;
+      default:
+        unreachable(record);
+    }
+  }
+
+  #handoverIsLate(): void {
+    const record = this.#record;
+    // That it has taken over shows in its history as soon as it is met.
+    if (record?.step !== "handing" || this.#accepted) return;
+    const limit = `${this.#workers.config.limits.switchoverStepMs / 1000} s`;
+    this.#fail(`${record.to} did not answer within ${limit}`);
+  }
+
+  #fail(reason: string): void {
+    this.#on({ kind: "failed", reason }).catch((error: unknown) => this.#workers.options.onFatal(error));
+  }
+
+  #perform(action: SourceAction): void {
+    const record = this.#record;
+    switch (action) {
+      case "stop-service":
+        this.#act(async (signal) => {
+          const { stopService } = this.#workers.config.hooks;
+          const ms = await this.#hook("stop_service", stopService, "switchover", signal);
+          if (ms !== undefined) await this.times.note({ stopMs: ms });
+          this.#note("stopped", stopService === undefined ? "no stop_service is configured" : "the service is stopped");
+          await this.#on({ kind: "stopped" });
+        });
+        return;
+      case "last-cut":
+        this.#act(async (signal) => await this.#lastCut(record, signal));
+        return;
+      case "send-handover":
+        if (record?.step === "handing")
+          this.#send({ kind: "handover", id: record.id, cut: record.cut, digest: record.digest });
+        return;
+      case "send-revoke":
+        if (record !== undefined) this.#send({ kind: "handoverRevoke", id: record.id });
+        return;
+      case "start-service":
+        // After a restart not before it is known that nobody else was promoted meanwhile.
+        this.#act(async () => await this.#workers.exclusively(async () => await this.#service.update("rollback")));
+        return;
+      case "new-epoch":
+        this.#note("abandoned", `going on in epoch ${this.#reign().standing.epoch}, which fences ${record?.to ?? ""}`);
+        this.#peers.closeSessions();
+        return;
+      case "demote":
+      case "fence":
+        // Whoever met the higher epoch does that: see GroupRoles.
+        return;
+      default:
+        unreachable(action);
+    }
+  }
+
+  /** Not within a change of role: what it ends with is an event of its own. */
+  #act(work: (signal: AbortSignal) => Promise<void>): void {
+    const before = this.#action;
+    before?.abort.abort(new Error("it goes back"));
+    const abort = new AbortController();
+    const ended = (async () => {
+      await before?.ended;
+      try {
+        await work(abort.signal);
+      } catch (error) {
+        if (abort.signal.aborted || this.#workers.stopped) return;
+        this.#workers.log.warn("switchover.failed", { step: this.#record?.step ?? "", error });
+        await this.#on({ kind: "failed", reason: explain(error) });
+      }
+    })();
+    ended.catch((error: unknown) => this.#workers.options.onFatal(error));
+    this.#action = { abort, ended: ended.catch(() => undefined) };
+  }
+
+  async #lastCut(record: SwitchoverRecord | undefined, aborted: AbortSignal): Promise<void> {
+    if (record === undefined) return;
+    const reign = this.#reign();
+    const limitMs = this.#workers.config.limits.switchoverStepMs;
+    const signal = AbortSignal.any([aborted, AbortSignal.timeout(limitMs)]);
+    const taken = await withinLimit(reign.requestCut({ still: true }), signal);
+    this.#note("cut", `last cut ${cutText(taken.cut)}, ${taken.payloadBytes} bytes`);
+    for (const store of taken.stores) {
+      const required = this.#promotion.required(store);
+      if (!meets(store.consistency, required))
+        throw new Error(`store ${store.name} is ${store.consistency} in the last cut (required: ${required})`);
+    }
+    await withinLimit(reign.appliedAt(taken.cut, record.to, signal), signal);
+    this.#note("applied", `applied on ${record.to}`);
+    // A sign of change may be late, and be of what is in the cut already: then there is nothing new.
+    if (await reign.looksWritten()) {
+      const again = await withinLimit(reign.requestCut({ still: true }), signal);
+      if (again.fresh) throw new WrittenMeanwhile(again.cut);
+    }
+    const { committed, digest } = reign.standing;
+    await this.#on({ kind: "agreed", cut: committed, digest });
+  }
+
+  #send(message: SwitchoverMessage): void {
+    const record = this.#record;
+    const reign = this.#workers.primary?.reign;
+    if (record === undefined || reign === undefined) return;
+    reign.tell(record.to, message).then(
+      (sent) => {
+        if (sent || message.kind !== "handoverRevoke") return;
+        this.#note("in-doubt", `${record.to} is not connected: whether it has taken over is not known`);
+        const group = this.#workers.config.name;
+        this.#run?.end(
+          "in-doubt",
+          `whether ${record.to} has taken over is not known, and it is not connected`,
+          `Bring ${record.to} back: it ends by itself then. If it is gone for ever: understudy switchover ${group} --abort --accept-unreachable-target`,
+        );
+      },
+      (error: unknown) => this.#workers.options.onFatal(error),
+    );
+  }
+
+  // --- what the target says ----------------------------------------------------------------------------------------
+
+  #joined(peer: string): void {
+    const record = this.#record;
+    if (record?.step !== "handing" || record.to !== peer) return;
+    this.#on({ kind: "connected", late: performance.now() >= this.#lateAt }).catch((error: unknown) =>
+      this.#workers.options.onFatal(error),
+    );
+  }
+
+  #heard(peer: string, message: SwitchoverMessage): void {
+    if (message.kind === "switchoverReady") {
+      this.#ready.get(message.id)?.resolve(message);
+      return;
+    }
+    const record = this.#record;
+    if (message.kind !== "handoverAnswer" || record?.step !== "handing") return;
+    if (record.to !== peer || record.id !== message.id) return;
+    const { id, accepted, reason, epoch, digest } = message;
+    if (accepted && !this.#accepted) {
+      this.#accepted = true;
+      this.#run?.goesOn();
+      this.#run?.handedOver();
+      const same = hex(digest) === hex(record.digest);
+      this.#note(
+        "handed-over",
+        `${peer} is primary of epoch ${epoch}; ${same ? "both digests are equal" : "DIGESTS DIFFER"}`,
+        {
+          epoch,
+          cut: cutText(record.cut),
+          digest: hex(record.digest),
+          digestThere: hex(digest),
+        },
+      );
+    }
+    this.#on({ kind: "answered", id, accepted, reason }).catch((error: unknown) =>
+      this.#workers.options.onFatal(error),
+    );
+  }
+
+  /** This reign is over, within the change of role that follows from it. */
+  superseded(how: "demoted" | "fenced", by: string): void {
+    const record = this.#record;
+    this.#record = undefined;
+    clearTimeout(this.#timer);
+    this.#action?.abort.abort(new Error("this reign is over"));
+    if (record === undefined) return;
+    this.#run?.goesOn();
+    if (how === "demoted") {
+      this.#note("demoted", `${this.#workers.options.node} follows ${by}: nothing is copied`, {});
+      this.#awaitService(record);
+      return;
+    }
+    this.#note("fenced", `this node is fenced by ${by}`);
+    this.#run?.end("superseded", `this node is fenced by ${by}`, `See \`understudy status\` on ${record.to}.`);
+  }
+
+  /** The new primary says so when this node follows it. */
+  #awaitService(record: SwitchoverRecord): void {
+    const run = this.#run;
+    this.#timer = setTimeout(() => {
+      if (run?.over !== false) return;
+      this.#note("service-unknown", `whether the service runs on ${record.to} was not heard`);
+      run.end("done");
+    }, this.#workers.config.limits.switchoverStepMs);
+    this.#timer.unref();
+  }
+
+  /** What the primary says that this node follows. */
+  async asked(following: Following, message: SwitchoverMessage): Promise<void> {
+    if (message.kind === "serviceStarted") this.#serviceStarted(following.session.peer, message);
+    else await this.#target.heard(following, message);
+  }
+
+  #serviceStarted(peer: string, { id, ms, reason }: Extract<SwitchoverMessage, { kind: "serviceStarted" }>): void {
+    const run = this.#run;
+    if (run === undefined || run.id !== id || run.over) return;
+    clearTimeout(this.#timer);
+    if (reason === "") this.#note("started", `the service runs on ${peer}, ${ms} ms after its epoch began`, { ms });
+    else this.#note("start-failed", `the service could not be started on ${peer}: ${reason}`, { reason });
+    run.pauseEnds(ms);
+    run.end(reason === "" ? "done" : "service-failed", reason, reason === "" ? "" : `Look there: ${peer} is primary.`);
+  }
+
+  // --- parts -------------------------------------------------------------------------------------------------------
+
+  #reign(): Reign {
+    const { primary, role } = this.#workers;
+    if (primary === undefined || role !== "primary") throw new WrongRole("a switchover is asked of the primary", role);
+    return primary.reign;
+  }
+
+  #serviceEntered({ ms, failure }: ServiceStart): void {
+    const record = this.#record;
+    const noted = failure === "" ? this.times.note({ startMs: Math.round(ms) }) : Promise.resolve();
+    noted.catch((error: unknown) => this.#workers.options.onFatal(error));
+    if (record?.step !== "rolling-back") return;
+    const again = failure === "" ? "the service runs here again" : `the service could not be started here: ${failure}`;
+    this.#note("rolled-back", again, { reason: record.reason });
+    this.#run?.pauseEnds();
+    this.#on({ kind: "started" }).then(
+      () => {
+        const hint = failure === "" ? "" : "Start it by hand: this node is primary.";
+        this.#run?.end("rolled-back", record.reason, hint);
+      },
+      (error: unknown) => this.#workers.options.onFatal(error),
+    );
+  }
+
+  async #hook(
+    name: string,
+    hook: HookCommand | undefined,
+    reason: string,
+    signal?: AbortSignal,
+  ): Promise<number | undefined> {
+    if (hook === undefined) return undefined;
+    const { ms } = await runHook(name, hook, { ...this.#workers.environment(), UNDERSTUDY_REASON: reason }, signal);
+    return ms;
+  }
+
+  /** For whoever follows it, the log and the record of events. */
+  #note(step: string, text: string, fields: EventFields = {}): void {
+    const run = this.#run;
+    run?.step(step, text);
+    this.#workers.log.info("switchover.stepped", { step, text, id: run?.id ?? "" });
+    this.#event(step, { id: run?.id ?? "", to: run?.to ?? "", ...fields, text });
+  }
+
+  #event(step: string, fields: EventFields): void {
+    this.#workers.event(`switchover.${step.replaceAll("-", "_")}`, fields).catch(() => undefined);
+  }
+}
+
+/** What applying a small cut and a new epoch take on an ordinary machine: for the plan alone. */
+const applyMs = 20;
+const takeOverMs = 150;
+
+async function withinLimit<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted();
+  const aborted = Promise.withResolvers<never>();
+  const abort = (): void => aborted.reject(signal.reason);
+  signal.addEventListener("abort", abort, { once: true });
+  try {
+    return await Promise.race([promise, aborted.promise]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}

@@ -1,0 +1,223 @@
+import { statfs } from "node:fs/promises";
+import { dirname } from "node:path";
+import { explain } from "../../shared/errors.ts";
+import { executable } from "../../shared/executable.ts";
+import { runHook } from "../../shared/hooks.ts";
+import { hex } from "../../shared/manifest/digest.ts";
+import { revocationAnswer } from "../../shared/session/switchover.ts";
+import { type Obstacle, targetObstacles } from "../../shared/session/switchover-plan.ts";
+import type { SwitchoverMessage } from "../../shared/wire/messages.ts";
+import { cutText, epoch } from "../../shared/words.ts";
+import type { Following } from "./following.ts";
+import type { GroupPromotion } from "./group-promotion.ts";
+import type { GroupWorkers } from "./group-workers.ts";
+import type { SwitchoverTimes } from "./switchover-times.ts";
+
+type Handover = Extract<SwitchoverMessage, { kind: "handover" }>;
+type Answer = Extract<SwitchoverMessage, { kind: "handoverAnswer" }>;
+type Started = Extract<SwitchoverMessage, { kind: "serviceStarted" }>;
+
+/** Less than this and a catalog, or what a service writes at its start, may find no room. */
+const freeBytesMin = 64 * 1024 * 1024;
+const obstaclesMax = 32;
+const textLengthMax = 4096;
+
+/**
+ * The target's side of a switchover: what stands in its way, and the one transaction by which it takes over exactly what it
+ * is handed. What comes in one session is answered in its order; what comes from a session that is over is dropped.
+ */
+export class SwitchoverTarget {
+  readonly #workers: GroupWorkers;
+  readonly #promotion: GroupPromotion;
+  readonly #times: SwitchoverTimes;
+  /** Refused or revoked: what comes of them again is of no more effect. */
+  readonly #over = new Set<string>();
+  #started: { readonly from: string; readonly message: Started } | undefined;
+
+  constructor(workers: GroupWorkers, promotion: GroupPromotion, times: SwitchoverTimes) {
+    this.#workers = workers;
+    this.#promotion = promotion;
+    this.#times = times;
+  }
+
+  async heard(following: Following, message: SwitchoverMessage): Promise<void> {
+    switch (message.kind) {
+      case "switchoverPrepare":
+        await following.session.send(await this.#prepare(following, message.id));
+        return;
+      case "handover":
+        await this.#workers.exclusively(async () => await this.#handed(following, message));
+        return;
+      case "handoverRevoke":
+        await this.#workers.exclusively(async () => await this.#revoked(following, message.id));
+        return;
+      default:
+        throw new Error(`a target is not asked for ${message.kind}`);
+    }
+  }
+
+  /** The former primary follows by now: it hears what became of the service. */
+  joined(peer: string): void {
+    const started = this.#started;
+    if (started === undefined || started.from !== peer) return;
+    this.#workers.primary?.reign.tell(peer, started.message).then(
+      (sent) => {
+        if (sent && this.#started === started) this.#started = undefined;
+      },
+      (error: unknown) => this.#workers.options.onFatal(error),
+    );
+  }
+
+  async #prepare(following: Following, id: string): Promise<SwitchoverMessage> {
+    const { config, options, stores, directory, standing } = this.#workers;
+    // The cut that counts is not taken yet; that the primary lives is the point.
+    const refusals = this.#promotion
+      .refusals({ acceptLoss: true, accept: ["live-primary", "unreachable-primary", "consistency"] })
+      .map(({ code, message, hint }) => ({ code, message, hint }));
+    const places = [directory, ...stores.map(({ path }) => dirname(path))];
+    const obstacles = targetObstacles({
+      group: config.name,
+      node: options.node,
+      follows: this.#workers.following === following,
+      refusals,
+      paused: standing?.paused?.shipping === true,
+      room: await Promise.all([...new Set(places)].map(async (path) => ({ path, freeBytes: await freeBytes(path) }))),
+      freeBytesMin,
+      hooksMissing: await this.#hooksMissing(),
+    });
+    const startMs = Math.round(this.#times.known.startMs ?? 0);
+    return { kind: "switchoverReady", id, obstacles: obstacles.slice(0, obstaclesMax).map(bounded), startMs };
+  }
+
+  async #hooksMissing(): Promise<string[]> {
+    const { beforePromote, afterPromote, startService, stopService } = this.#workers.config.hooks;
+    const missing: string[] = [];
+    for (const [name, hook] of Object.entries({
+      before_promote: beforePromote,
+      after_promote: afterPromote,
+      start_service: startService,
+      // For the way back.
+      stop_service: stopService,
+    })) {
+      if (hook !== undefined && !(await executable(hook.run[0]))) missing.push(`${name}: ${hook.run[0]}`);
+    }
+    return missing;
+  }
+
+  async #handed(following: Following, handover: Handover): Promise<void> {
+    const workers = this.#workers;
+    const { id } = handover;
+    // Of a session that is over, or a second time: who asks anew asks in the session that is there.
+    if (!this.#isCurrent(following) || this.#over.has(id)) return;
+    const from = following.session.peer;
+    workers.log.info("handover.received", { peer: from, id, cut: cutText(handover.cut) });
+    const refusal = await this.#beforePromote();
+    // A session that ended meanwhile takes what it asked for along.
+    if (!this.#isCurrent(following)) return;
+    const begun = performance.now();
+    const answer = await this.#takeOver(handover, refusal);
+    if (!answer.accepted) {
+      this.#over.add(id);
+      workers.log.warn("handover.refused", { peer: from, id, reason: answer.reason });
+      await workers.event("handover.refused", { id, from, cut: cutText(handover.cut), reason: answer.reason });
+      await following.session.send({ ...answer, reason: short(answer.reason) });
+      return;
+    }
+    // From here on this node is primary, whether or not anybody hears of it.
+    following.session
+      .send(answer)
+      .catch((error: unknown) => workers.log.info("handover.answer_unheard", { peer: from, error }));
+    try {
+      workers.following = undefined;
+      const { failure } = await this.#promotion.reignBegun(
+        { epoch: epoch(answer.epoch), cut: handover.cut },
+        "switchover",
+        {
+          id,
+          from,
+          digest: hex(handover.digest),
+          digestThere: hex(answer.digest),
+        },
+      );
+      const ms = Math.round(performance.now() - begun);
+      this.#started = { from, message: { kind: "serviceStarted", id, ms, reason: short(failure) } };
+      this.joined(from);
+    } catch (error) {
+      // Its next start finds a primary.
+      workers.options.onFatal(error);
+    }
+  }
+
+  async #beforePromote(): Promise<string> {
+    const { hooks } = this.#workers.config;
+    if (hooks.beforePromote === undefined) return "";
+    try {
+      const environment = { ...this.#workers.environment(), UNDERSTUDY_REASON: "switchover" };
+      await runHook("before_promote", hooks.beforePromote, environment);
+      return "";
+    } catch (error) {
+      return explain(error);
+    }
+  }
+
+  async #takeOver({ id, cut, digest }: Handover, refusal: string): Promise<Answer> {
+    const workers = this.#workers;
+    const { replica, replicaStanding } = workers;
+    const held = replicaStanding?.digest ?? new Uint8Array(32);
+    const answer = { kind: "handoverAnswer", id, epoch: replicaStanding?.epoch ?? 0n } as const;
+    if (replica === undefined)
+      return { ...answer, accepted: false, reason: `this node is ${workers.role}`, digest: held };
+    try {
+      const barred = refusal !== "" ? refusal : workers.copyProblem;
+      const taken = await replica.call("takeOverHanded", { handover: { id, cut, digest }, barred, turn: workers.turn });
+      if (taken.accepted) workers.replicaStanding = taken.standing;
+      const { accepted, reason, standing } = taken;
+      return { ...answer, accepted, reason, epoch: standing.epoch, digest: new Uint8Array(standing.digest) };
+    } catch (error) {
+      // What the catalog says now is what counts: it may have begun.
+      const standing = await replica.call("standing", undefined);
+      workers.replicaStanding = standing;
+      const accepted = standing.role === "primary";
+      return {
+        ...answer,
+        accepted,
+        reason: explain(error),
+        epoch: standing.epoch,
+        digest: new Uint8Array(standing.digest),
+      };
+    }
+  }
+
+  async #revoked(following: Following, id: string): Promise<void> {
+    if (!this.#isCurrent(following)) return;
+    const { role, standing } = this.#workers;
+    const { accepted, reason } = revocationAnswer({ role });
+    if (!accepted) this.#over.add(id);
+    const digest = new Uint8Array(standing?.digest ?? new Uint8Array(32));
+    await following.session.send({
+      kind: "handoverAnswer",
+      id,
+      accepted,
+      reason,
+      epoch: standing?.epoch ?? 0n,
+      digest,
+    });
+  }
+
+  #isCurrent(following: Following): boolean {
+    return this.#workers.following === following && !following.over;
+  }
+}
+
+async function freeBytes(path: string): Promise<number> {
+  const { bavail, bsize } = await statfs(path);
+  return bavail * bsize;
+}
+
+function bounded({ code, message, hint }: Obstacle): { code: string; message: string; hint: string } {
+  return { code: short(code), message: short(message), hint: short(hint) };
+}
+
+function short(text: string): string {
+  return text.slice(0, textLengthMax).toWellFormed();
+}
