@@ -2,7 +2,7 @@ import { basename, dirname } from "node:path";
 import type { Catalog } from "../shared/catalog/catalog.ts";
 import { isSystemError, UnderstudyError } from "../shared/errors.ts";
 import type { Directory, Disk } from "../shared/ports/disk.ts";
-import { privateName } from "../shared/store-path.ts";
+import { privateName, trialName } from "../shared/store-path.ts";
 import type { GroupId, StoreKind, StoreName, StorePath } from "../shared/words.ts";
 import { SafeTree } from "./safe-tree.ts";
 
@@ -40,7 +40,6 @@ export interface StorePlacement {
 /** What a store of a single file calls it in the manifest, wherever it lies on a node. */
 export const singleFileName = "database" as StorePath;
 
-const trialName = ".understudy-trial";
 const privateParts = ["staging", "first", "limbo", "kept", "history", "strangers"] as const;
 type PrivatePart = (typeof privateParts)[number];
 

@@ -14,6 +14,8 @@ export const nameBytesMax = 255;
 export const pathBytesMax = 3072;
 /** The name of the private directory beside a copy. */
 export const privateName = ".understudy";
+/** Of the file whose rename proves that a private directory is on the mount of its copy; a crash may leave it in the copy. */
+export const trialName = ".understudy-trial";
 
 /**
  * Checks a relative path as a peer sent it: components of 1 to 255 bytes, none of them `.` or `..`, no NUL, nothing

@@ -1,5 +1,5 @@
 import { exitCodes, UnderstudyError } from "../../../shared/errors.ts";
-import { privateName } from "../../../shared/store-path.ts";
+import { privateName, trialName } from "../../../shared/store-path.ts";
 import type { StorePath } from "../../../shared/words.ts";
 import { ancestorsOf } from "./source-path.ts";
 
@@ -32,14 +32,14 @@ interface Rule {
 /**
  * Compiles globs as in .gitignore: without a slash (but at the end) a pattern means a name at any depth, with one it
  * is anchored at the root; a slash at the end means directories only; `*` and `?` stop at slashes, `**` does not; `!`
- * takes back, and the last pattern that matches decides. Works on bytes: `?` is one byte. The private directory of
- * Understudy at the root is excluded in any case.
+ * takes back, and the last pattern that matches decides. Works on bytes: `?` is one byte. What Understudy has at
+ * the root for itself is excluded in any case.
  * @throws {ExcludeInvalid}
  */
 export function compileExclude(patterns: readonly string[]): Exclude {
   const rules = patterns.map(compileRule);
   const matches = (path: StorePath, directory: boolean): boolean => {
-    if (path === privateName) return true;
+    if (path === privateName || path === trialName) return true;
     for (let index = rules.length - 1; index >= 0; index--) {
       const rule = rules[index]!;
       if ((directory || !rule.directoriesOnly) && rule.expression.test(path)) return path !== "" && rule.excludes;

@@ -38,7 +38,7 @@ export class SwapNode implements AsyncDisposable {
   readonly tree: string;
   readonly database: string;
   readonly catalogPath: string;
-  readonly #options: SwapOptions;
+  #options: SwapOptions;
   readonly #turn: Turn;
   catalog: Catalog;
   #primary: PrimaryContext | undefined;
@@ -209,8 +209,9 @@ export class SwapNode implements AsyncDisposable {
     return await verify(this.replica, {}, () => {}, new AbortController().signal);
   }
 
-  /** The process ended, wherever it was. */
-  async crash(): Promise<void> {
+  /** The process ended, wherever it was. `rules`: what the next one is told. */
+  async crash(rules: Pick<SwapOptions, "disk" | "observer" | "exclude"> = {}): Promise<void> {
+    this.#options = { ...this.#options, ...rules };
     for (const { adapter } of this.#primary?.stores ?? []) await adapter.close();
     for (const home of this.#replica?.homes.values() ?? []) home.close();
     this.#primary = undefined;
