@@ -21,6 +21,10 @@ export interface Metrics {
   readonly promotable: Gauge<"group">;
   /** 1 while a promised RPO towards this replica is broken. */
   readonly rpoBroken: Gauge<"group" | "peer">;
+  /** 1 while the group's service may run on this node. */
+  readonly inService: Gauge<"group">;
+  /** 1 while a person holds that back on this node. */
+  readonly paused: Gauge<"group" | "what">;
   readonly writerWait: Gauge<"group" | "store" | "quantile">;
   readonly storeCounts: Counter<"group" | "store" | "count">;
   /** Called before each reading. */
@@ -79,6 +83,8 @@ export function createMetrics(): Metrics {
     forks: gauge("forks", "Forks that are kept on this node", ["group"]),
     promotable: gauge("group_promotable", "1 while this node could be promoted without accepting anything", ["group"]),
     rpoBroken: gauge("group_rpo_broken", "1 while the promised RPO towards the replica is broken", ["group", "peer"]),
+    inService: gauge("group_in_service", "1 while the group's service may run on this node", ["group"]),
+    paused: gauge("group_paused", "1 while a person holds back shipping or failover on this node", ["group", "what"]),
     writerWait: gauge(
       "store_writer_wait_seconds",
       "How long writers of the store were shut out, the last hundred times",

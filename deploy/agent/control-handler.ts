@@ -11,6 +11,8 @@ import type {
   CutOptions,
   FormOptions,
   IsPrimaryAnswer,
+  PausedAnswer,
+  PauseOptions,
   PointsAnswer,
   PromoteAnswer,
   PromoteOptions,
@@ -189,6 +191,18 @@ export class AgentControl implements ControlHandler {
     return roleAnswer(group);
   }
 
+  async pause(name: string, options: PauseOptions): Promise<PausedAnswer> {
+    const group = this.#group(name);
+    await group.pausing.pause(options);
+    return { paused: group.pausing.paused ?? null };
+  }
+
+  async resume(name: string, options: PauseOptions): Promise<PausedAnswer> {
+    const group = this.#group(name);
+    await group.pausing.resume(options);
+    return { paused: group.pausing.paused ?? null };
+  }
+
   async confirm(name: string, options: ConfirmOptions): Promise<RoleAnswer> {
     const group = this.#group(name);
     await group.service.confirm(options);
@@ -238,7 +252,12 @@ export class AgentControl implements ControlHandler {
     const status = agentStatus(this.#node, this.#software, this.#startedAt, this.#groups);
     this.#metrics.writerWait.reset();
     this.#metrics.storeCounts.reset();
-    for (const [group, { peers, promotable, history, stores, forks }] of Object.entries(status.groups)) {
+    for (const [group, { peers, promotable, history, stores, forks, service, paused }] of Object.entries(
+      status.groups,
+    )) {
+      this.#metrics.inService.set({ group }, service.running ? 1 : 0);
+      for (const what of ["shipping", "failover"] as const)
+        this.#metrics.paused.set({ group, what }, paused?.[what] === true ? 1 : 0);
       this.#metrics.promotable.set({ group }, promotable.ok ? 1 : 0);
       this.#metrics.historyBytes.set({ group }, history.bytes);
       this.#metrics.forks.set({ group }, forks.count);

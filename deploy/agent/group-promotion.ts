@@ -34,6 +34,7 @@ export class GroupPromotion {
         suspect: "",
         halted: "",
         stores: [],
+        paused: "",
         rejoining: false,
         others: [],
         lossKnownEmpty: true,
@@ -45,6 +46,7 @@ export class GroupPromotion {
           consistency: true,
           livePrimary: true,
           unreachablePrimary: true,
+          paused: true,
         },
       });
     }
@@ -59,6 +61,7 @@ export class GroupPromotion {
         consistency: store.consistency,
         required: this.required(store),
       })),
+      paused: standing.paused?.failover === true ? `by ${standing.paused.by} since ${standing.paused.since}` : "",
       rejoining: standing.rejoining,
       others: this.#peers.others(),
       lossKnownEmpty: loss.empty,
@@ -72,6 +75,7 @@ export class GroupPromotion {
         consistency: accept.accept.includes("consistency"),
         livePrimary: accept.accept.includes("live-primary"),
         unreachablePrimary: accept.accept.includes("unreachable-primary"),
+        paused: accept.accept.includes("paused"),
       },
     });
   }

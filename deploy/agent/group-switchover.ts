@@ -247,7 +247,7 @@ export class GroupSwitchover {
       members: this.#peers.members(),
       record: this.#record,
       halted: primary?.reign.freezing.thawOwed === true ? "the application may still be frozen" : halted,
-      paused: standing?.paused?.shipping === true,
+      paused: standing?.paused !== undefined,
       outOfService: this.#outOfService(),
       stopsService: config.hooks.stopService !== undefined,
       software: own.software,

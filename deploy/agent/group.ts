@@ -4,6 +4,7 @@ import type { PrimaryStanding } from "../workers/primary-worker.ts";
 import type { ReplicaStanding } from "../workers/replica-worker.ts";
 import { GroupHa } from "./group-ha.ts";
 import { GroupHistory } from "./group-history.ts";
+import { GroupPausing } from "./group-pausing.ts";
 import { GroupPeers } from "./group-peers.ts";
 import { GroupPromotion } from "./group-promotion.ts";
 import { GroupRoles } from "./group-roles.ts";
@@ -18,6 +19,7 @@ export class GroupAgent {
   readonly workers: GroupWorkers;
   readonly peers: GroupPeers;
   readonly service: GroupService;
+  readonly pausing: GroupPausing;
   readonly roles: GroupRoles;
   readonly promotion: GroupPromotion;
   readonly history: GroupHistory;
@@ -27,6 +29,7 @@ export class GroupAgent {
   constructor(options: GroupOptions) {
     this.workers = new GroupWorkers(options);
     this.peers = new GroupPeers(this.workers);
+    this.pausing = new GroupPausing(this.workers);
     this.service = new GroupService(this.workers, this.peers);
     this.history = new GroupHistory(this.workers);
     this.promotion = new GroupPromotion(this.workers, this.peers, this.history, this.service);
@@ -61,6 +64,7 @@ export class GroupAgent {
 
   async start(): Promise<void> {
     await this.roles.start();
+    this.pausing.say();
   }
 
   async converse(session: Session): Promise<void> {

@@ -5,6 +5,7 @@ import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../sh
 import type { Metrics } from "../../shared/metrics.ts";
 import type { StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
 import type { Turn } from "../../shared/session/epochs.ts";
+import type { Paused } from "../../shared/session/paused.ts";
 import { type SwitchoverRecord, takesCuts } from "../../shared/session/switchover.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Acknowledgement, Message, StagedPlace, SwitchoverMessage } from "../../shared/wire/messages.ts";
@@ -327,6 +328,21 @@ export class Reign {
     this.#standing = await this.#worker.call("confirm", { bootId });
   }
 
+  /** What a person holds back: a cut that is on its way ends, and what goes ahead of one is ended. */
+  async pause(paused: Paused | undefined): Promise<void> {
+    this.#standing = await this.#worker.call("pause", { paused });
+    for (const follower of this.#followers.values()) {
+      if (this.#paused && follower.shippingAhead)
+        this.#worker.note("aheadRefused", { name: follower.session.peer, session: follower.number });
+      await this.#sendSourceState(follower);
+    }
+    this.#stir();
+  }
+
+  get #paused(): boolean {
+    return this.#standing.paused?.shipping === true;
+  }
+
   /** A higher epoch was met: from here on this node is not primary, whatever its worker has still to end. */
   async fence(by: bigint): Promise<void> {
     this.#standing = await this.#worker.call("fence", { by });
@@ -478,6 +494,7 @@ export class Reign {
   async durableAt(cut: CutId, replicas: readonly string[], signal: AbortSignal): Promise<Map<string, CutId>> {
     for (;;) {
       signal.throwIfAborted();
+      if (this.#paused) throw new ShippingPaused(this.#options.config.name);
       const have = new Map(
         replicas.flatMap((name) => {
           const known = this.#known.get(name);
@@ -513,7 +530,16 @@ export class Reign {
       (interval.kind === "every" ? interval.ms / 1000 : interval.kind === "daily" ? 86_400 : 0) +
       (this.#options.config.freezeEveryMs ?? 0) / 1000;
     return {
-      state: this.halted !== "" ? "halted" : seeding ? "seeding" : behind > allowed ? "catching-up" : "streaming",
+      state:
+        this.halted !== ""
+          ? "halted"
+          : this.#paused
+            ? "paused"
+            : seeding
+              ? "seeding"
+              : behind > allowed
+                ? "catching-up"
+                : "streaming",
       reason: follower.suspect !== "" ? follower.suspect : aheadReason(follower),
       received: follower.received,
       durable: follower.durable,
@@ -878,6 +904,7 @@ export class Reign {
   #candidates(now: number): { sinks: Follower[]; waitMs: number | undefined } {
     const sinks: Follower[] = [];
     let waitMs: number | undefined;
+    if (this.#paused) return { sinks, waitMs };
     // A freeze is never for each change, nor for each replica or each of its sessions.
     const { frozenAt } = this.freezing;
     const thawedUntil = frozenAt > 0 ? frozenAt + (this.#options.config.freezeEveryMs ?? 0) : 0;
@@ -935,7 +962,7 @@ export class Reign {
         taken: this.#standing.committed,
         backlogBytes: this.#backlogBytes,
         waitingMs: waitingSince === undefined ? 0 : Math.max(1, Math.round(performance.now() - waitingSince)),
-        paused: false,
+        paused: this.#paused,
         halted: this.halted,
       });
     } catch (error) {
@@ -999,6 +1026,19 @@ export class HandedOver extends UnderstudyError {
   override readonly exitCode = exitCodes.refused;
   constructor({ to }: SwitchoverRecord) {
     super(`this group is being handed over to ${to}`);
+  }
+}
+
+/** Nothing leaves this primary until a person lets it. */
+export class ShippingPaused extends UnderstudyError {
+  readonly code = "SHIPPING_PAUSED";
+  readonly remedy = "stop";
+  readonly state = "Nothing is shipped; what is written waits on this node.";
+  readonly hint: string;
+  override readonly exitCode = exitCodes.refused;
+  constructor(group: string) {
+    super("shipping is paused on this node");
+    this.hint = `understudy resume ${group} --shipping`;
   }
 }
 

@@ -10,6 +10,8 @@ export function roleReport(group: GroupAgent): RoleReport {
   const { promotable, halted } = groupStatus(group);
   const committed = standing?.committed;
   const primary = role === "primary";
+  // What a person holds back is no fault of the copy.
+  const faults = promotable.why.filter(({ code }) => code !== "PAUSED");
   return {
     node: group.node,
     group: group.config.name,
@@ -17,7 +19,7 @@ export function roleReport(group: GroupAgent): RoleReport {
     epoch: jsonNumber(standing?.epoch ?? 0n),
     cut: committed === undefined || committed.seq === 0n ? null : cutRef(committed),
     outOfService: state.kind === "in-service" ? "" : state.kind === "out" ? state.message : "it is being confirmed",
-    unhealthy: primary ? "" : (halted?.message ?? promotable.why.map(({ message }) => message).join("; ")),
+    unhealthy: primary ? "" : (halted?.message ?? faults.map(({ message }) => message).join("; ")),
     following: group.peers.primaryAlive(),
     lagSeconds: primary ? null : promotable.loss.seconds,
   };

@@ -40,6 +40,7 @@ export function groupStatus(group: GroupAgent): GroupStatus {
     promotable: promotable(group),
     stores: Object.fromEntries(group.stores.map((store) => [store.name, storeStatus(group, store, cutStores)])),
     waitingFor: group.peers.waitingFor(),
+    paused: group.pausing.paused ?? null,
     service: { running: group.service.state.kind === "in-service", why: outOfService(group.service.state) },
     halted: halted(group),
     history: {
@@ -141,11 +142,13 @@ function primaryStatus(group: GroupAgent, peer: string): PeerStatus {
         : "connecting"
       : following.source?.halted
         ? "halted"
-        : durable === undefined || durable.seq === 0n
-          ? "seeding"
-          : alive && loss.seconds <= 5
-            ? "streaming"
-            : "catching-up";
+        : following.source?.paused === true
+          ? "paused"
+          : durable === undefined || durable.seq === 0n
+            ? "seeding"
+            : alive && loss.seconds <= 5
+              ? "streaming"
+              : "catching-up";
   return {
     state,
     reason: following === undefined ? (note?.reason ?? "") : (following.source?.halted ?? ""),

@@ -72,7 +72,7 @@ export class SwitchoverTarget {
     const { config, options, stores, directory, standing } = this.#workers;
     // The cut that counts is not taken yet; that the primary lives is the point.
     const refusals = this.#promotion
-      .refusals({ acceptLoss: true, accept: ["live-primary", "unreachable-primary", "consistency"] })
+      .refusals({ acceptLoss: true, accept: ["live-primary", "unreachable-primary", "consistency", "paused"] })
       .map(({ code, message, hint }) => ({ code, message, hint }));
     const places = [directory, ...stores.map(({ path }) => dirname(path))];
     const obstacles = targetObstacles({
@@ -80,7 +80,7 @@ export class SwitchoverTarget {
       node: options.node,
       follows: this.#workers.following === following,
       refusals,
-      paused: standing?.paused?.shipping === true,
+      paused: standing?.paused !== undefined,
       room: await Promise.all([...new Set(places)].map(async (path) => ({ path, freeBytes: await freeBytes(path) }))),
       freeBytesMin,
       hooksMissing: await this.#hooksMissing(),

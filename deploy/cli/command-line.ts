@@ -24,6 +24,7 @@ import { confirmed, type Terminal } from "./terminal.ts";
 import {
   brokenPromises,
   cutText,
+  pausedText,
   pointsText,
   promotedText,
   promotionText,
@@ -359,6 +360,31 @@ class CommandLine {
         const answer = await agent.form(group, { alone: options.alone === true });
         this.#answer(options, answer, ({ role, epoch }) => `${group}: ${role} in epoch ${epoch}\n`);
       });
+
+    for (const [name, summary, description] of [
+      [
+        "pause",
+        "hold back shipping, failover, or both",
+        "For maintenance, durably until `resume`. Shipping (on the primary): no cut leaves it, and its lag grows. Failover: no cluster promotes this node; `promote` and `switchover` ask for more. Neither named: what this node has of both.",
+      ],
+      ["resume", "let go on what was paused", "Lets go on what `pause` held back: all of it, or what is named."],
+    ] as const)
+      verb(name)
+        .summary(summary)
+        .description(description)
+        .option("--shipping", "of cuts to the replicas")
+        .option("--failover", "promotion of this node by a cluster")
+        .action(
+          async (group: string | undefined, options: CommonOptions & { shipping?: boolean; failover?: boolean }) => {
+            const asked = await this.#group(group, options);
+            const answer = await asked.agent[name](asked.group, {
+              shipping: options.shipping === true,
+              failover: options.failover === true,
+              by: callerName(this.#terminal.environment),
+            });
+            this.#answer(options, answer, ({ paused }) => `${pausedText(asked.group, paused)}\n`);
+          },
+        );
 
     verb("confirm")
       .summary("say that this node is the only primary")

@@ -1,3 +1,4 @@
+import { pausedText as pausedParts } from "../../shared/session/paused.ts";
 import { durationText, sizeText } from "../../shared/units.ts";
 import {
   type AgentStatus,
@@ -7,6 +8,7 @@ import {
   type Difference,
   type GroupStatus,
   type Lag,
+  type PausedStatus,
   type PeerStatus,
   type PointsAnswer,
   type PromoteAnswer,
@@ -75,7 +77,8 @@ function groupText(name: string, group: GroupStatus): string {
 
 /** What is to be known of a group at 3 a.m., in one sentence (and a second one where something stands still). */
 export function groupSentence(name: string, group: GroupStatus): string {
-  return [roleSentence(name, group), serviceSentence(group), haltSentence(group.halted)]
+  const paused = group.paused === null ? "" : `${pausedText(name, group.paused)}.`;
+  return [roleSentence(name, group), serviceSentence(group), paused, haltSentence(group.halted)]
     .filter((sentence) => sentence !== "")
     .join(" ");
 }
@@ -106,6 +109,13 @@ function roleSentence(name: string, group: GroupStatus): string {
 /** A primary whose service must not run looks like any other, but for that. */
 function serviceSentence({ role, service }: GroupStatus): string {
   return role !== "primary" || service.why === null ? "" : `It is not in service: ${reasonText(service.why)}`;
+}
+
+/** Loud wherever it shows: it is what is forgotten when the maintenance is over. */
+export function pausedText(name: string, paused: PausedStatus | null): string {
+  if (paused === null) return `${name}: nothing is paused`;
+  const what = pausedParts(paused).toUpperCase();
+  return `${what} PAUSED by ${paused.by} since ${paused.since}; to go on: understudy resume ${name}`;
 }
 
 function haltSentence(halted: Reason | null): string {

@@ -41,6 +41,9 @@ export interface ControlHandler extends ForkHandler {
   /** Takes back one that is under way as far as that is possible. Returns when it has ended. */
   abortSwitchover(group: string, options: AbortSwitchoverOptions): Promise<SwitchoverProgress>;
   form(group: string, options: FormOptions): Promise<RoleAnswer>;
+  /** Holds back shipping (a primary's), promotion by an engine, or both. */
+  pause(group: string, options: PauseOptions): Promise<PausedAnswer>;
+  resume(group: string, options: PauseOptions): Promise<PausedAnswer>;
   /** Says of a primary that no other node is one, where they were not all heard since the machine was started. */
   confirm(group: string, options: ConfirmOptions): Promise<RoleAnswer>;
   /** Takes over what lies in the paths of a replica's stores: only the difference is shipped. */
@@ -104,6 +107,26 @@ export interface FormOptions {
   readonly alone: boolean;
 }
 
+export interface PauseOptions {
+  /** Neither: whatever this node has of both. */
+  readonly shipping: boolean;
+  readonly failover: boolean;
+  /** Who says so: the user of the operating system. */
+  readonly by: string;
+}
+
+export interface PausedAnswer {
+  /** What is paused by now; null: nothing. */
+  readonly paused: PausedStatus | null;
+}
+
+export interface PausedStatus {
+  readonly shipping: boolean;
+  readonly failover: boolean;
+  readonly by: string;
+  readonly since: string;
+}
+
 export interface ConfirmOptions {
   /** Without the answer of members that cannot be reached. */
   readonly acceptUnreachable: boolean;
@@ -119,6 +142,7 @@ export const acceptances = {
   promote: {
     suspect: "the copy is suspect: a stranger changed it, or a sync failed",
     consistency: "the newest cut has a store that is worth less than the group requires",
+    paused: "failover is paused on this node",
     "live-primary": "the primary still answers: both would be primary until it is fenced",
     "bypassed-cluster": "a cluster decides about this group: it is bypassed, and may promote another node",
     "unreachable-primary": "a node that may be primary does not answer: its service may still run",
@@ -158,6 +182,8 @@ export interface GroupStatus {
   readonly stores: Readonly<Record<string, StoreStatus>>;
   /** Nodes whose answer an unformed group waits for. */
   readonly waitingFor: readonly string[];
+  /** What a person holds back on this node; null: nothing. */
+  readonly paused: PausedStatus | null;
   /** Whether the group's service may run on this node, and why not. */
   readonly service: { readonly running: boolean; readonly why: Reason | null };
   /** Why the group stands still; null when it does not. */

@@ -99,6 +99,8 @@ export function connectControl(
     switchoverProgress: (group, after) => get("/switchover", { group, after: String(after) }),
     abortSwitchover: (group, options) => post("/switchover/abort", { group, ...options }),
     form: (group, options) => post("/form", { group, ...options }),
+    pause: (group, options) => post("/pause", { group, ...options }),
+    resume: (group, options) => post("/resume", { group, ...options }),
     confirm: (group, options) => post("/confirm", { group, ...options }),
     adopt: (group) => post("/adopt", { group }),
     forks: () => get("/forks"),

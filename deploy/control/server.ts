@@ -138,6 +138,13 @@ const nothing = z.strictObject({});
 const ofGroup = z.strictObject({ group });
 const ofFork = z.strictObject({ name: group });
 
+const pauseOptions = z.strictObject({
+  group,
+  shipping: z.boolean().default(false),
+  failover: z.boolean().default(false),
+  by: z.string().max(256).default(""),
+});
+
 /** The metrics are text; every other answer is JSON. */
 const metricsRoute = "GET /metrics";
 
@@ -224,6 +231,8 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
       handler.form(group, options),
     ),
   ],
+  ["POST /pause", route(pauseOptions, (handler, { group, ...options }) => handler.pause(group, options))],
+  ["POST /resume", route(pauseOptions, (handler, { group, ...options }) => handler.resume(group, options))],
   [
     "POST /confirm",
     route(

@@ -19,6 +19,7 @@ import { assert } from "../../shared/errors.ts";
 import type { StoreAdapter, StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
 import { newReign, nextEpoch, type Turn } from "../../shared/session/epochs.ts";
 import { confirmation } from "../../shared/session/in-service.ts";
+import type { Paused } from "../../shared/session/paused.ts";
 import type { SwitchoverRecord } from "../../shared/session/switchover.ts";
 import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { CutStore, StagedPlace } from "../../shared/wire/messages.ts";
@@ -81,6 +82,8 @@ export type PrimaryWorkerCalls = {
     health: ReadonlyMap<string, StoreHealth>;
   };
   fence(argument: { by: bigint }): PrimaryStanding;
+  /** What a person holds back from here on. */
+  pause(argument: { paused: Paused | undefined }): PrimaryStanding;
   /** This reign is known to be the only one, as long as the machine runs. */
   confirm(argument: { bootId: string }): PrimaryStanding;
   /** A reign of its own from here on: what a replica has beyond it belongs to another one. */
@@ -355,6 +358,10 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
         catalog.event("primary.fenced", { by: String(by) }, Date.now() * 1000);
         catalog.stand({ role: "fenced", epochSeen: epoch(by), switchover: undefined });
       });
+      return standing();
+    },
+    pause({ paused }) {
+      durably("pause", () => opened().catalog.stand({ paused }));
       return standing();
     },
     confirm({ bootId: of }) {

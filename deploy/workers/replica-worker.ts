@@ -28,6 +28,7 @@ import type { RetentionConfig } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert, isSystemError, ProtocolViolation } from "../../shared/errors.ts";
 import type { Turn } from "../../shared/session/epochs.ts";
+import type { Paused } from "../../shared/session/paused.ts";
 import type { Handover } from "../../shared/session/switchover.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
@@ -107,6 +108,8 @@ export type ReplicaWorkerCalls = {
   standing(argument: undefined): ReplicaStanding;
   points(argument: undefined): readonly CutRecord[];
   setHalted(argument: { reason: string }): ReplicaStanding;
+  /** What a person holds back from here on. */
+  pause(argument: { paused: Paused | undefined }): ReplicaStanding;
   close(argument: undefined): void;
 };
 
@@ -332,6 +335,11 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
     setHalted({ reason }) {
       const opened = openCatalog();
       if (opened.standing.halted !== reason) opened.transaction("halt", () => opened.stand({ halted: reason }));
+      return standing();
+    },
+    pause({ paused }) {
+      closeTransaction();
+      openCatalog().transaction("pause", () => openCatalog().stand({ paused }));
       return standing();
     },
     close() {

@@ -1,6 +1,7 @@
 import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { newReign, type Turn } from "../../shared/session/epochs.ts";
 import { confirmation } from "../../shared/session/in-service.ts";
+import { resuming } from "../../shared/session/paused.ts";
 import { type Handover, handoverRefusal } from "../../shared/session/switchover.ts";
 import { type Consistency, type CutId, cutText, type Engine, type Epoch, meets } from "../../shared/words.ts";
 import { applyNext } from "../apply/apply.ts";
@@ -50,6 +51,8 @@ export interface PromotionCase {
     readonly consistency: Consistency;
     readonly required: Consistency;
   }[];
+  /** Who holds back its failover, and since when; "" where nobody does. */
+  readonly paused: string;
   /** It has something otherwise than any cut: what it was primary of is being undone. */
   readonly rejoining: boolean;
   /** Every other member of the group, and what it says of itself; undefined where it does not answer. */
@@ -67,6 +70,7 @@ export interface PromotionCase {
     readonly consistency: boolean;
     readonly livePrimary: boolean;
     readonly unreachablePrimary: boolean;
+    readonly paused: boolean;
   };
 }
 
@@ -129,6 +133,14 @@ export function promotionRefusals(facts: PromotionCase): Refusal[] {
       message: `cut ${cutText(facts.committed)} has ${poor.map((store) => `${store.name} ${store.consistency} (required: ${store.required})`).join(", ")}`,
       hint: "Restore a recovery point that has it, or wait for the next cut.",
       flag: "--accept-consistency",
+    });
+  }
+  if (facts.paused !== "" && !facts.accept.paused) {
+    refusals.push({
+      code: "PAUSED",
+      message: `failover is paused here: ${facts.paused}`,
+      hint: "Whoever paused it works on something: ask, or let it go on: understudy resume GROUP --failover.",
+      flag: "--accept-paused",
     });
   }
   const alive = facts.others.filter(({ says }) => says === "primary");
@@ -254,8 +266,15 @@ function beginReign(context: ReplicaContext, turn: Turn, bootId: string): { epoc
     catalog.run("DELETE FROM damaged");
     catalog.run("UPDATE cuts SET point = 0 WHERE point = 1");
     catalog.event("promotion.done", { epoch: String(next), cut: cutText(standing.committed) }, context.nowUs());
-    // Who took over is the one who is primary, as long as this machine runs.
-    catalog.stand({ ...reign, role: "primary", suspect: "", sealed: false, confirmed: confirmation(bootId, next) });
+    // Who took over is the one who is primary, as long as this machine runs. That it ships nothing was said of another reign.
+    catalog.stand({
+      ...reign,
+      role: "primary",
+      suspect: "",
+      sealed: false,
+      confirmed: confirmation(bootId, next),
+      paused: resuming(standing.paused, { shipping: true, failover: false }),
+    });
   });
   return { epoch: next, cut: standing.committed };
 }

@@ -1,6 +1,7 @@
 import { closeSync, fdatasyncSync, openSync } from "node:fs";
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
 import { assert, isSystemError, UnderstudyError } from "../errors.ts";
+import type { Paused } from "../session/paused.ts";
 import type { SwitchoverRecord } from "../session/switchover.ts";
 import type { CutStore } from "../wire/messages.ts";
 import {
@@ -56,7 +57,7 @@ export interface Standing {
   /** The boot and the reign in which this primary was last known to be the only one; "" when never. */
   readonly confirmed: string;
   /** What a person has paused. */
-  readonly paused: { readonly shipping: boolean; readonly failover: boolean; readonly by: string } | undefined;
+  readonly paused: Paused | undefined;
 }
 
 const initial: Standing = {

@@ -72,7 +72,7 @@ export function sourceObstacles(facts: SourceCase): Obstacle[] {
     return found;
   }
   if (facts.halted !== "") add("HALTED", `the group stands still: ${facts.halted}`, "Mend that first.");
-  if (facts.paused) add("PAUSED", "shipping is paused", `understudy resume ${group}`);
+  if (facts.paused) add("PAUSED", "a person has paused the group on this node", `understudy resume ${group}`);
   if (facts.outOfService !== "")
     add("OUT_OF_SERVICE", `the service does not run here: ${facts.outOfService}`, "Nothing can be moved from here.");
   if (!facts.stopsService && !facts.accept.runningService)

@@ -59,6 +59,7 @@ export const replicaGroup: GroupStatus = {
     },
   },
   waitingFor: [],
+  paused: null,
   service: {
     running: false,
     why: {
@@ -204,6 +205,10 @@ export class FakeAgent implements ControlHandler {
     });
   form: ControlHandler["form"] = (group, options) =>
     this.#called(["form", group, options], { role: "primary", epoch: 1 });
+  pause: ControlHandler["pause"] = (group, { by, ...parts }) =>
+    this.#called(["pause", group, parts], { paused: { ...parts, by, since: "2026-11-21T09:00:00.000Z" } });
+  resume: ControlHandler["resume"] = (group, { by: _, ...parts }) =>
+    this.#called(["resume", group, parts], { paused: null });
   confirm: ControlHandler["confirm"] = (group, options) =>
     this.#called(["confirm", group, options], { role: "primary", epoch: 1 });
   ha: ControlHandler["ha"] = (group, request) => this.#called(["ha", group, request], haAnswer);

@@ -9,6 +9,7 @@ const nothing = {
   consistency: false,
   livePrimary: false,
   unreachablePrimary: false,
+  paused: false,
 };
 const sound: PromotionCase = {
   role: "replica",
@@ -16,6 +17,7 @@ const sound: PromotionCase = {
   suspect: "",
   halted: "",
   stores: [{ name: "db", consistency: "transactional", required: "transactional" }],
+  paused: "",
   rejoining: false,
   others: [{ node: "alpha", says: "fenced" }],
   lossKnownEmpty: true,
@@ -36,6 +38,7 @@ describe("what stands in the way of a promotion", () => {
     ["that it has no cut", { committed: { epoch: epoch(0), seq: seq(0) } }, "NO_CUT"],
     ["that it stands still", { halted: "the disk is full" }, "HALTED"],
     ["that it rejoins", { rejoining: true }, "REJOINING"],
+    ["that somebody paused it", { paused: "by root" }, "PAUSED", "--accept-paused"],
     ["a suspect copy", { suspect: "a stranger changed it" }, "SUSPECT", "--accept-suspect"],
     [
       "a cut that is worth too little",
