@@ -14,7 +14,7 @@ import {
   type SwitchoverStep,
 } from "../control/api.ts";
 import { connectControl } from "../control/client.ts";
-import { bridgeSocketPath, controlSocketPath, identityDirectory } from "../control/state-layout.ts";
+import { bridgeSocketPath, controlSocketPath, eventLogPath, identityDirectory } from "../control/state-layout.ts";
 import { callerName } from "./caller.ts";
 import { droppedText, exportedText, forksText, forkText } from "./fork-text.ts";
 import { type HaOptions, haActions, haRequest, haText } from "./ha.ts";
@@ -200,6 +200,18 @@ class CommandLine {
       .action(async (options: CommonOptions & { watch?: boolean }) => {
         if (options.watch) await this.#watchStatus(options);
         else this.#showStatus(await this.#statusOf(this.#agent(options), options), options);
+      });
+
+    common(program.command("events"))
+      .summary("who was what, and what was overridden, from the beginning")
+      .description(
+        "Prints the node's log of events: changes of role, steps of a switchover, refusals that were overridden and by whom, forks, pauses. Reads the file in the state directory, whether the agent runs or not.",
+      )
+      .argument("[group]", "only of this group")
+      .option("--json", "print the lines as they are in the file")
+      .option("--follow", "go on with what comes, until interrupted")
+      .action(async (group: string | undefined, options: CommonOptions & { follow?: boolean }) => {
+        await this.#events(group, options);
       });
 
     common(program.command("authorize"))
@@ -537,6 +549,19 @@ class CommandLine {
     this.#answer(options, progress, (answer) => outcomeText(group, answer));
     this.#exitCode = outcomeCode(progress);
     if (!options.json && progress.hint !== "") this.#terminal.err.write(`${progress.hint}\n`);
+  }
+
+  async #events(group: string | undefined, options: CommonOptions & { follow?: boolean }): Promise<void> {
+    const { eventLines, eventText } = await import("./event-lines.ts");
+    const path = eventLogPath(this.#state(options));
+    for await (const found of eventLines(path, options.follow === true, this.#terminal.signal)) {
+      if (found.kind === "unreadable") {
+        this.#terminal.err.write(`not an event: ${JSON.stringify(found.line.slice(0, 200))}\n`);
+        continue;
+      }
+      if (group !== undefined && found.event.group !== group) continue;
+      this.#out(`${options.json ? found.line : eventText(found.event)}\n`);
+    }
   }
 
   #showStatus(status: AgentStatus, options: CommonOptions): void {
