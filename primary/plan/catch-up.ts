@@ -42,6 +42,7 @@ export class CatchUp {
   async sendBytes(views: ReadonlyMap<number, StoreView>): Promise<SentBytes> {
     const { manifest } = this.#context;
     const sink = this.#sink;
+    await sink.touched?.list();
     const lacking: ObjectId[] = [];
     let bytes = 0;
     for (const version of this.#wanted()) {
@@ -111,17 +112,37 @@ export class CatchUp {
         object: row.object === null ? undefined : (Number(row.object) as ObjectId),
       });
     }
+    await this.#sendTouchedPaths();
+  }
+
+  /** Where a replica that rejoins has something else, it gets what is here, though nothing changed it since its base. */
+  async #sendTouchedPaths(): Promise<void> {
+    const { manifest, stores } = this.#context;
+    const { base, touched } = this.#sink;
+    for (const { store: name, path } of touched?.paths() ?? []) {
+      const store = stores.find((item) => item.name === name);
+      if (store === undefined || manifest.pathBirth(store.number, path, this.#upTo) > base.seq) continue;
+      const object = manifest.objectAtPath(store.number, path, this.#upTo);
+      // A root is always there.
+      if (object === undefined && path === "") continue;
+      await this.#shipment.path({ store: this.#indexOf(store.number), path, object });
+    }
   }
 
   /**
    * Everything that was born after the replica's base, what changed last first: it changes next, and is read while it is
-   * still what the manifest says. And what is damaged there, though nothing changed it since.
+   * still what the manifest says. And what is damaged or otherwise there, though nothing changed it since.
    */
   *#wanted(): Generator<ObjectVersion> {
     const { manifest } = this.#context;
-    const { base, damaged } = this.#sink;
+    const { base, damaged, touched } = this.#sink;
     yield* manifest.objectsChanged(base.seq, this.#upTo);
+    for (const object of touched?.objects() ?? []) {
+      const version = manifest.object(object, this.#upTo);
+      if (version !== undefined && version.birth <= base.seq) yield version;
+    }
     for (const object of damaged) {
+      if (touched?.names(object) === true) continue;
       const version = manifest.object(object, this.#upTo);
       if (version !== undefined && version.birth <= base.seq) yield version;
     }

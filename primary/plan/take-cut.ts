@@ -61,7 +61,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
   const storeNames = context.stores.map((store) => store.name);
   const begin = { incarnation: context.incarnation, groupId: before.groupId, stores: storeNames };
   const isCurrent = (sink: ReplicaSink): boolean =>
-    sameCut(sink.base, before.committed) && !sink.resuming && sink.damaged.length === 0;
+    sameCut(sink.base, before.committed) && !sink.resuming && sink.damaged.length === 0 && sink.touched === undefined;
   const current = request.sinks.filter((sink) => !sink.gone && isCurrent(sink));
   const shipment = new Shipment(
     current,
@@ -79,10 +79,11 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
     catalog.begin();
     const depth = request.prune ? ({ depth: "scan", prune: true } as const) : ({ depth: request.depth } as const);
     // A reign begins with a cut of its own, also when nothing changed: replicas take none of an epoch that is over.
-    // And what is damaged in a copy comes with a cut as all bytes do.
+    // And what is damaged in a copy, or otherwise there, comes with a cut as all bytes do.
+    const wantsMore = (sink: ReplicaSink): boolean => sink.damaged.length > 0 || sink.touched !== undefined;
     let changed =
       before.committed.epoch !== before.epoch ||
-      request.sinks.some((sink) => !sink.gone && sink.damaged.length > 0 && sameCut(sink.base, before.committed));
+      request.sinks.some((sink) => !sink.gone && wantsMore(sink) && sameCut(sink.base, before.committed));
     const first = before.committed.seq === 0n ? new FirstCut() : undefined;
     const scopes = context.stores.map(
       (store, storeIndex): CompareScope => ({
@@ -150,7 +151,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
           takenAtUs: changed ? takenAtUs : before.lastTakenAtUs,
         },
         sink.lastObject,
-        new Set(sink.damaged),
+        { has: (object) => sink.damaged.includes(object) || sink.touched?.lacksAll(object) === true },
       );
       lagging.push({ sink, shipment: own, catchUp: new CatchUp(context, own, sink, upTo) });
     }
@@ -158,7 +159,8 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
     // Nothing of it waits for a line, so it is read while nothing moves. Whoever takes nothing ahead waits for the others.
     const caughtUp = new Map<ReplicaSink, ReadonlySet<ObjectId>>();
     const readFor = async ({ sink, shipment: own, catchUp }: (typeof lagging)[number]): Promise<void> => {
-      const sent = sink.takesAhead && sink.resuming && !sink.held.listed ? "unasked" : await catchUp.sendBytes(viewOf);
+      const unasked = (sink.resuming && !sink.held.listed) || sink.touched?.listed === false;
+      const sent = sink.takesAhead && unasked ? "unasked" : await catchUp.sendBytes(viewOf);
       if (sent !== "unasked" && sent.kind === "sent") {
         caughtUp.set(sink, sent.complete);
         return;

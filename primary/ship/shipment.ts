@@ -3,6 +3,7 @@ import type { CutId, ObjectId, StorePath } from "../../shared/words.ts";
 import { giveFrameMemory } from "./frame-memory.ts";
 import type { HeldBlocks } from "./held-blocks.ts";
 import { Outbox, type Send } from "./outbox.ts";
+import type { TouchedThere } from "./touched-there.ts";
 
 /** One replica's end of the way, as the plan sees it. */
 export interface ReplicaSink {
@@ -16,6 +17,8 @@ export interface ReplicaSink {
   readonly resuming: boolean;
   /** Objects whose file is damaged there: the next cut brings them whole. */
   readonly damaged: readonly ObjectId[];
+  /** Set while it rejoins: what it has otherwise than `base`, which the next cut brings right. */
+  touched?: TouchedThere | undefined;
   /** Waits while too much is on its way. @throws when the session is gone */
   readonly send: Send;
   /** What the replica has staged of an object from a broken session: 32 bytes for each run, empty for nothing. */
@@ -54,7 +57,7 @@ export type ShippedExtent = Omit<Extent, "fresh" | "held"> & { readonly held?: b
 export class Shipment {
   readonly #sinks: ReplicaSink[];
   readonly #lastObject: number;
-  readonly #whole: ReadonlySet<ObjectId>;
+  readonly #whole: Pick<ReadonlySet<ObjectId>, "has">;
   readonly #begin: CutBegin;
   readonly #outbox: Outbox;
   #begun = false;
@@ -70,7 +73,7 @@ export class Shipment {
     sinks: readonly ReplicaSink[],
     begin: CutBegin,
     lastObject: number,
-    whole: ReadonlySet<ObjectId> = new Set(),
+    whole: Pick<ReadonlySet<ObjectId>, "has"> = new Set(),
     patienceMs: number = Number.POSITIVE_INFINITY,
   ) {
     this.#sinks = [...sinks];
@@ -152,6 +155,7 @@ export class Shipment {
       sink.base = end.cut;
       sink.lastObject = lastObject;
       sink.held.usedUp();
+      sink.touched = undefined;
     }
   }
 

@@ -54,6 +54,19 @@ export class Manifest {
     return row === undefined || row.object === null ? undefined : (Number(row.object) as ObjectId);
   }
 
+  /** The cut that last gave a path to an object, or took it away; 0 where nothing is known of it. */
+  pathBirth(store: number, path: StorePath, at: Seq): number {
+    const { dir, name } = splitPath(path);
+    const row = this.#catalog.get(
+      "SELECT max(birth) AS birth FROM path_versions WHERE store=? AND dir=? AND name=? AND birth<=?",
+      store,
+      dir,
+      name,
+      at,
+    );
+    return Number(row?.birth ?? 0);
+  }
+
   /** The object as of `at`; undefined when it was not there or dead. */
   object(object: ObjectId, at: Seq): ObjectVersion | undefined {
     const row = this.#catalog.get(

@@ -422,6 +422,7 @@ function toFields(message: Exclude<Message, { kind: "rows" | "extents" | "ahead"
       return { ...message, stores };
     }
     case "stagedRequest":
+    case "forkRequest":
       return { ...message, path: Buffer.from(message.path, "latin1") };
     case "refusal":
     case "ping":
@@ -433,6 +434,7 @@ function toFields(message: Exclude<Message, { kind: "rows" | "extents" | "ahead"
     case "aheadRequest":
     case "aheadHeld":
     case "aheadRefused":
+    case "forkHeld":
     case "switchoverPrepare":
     case "switchoverReady":
     case "handover":
@@ -510,6 +512,16 @@ function fromFields(kind: Exclude<Kind, "rows" | "extents" | "ahead"> | Kind, fi
       return { kind, last: fields.last === true };
     case "aheadRefused":
       return { kind, reason: textOf(fields, "reason") };
+    case "forkRequest":
+      return {
+        kind,
+        store: textOf(fields, "store"),
+        path: asBuffer(bytesOf(fields, "path")).toString("latin1") as StorePath,
+        object: numberOf(fields, "object"),
+        run: numberOf(fields, "run"),
+      };
+    case "forkHeld":
+      return { kind, last: fields.last === true };
     case "switchoverPrepare":
     case "handoverRevoke":
       return { kind, id: textOf(fields, "id") };

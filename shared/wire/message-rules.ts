@@ -1,5 +1,7 @@
+import { pathBytesMax } from "../store-path.ts";
 import { type CutId, consistencies, unreachable } from "../words.ts";
 import type { Digest, Extent, Hello, Message, ObjectRow, PathRow } from "./messages.ts";
+import { wholeObject } from "./touched-list.ts";
 
 /**
  * What a message must satisfy on either side of the wire: the decoder refuses the peer's, the encoder our own (protobuf
@@ -18,6 +20,7 @@ const damagedMax = 16 * 1024;
 const uint64Max = 2n ** 64n - 1n;
 const uint32Max = 2 ** 32 - 1;
 const modeMax = 0o7777;
+const runMax = 2 ** 31 - 1;
 const nameLengthMax = 255;
 const textLengthMax = 16 * 1024;
 const groupIdPattern = /^(?:[0-9a-f]{32})?$/;
@@ -80,6 +83,16 @@ export function checkMessage(message: Message, fail: Fail): void {
       return;
     case "aheadRefused":
       checkText(message.reason, "reason", textLengthMax, fail);
+      return;
+    case "forkRequest":
+      checkText(message.store, "store name", nameLengthMax, fail);
+      checkBytes(message.path, "path", fail);
+      if (message.path.length > pathBytesMax) fail(`path of ${message.path.length} bytes, max ${pathBytesMax}`);
+      checkNumber(message.object, "object", fail);
+      if (!Number.isInteger(message.run) || message.run < wholeObject || message.run > runMax)
+        fail(`run ${message.run} of an object`);
+      return;
+    case "forkHeld":
       return;
     case "stagedRuns":
       checkObject(message.object, fail);

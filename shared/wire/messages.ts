@@ -33,6 +33,8 @@ export type Message =
   | ({ readonly kind: "aheadRequest" } & StagedPlace)
   | { readonly kind: "aheadHeld"; readonly last: boolean }
   | { readonly kind: "aheadRefused"; readonly reason: string }
+  | ({ readonly kind: "forkRequest" } & TouchedPlace)
+  | { readonly kind: "forkHeld"; readonly last: boolean }
   | SwitchoverMessage
   | BulkMessage;
 
@@ -114,6 +116,15 @@ export interface StagedPlace {
   readonly object: number;
   readonly run: number;
   readonly files: boolean;
+}
+
+/** What a list of all that is touched goes on with: paths after this one while `object` is 0, then objects. */
+export interface TouchedPlace {
+  /** "": from the beginning. */
+  readonly store: string;
+  readonly path: StorePath;
+  readonly object: number;
+  readonly run: number;
 }
 
 export interface SourceState {

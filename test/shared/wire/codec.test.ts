@@ -199,6 +199,8 @@ describe("wire codec", () => {
     ],
     ["a held extent ahead", encoded({ ahead: { extents: [{ ...extent, held: true }] } }), /without bytes/],
     ["a zero extent ahead", encoded({ ahead: { extents: [{ ...extent, hashes: [], zero: true }] } }), /without bytes/],
+    ["a path of 4000 bytes", encoded({ forkRequest: { path: new Uint8Array(4000) } }), /path of 4000 bytes/],
+    ["a run below that of a whole object", encoded({ forkRequest: { run: -2 } }), /run -2/],
     ["an unknown encoding", encoded({ extents: { encoding: 2 } }), /encoding/],
     ["a decoded size of 4 GiB", encoded({ extents: { decodedBytes: 2 ** 32 - 1 } }), /decodedBytes/],
     ["a cut without its number", encoded({ cutAborted: { reason: "x" } }), /no cut/],

@@ -149,6 +149,14 @@ export const anyMessage = fc.oneof(
   fc.record({ kind: fc.constant("aheadRequest"), object: number, run: uint32, files: fc.boolean() }),
   fc.record({ kind: fc.constant("aheadHeld"), last: fc.boolean() }),
   fc.record({ kind: fc.constant("aheadRefused"), reason: text }),
+  fc.record({
+    kind: fc.constant("forkRequest"),
+    store: text,
+    path: latin1,
+    object: number,
+    run: fc.integer({ min: -1, max: 2 ** 31 - 1 }),
+  }),
+  fc.record({ kind: fc.constant("forkHeld"), last: fc.boolean() }),
   fc.record({ kind: fc.constantFrom("switchoverPrepare", "handoverRevoke"), id: switchover }),
   fc.record({
     kind: fc.constant("switchoverReady"),

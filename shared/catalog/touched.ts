@@ -1,0 +1,78 @@
+import { ProtocolViolation } from "../errors.ts";
+import type { TouchedPlace } from "../wire/messages.ts";
+import type { TouchedEntry } from "../wire/touched-list.ts";
+import type { StorePath } from "../words.ts";
+import type { Catalog } from "./catalog.ts";
+import { joinPath, splitPath } from "./manifest.ts";
+
+const rowsMax = 2000;
+/** Of an entry beside its names, about. */
+const entryBytes = 29;
+
+/** Something here is otherwise than the cut at which this node stands: it rejoins. */
+export function isRejoining(catalog: Catalog): boolean {
+  const sql = "SELECT 1 AS found WHERE EXISTS (SELECT 1 FROM touched_paths) OR EXISTS (SELECT 1 FROM touched_blocks)";
+  return catalog.get(sql) !== undefined;
+}
+
+/** Within the transaction that makes what is here a cut again. */
+export function clearTouched(catalog: Catalog): void {
+  catalog.run("DELETE FROM touched_paths");
+  catalog.run("DELETE FROM touched_blocks");
+}
+
+/**
+ * What is touched, from a place on, up to about so many bytes on the wire.
+ * @throws {ProtocolViolation} where the place is in no store of this catalog
+ */
+export function touchedPage(
+  catalog: Catalog,
+  from: TouchedPlace,
+  bytesMax: number,
+): { readonly entries: readonly TouchedEntry[]; readonly last: boolean } {
+  const names = catalog.storeNames();
+  const entries: TouchedEntry[] = [];
+  let bytes = 0;
+  const full = (): boolean => bytes >= bytesMax || entries.length >= rowsMax;
+  if (from.object === 0) {
+    const { dir, name } = splitPath(from.path);
+    const store = [...names].find(([, known]) => known === from.store)?.[0] ?? 0;
+    if (from.store !== "" && store === 0) throw new ProtocolViolation(`a list goes on in store "${from.store}"`);
+    for (const row of catalog.all(
+      "SELECT store, dir, name FROM touched_paths WHERE (store, dir, name) > (?,?,?) ORDER BY store, dir, name LIMIT ?",
+      ...(store === 0 ? [0, "", ""] : [store, dir, name]),
+      rowsMax,
+    )) {
+      const path = joinPath(String(row.dir), String(row.name));
+      const named = names.get(Number(row.store)) ?? "";
+      entries.push({ kind: "path", store: named, path });
+      bytes += entryBytes + named.length + path.length;
+      if (full()) return { entries, last: false };
+    }
+  }
+  const [object, run] = from.object === 0 ? [0, 0] : [from.object, from.run];
+  for (const row of catalog.all(
+    "SELECT object, run, blocks FROM touched_blocks WHERE (object, run) > (?,?) ORDER BY object, run LIMIT ?",
+    object,
+    run,
+    rowsMax,
+  )) {
+    entries.push({
+      kind: "object",
+      object: Number(row.object),
+      run: Number(row.run),
+      blocks: Uint8Array.from(row.blocks as Uint8Array),
+    });
+    bytes += entryBytes;
+    if (full()) return { entries, last: false };
+  }
+  return { entries, last: true };
+}
+
+/** Where a list goes on after an entry. */
+export function placeAfter(entry: TouchedEntry | undefined): TouchedPlace {
+  if (entry === undefined) return { store: "", path: "" as StorePath, object: 0, run: 0 };
+  return entry.kind === "path"
+    ? { store: entry.store, path: entry.path, object: 0, run: 0 }
+    : { store: "", path: "" as StorePath, object: entry.object, run: entry.run };
+}
