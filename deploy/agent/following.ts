@@ -170,6 +170,11 @@ export class Following {
       case "serviceStarted":
         await this.onSwitchover(message);
         return;
+      case "forkRequest": {
+        const { payload, last } = await this.#worker.call("touchedList", message);
+        await this.session.send({ kind: "forkHeld", last }, payload);
+        return;
+      }
       case "refusal":
         throw new ProtocolViolation(`${this.session.peer} refuses: ${message.message}`);
       default:

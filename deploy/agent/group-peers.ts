@@ -156,6 +156,7 @@ export class GroupPeers {
         features.fork,
         ...(replicaStanding?.adopting === true ? ["adopting"] : []),
         ...(takesCuts(standing?.switchover) ? [] : [features.sealed]),
+        ...(replicaStanding?.rejoining === true && replicaStanding.unproven === undefined ? [features.rejoining] : []),
       ],
       software,
       node,

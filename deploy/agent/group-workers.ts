@@ -372,6 +372,10 @@ export class GroupWorkers {
           (await this.#primary?.reign.stagedRuns(argument)) ?? { blockSize: 0, digests: new Uint8Array(0) },
         stagedList: async (argument) =>
           (await this.#primary?.reign.stagedList(argument)) ?? { payload: new Uint8Array(0), last: true },
+        touchedList: async (argument) => {
+          if (this.#primary === undefined) throw new Error("this node is no longer primary");
+          return await this.#primary.reign.touchedList(argument);
+        },
         aheadProgress: (argument) => this.#primary?.reign.aheadProgress(argument),
         freeze: async () => await this.#primary?.reign.freezing.freeze(),
         thaw: async () => (await this.#primary?.reign.freezing.thaw()) ?? 0,

@@ -4,11 +4,13 @@ import { replicaSettings } from "../../shared/config/config.ts";
 import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import type { StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
+import { features } from "../../shared/session/connect.ts";
 import type { Turn } from "../../shared/session/epochs.ts";
 import type { Paused } from "../../shared/session/paused.ts";
 import { type SwitchoverRecord, takesCuts } from "../../shared/session/switchover.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Acknowledgement, Message, StagedPlace, SwitchoverMessage } from "../../shared/wire/messages.ts";
+import type { Acknowledgement, Message, StagedPlace, TouchedPlace } from "../../shared/wire/messages.ts";
 import {
   type CutId,
   compareCuts,
@@ -59,6 +61,9 @@ interface Follower {
   /** Why it takes nothing ahead; "" when it does. */
   aheadRefusal: string;
   awaitingList: PromiseWithResolvers<{ payload: Uint8Array; last: boolean }> | undefined;
+  awaitingTouched: PromiseWithResolvers<{ payload: Uint8Array; last: boolean }> | undefined;
+  /** The cut that it has something otherwise than, where it rejoins. */
+  readonly rejoiningFrom: CutId | undefined;
   base: CutId;
   lastObject: number;
   durable: CutId;
@@ -384,11 +389,14 @@ export class Reign {
       gone: false,
       awaitingRuns: new Map(),
       number: ++this.#sessions,
-      takesAhead: session.theirs.features.includes("ahead"),
+      // Who rejoins is asked what it lacks, and no cut waits for that answer.
+      takesAhead: ["ahead", features.rejoining].some((feature) => session.theirs.features.includes(feature)),
       shippingAhead: false,
       ahead: undefined,
       aheadRefusal: "",
       awaitingList: undefined,
+      awaitingTouched: undefined,
+      rejoiningFrom: session.theirs.features.includes(features.rejoining) ? base : undefined,
     };
     const before = this.#followers.get(peer);
     if (before !== undefined) {
@@ -455,6 +463,20 @@ export class Reign {
     return await answer.promise;
   }
 
+  /** What a replica that rejoins has otherwise, page by page. */
+  async touchedList({
+    sink,
+    session,
+    ...from
+  }: TouchedPlace & { sink: string; session: number }): Promise<{ payload: Uint8Array; last: boolean }> {
+    const follower = this.#follower({ sink, session });
+    if (follower === undefined) throw new Error(`the session with ${sink} is over`);
+    const answer = Promise.withResolvers<{ payload: Uint8Array; last: boolean }>();
+    follower.awaitingTouched = answer;
+    const sent = follower.session.send({ kind: "forkRequest", ...from });
+    return (await Promise.all([answer.promise, sent]))[0];
+  }
+
   aheadProgress({ sink, session, ...ahead }: AheadState & { sink: string; session: number }): void {
     const follower = this.#follower({ sink, session });
     if (follower !== undefined) follower.ahead = ahead;
@@ -469,8 +491,9 @@ export class Reign {
     if (follower === undefined) return { blockSize: 0, digests: new Uint8Array(0) };
     const answer = Promise.withResolvers<{ blockSize: number; digests: Uint8Array }>();
     follower.awaitingRuns.set(asked.object, answer);
-    await follower.session.send({ kind: "stagedRequest", ...asked });
-    return await answer.promise;
+    // The session's end breaks off both, and nobody would hear of the second one otherwise.
+    const sent = follower.session.send({ kind: "stagedRequest", ...asked });
+    return (await Promise.all([answer.promise, sent]))[0];
   }
 
   /**
@@ -583,6 +606,10 @@ export class Reign {
         follower.awaitingList?.resolve({ payload, last: message.last });
         follower.awaitingList = undefined;
         return;
+      case "forkHeld":
+        follower.awaitingTouched?.resolve({ payload, last: message.last });
+        follower.awaitingTouched = undefined;
+        return;
       case "aheadRefused":
         this.#options.log.warn("ahead.refused", { peer: follower.session.peer, reason: message.reason });
         follower.aheadRefusal = message.reason;
@@ -656,6 +683,7 @@ export class Reign {
     follower.gone = true;
     this.#worker.note("sinkGone", { name: follower.session.peer, session: follower.number });
     follower.awaitingList?.resolve({ payload: new Uint8Array(0), last: true });
+    follower.awaitingTouched?.reject(error);
     for (const answer of follower.awaitingRuns.values()) answer.reject(error);
     follower.awaitingRuns.clear();
     for (const done of [...this.#acknowledged]) done();
@@ -698,7 +726,9 @@ export class Reign {
         continue;
       }
       const { sinks, waitMs } = this.#candidates(now);
-      const lagging = sinks.some((follower) => !sameCut(follower.base, this.#standing.committed));
+      const lagging = sinks.some(
+        (follower) => !sameCut(follower.base, this.#standing.committed) || isRejoining(follower),
+      );
       const wanted = this.#dirty || lagging || sinks.some((follower) => toRenew(follower, now).length > 0);
       const free = !this.#reverted && takesCuts(this.#standing.switchover);
       const due = free && (this.#requested.length > 0 || (sinks.length > 0 && wanted));
@@ -855,6 +885,7 @@ export class Reign {
       lastObject: follower.lastObject,
       compress: this.#compress(follower.session.peer),
       resuming: follower.resuming && follower.base.seq === 0n,
+      rejoining: isRejoining(follower),
     };
   }
 
@@ -975,6 +1006,11 @@ export class Reign {
 /** What the next cut has to bring whole, since somebody damaged it there. */
 function toRenew({ damaged, renewed, renewAt }: Follower, now: number): ObjectId[] {
   return now < renewAt ? [] : damaged.filter((object) => !renewed.has(object));
+}
+
+/** No cut of this reign has brought right yet what it has otherwise. */
+function isRejoining({ base, rejoiningFrom }: Follower): boolean {
+  return rejoiningFrom !== undefined && sameCut(base, rejoiningFrom);
 }
 
 /** How far a replica is that gets what it lacks ahead of a cut, and how long it will take if nothing more changes. */

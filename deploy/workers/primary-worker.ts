@@ -22,7 +22,7 @@ import { confirmation } from "../../shared/session/in-service.ts";
 import type { Paused } from "../../shared/session/paused.ts";
 import type { SwitchoverRecord } from "../../shared/session/switchover.ts";
 import { encodeMessage } from "../../shared/wire/codec.ts";
-import type { CutStore, StagedPlace } from "../../shared/wire/messages.ts";
+import type { CutStore, StagedPlace, TouchedPlace } from "../../shared/wire/messages.ts";
 import { unpackStagedList } from "../../shared/wire/staged-list.ts";
 import { type CutId, epoch, type GroupId, type ObjectId, sameCut, seq } from "../../shared/words.ts";
 import { endStores } from "./end-stores.ts";
@@ -42,6 +42,8 @@ export interface SinkState {
   readonly lastObject: number;
   readonly compress: boolean;
   readonly resuming: boolean;
+  /** It has something otherwise than `base`, and tells what when it is asked. */
+  readonly rejoining: boolean;
   readonly damaged: readonly ObjectId[];
 }
 
@@ -121,6 +123,9 @@ export type PrimaryMainCalls = {
   ): Promise<{ blockSize: number; digests: Uint8Array }>;
   stagedList(
     argument: StagedPlace & { sink: string; session: number },
+  ): Promise<{ payload: Uint8Array; last: boolean }>;
+  touchedList(
+    argument: TouchedPlace & { sink: string; session: number },
   ): Promise<{ payload: Uint8Array; last: boolean }>;
   aheadProgress(argument: AheadState & { sink: string; session: number }): void;
   freeze(argument: undefined): Promise<void>;
@@ -540,6 +545,9 @@ function openSink(state: SinkState, session: SinkSession, purpose: "cut" | "ahea
   return {
     ...state,
     held: session.held,
+    touched: state.rejoining
+      ? session.touchedThere(async (from) => await main.call("touchedList", { ...from, ...of }))
+      : undefined,
     late: false,
     get gone() {
       return over || session.gone || (purpose === "ahead" && session.refused);

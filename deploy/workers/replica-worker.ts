@@ -13,6 +13,7 @@ import { aheadOf } from "../../replica/receive/ahead.ts";
 import { checkBlockSize } from "../../replica/receive/pending-content.ts";
 import { Receiver } from "../../replica/receive/receive.ts";
 import { CutDamaged, SenderRefused } from "../../replica/receive/refusals.ts";
+import { noteUnproven, unproven } from "../../replica/receive/rejoin.ts";
 import { adopting, forgetOpenCut, recoverStaging, stagedRunDigests } from "../../replica/receive/resume.ts";
 import { goBack, NotApplied } from "../../replica/rejoin/demote.ts";
 import { anyDamage, askedOfPrimary, type Damage } from "../../replica/repair/damage.ts";
@@ -24,6 +25,7 @@ import { Catalog, type CutRecord, type Standing } from "../../shared/catalog/cat
 import { CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import type { Touched } from "../../shared/catalog/collapse.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
+import { isRejoining, lastObjectOf, touchedPage } from "../../shared/catalog/touched.ts";
 import type { RetentionConfig } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert, isSystemError, ProtocolViolation } from "../../shared/errors.ts";
@@ -33,8 +35,9 @@ import type { Handover } from "../../shared/session/switchover.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import { payloadBytesMax } from "../../shared/wire/frame.ts";
-import type { Acknowledgement, Message, StagedPlace } from "../../shared/wire/messages.ts";
+import type { Acknowledgement, Message, StagedPlace, TouchedPlace } from "../../shared/wire/messages.ts";
 import { packStagedList } from "../../shared/wire/staged-list.ts";
+import { packTouchedList } from "../../shared/wire/touched-list.ts";
 import {
   type CutId,
   cutText,
@@ -81,6 +84,8 @@ export type ReplicaWorkerCalls = {
   stagedRuns(argument: StagedAsked): { blockSize: number; digests: Uint8Array };
   /** What is staged beyond single objects, packed for the wire. */
   stagedList(argument: StagedPlace): { payload: Uint8Array; last: boolean };
+  /** What is here otherwise than the last cut, packed for the wire. */
+  touchedList(argument: TouchedPlace): { payload: Uint8Array; last: boolean };
   /** Begins anew with what lies in the copy's place: see replica/receive/adopt.ts. */
   adopt(argument: undefined): ReplicaStanding;
   /** What `verify` found in the copy that is not as it should be, by its path there. */
@@ -153,6 +158,8 @@ export interface ReplicaStanding extends Standing {
   readonly adopting: boolean;
   /** It has something otherwise than the cut that it stands at, from when it was primary itself. */
   readonly rejoining: boolean;
+  /** Why it does not rejoin by what it knows to be otherwise, but by comparison only. */
+  readonly unproven: string | undefined;
   /** What the primary is asked to send whole. */
   readonly damaged: readonly ObjectId[];
   /** Whose reign the current epoch is, once this node has followed it. */
@@ -188,6 +195,8 @@ const applyDelayMs = 20;
 const applyDelayAloneMs = 3;
 const aloneMs = 100;
 const unappliedMsMax = 300;
+/** Of one page of what is touched. */
+const touchedBytesMax = 256 * 1024;
 const unappliedBytesMax = 64 * 1024 * 1024;
 
 assert(parentPort !== null, "runs as a worker");
@@ -256,6 +265,10 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
     stagedList(from) {
       const { entries, last } = aheadOf(openContext()).list(from);
       return { payload: packStagedList(entries), last };
+    },
+    touchedList(from) {
+      const { entries, last } = touchedPage(openCatalog(), from, touchedBytesMax);
+      return { payload: packTouchedList(entries), last };
     },
     adopt() {
       const opened = openCatalog();
@@ -451,15 +464,12 @@ function standing(): ReplicaStanding {
   const { standing: now } = opened;
   return {
     ...now,
-    lastObject: Number(
-      opened.get("SELECT max(object) AS last FROM object_versions WHERE birth <= ?", now.committed.seq)?.last ?? 0,
-    ),
+    lastObject: lastObjectOf(opened),
     record: opened.cut(now.committed.seq),
     unappliedBytes: unappliedBytes(),
     adopting: isAdopting(),
-    rejoining:
-      opened.get("SELECT 1 FROM touched_paths LIMIT 1") !== undefined ||
-      opened.get("SELECT 1 FROM touched_blocks LIMIT 1") !== undefined,
+    rejoining: isRejoining(opened),
+    unproven: unproven(opened),
     damaged: askedNow(),
     followed: followedNode(),
     pointCount: Number(opened.get("SELECT count(*) AS n FROM cuts WHERE point = 1")?.n ?? 0),
@@ -553,12 +563,14 @@ function reject(error: unknown): void {
   receiver.abort();
   receiver = undefined;
   // It takes the room that the cut lacks, or may be what was not as it should be: then it would be so again.
+  if (plain.code === "REJOIN_UNPROVEN") noteUnproven(openCatalog(), plain.message);
   if (plain.code === "NO_ROOM" || plain.code === "CUT_DAMAGED") aheadOf(openContext()).clear();
   if (plain.code === "NO_ROOM" && askedNow().length > 0) repairing?.asking.failed(performance.now());
   main.note("rejected", { cut, committed: openCatalog().standing.committed, error: plain });
 }
 
 const refusals = new Set([
+  "REJOIN_UNPROVEN",
   "BASE_MISMATCH",
   "CUT_DAMAGED",
   "CUT_MALFORMED",

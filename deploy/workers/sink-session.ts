@@ -1,4 +1,5 @@
 import { HeldBlocks } from "../../primary/ship/held-blocks.ts";
+import { type AskTouched, TouchedThere } from "../../primary/ship/touched-there.ts";
 
 /** Frames of one sink that may be on their way to the main thread and from there into its link. */
 const windowBytes = 8 * 1024 * 1024;
@@ -24,6 +25,7 @@ export class SinkSession {
   readonly name: string;
   readonly number: number;
   readonly held = new HeldBlocks();
+  #touched: TouchedThere | undefined;
   gone = false;
   /** The replica has no room for what goes ahead. */
   refused = false;
@@ -98,7 +100,18 @@ export class SinkSession {
     this.gone = true;
     for (const waiting of this.#waiting) waiting.resolve();
     this.#waiting.clear();
-    if (this.#users === 0) this.held.close();
+    if (this.#users === 0) this.#close();
+  }
+
+  #close(): void {
+    this.held.close();
+    this.#touched?.close();
+  }
+
+  /** What the replica has otherwise, where it rejoins: asked once in a session. */
+  touchedThere(ask: AskTouched): TouchedThere {
+    this.#touched ??= new TouchedThere(ask);
+    return this.#touched;
   }
 
   /** What is known of the replica's staging stays while somebody works with it, also beyond the session's end. */
@@ -106,7 +119,7 @@ export class SinkSession {
     this.#users++;
     return {
       [Symbol.dispose]: () => {
-        if (--this.#users === 0 && this.gone) this.held.close();
+        if (--this.#users === 0 && this.gone) this.#close();
       },
     };
   }

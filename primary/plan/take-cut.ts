@@ -142,6 +142,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
     const upTo = changed ? birth : before.committed.seq;
     for (const sink of request.sinks) {
       if (sink.gone || isCurrent(sink)) continue;
+      const damaged = new Set(sink.damaged);
       const own = new Shipment(
         [sink],
         {
@@ -151,7 +152,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
           takenAtUs: changed ? takenAtUs : before.lastTakenAtUs,
         },
         sink.lastObject,
-        { has: (object) => sink.damaged.includes(object) || sink.touched?.lacksAll(object) === true },
+        { has: (object) => damaged.has(object) || sink.touched?.lacksAll(object) === true },
       );
       lagging.push({ sink, shipment: own, catchUp: new CatchUp(context, own, sink, upTo) });
     }

@@ -1,4 +1,5 @@
 import { joinPath } from "../../shared/catalog/manifest.ts";
+import { clearTouched } from "../../shared/catalog/touched.ts";
 import { assert, isSystemError } from "../../shared/errors.ts";
 import type { Directory, Disk } from "../../shared/ports/disk.ts";
 import { checkStorePath, privateName } from "../../shared/store-path.ts";
@@ -11,6 +12,7 @@ import type { StoreHome } from "../store-home.ts";
 import { failing } from "../sync.ts";
 import { aheadOf } from "./ahead.ts";
 import { clearFirstTrees } from "./first-tree.ts";
+import { forgetUnproven } from "./rejoin.ts";
 import { adopting, rehashStaged } from "./resume.ts";
 
 const pieceBytes = 1024 * 1024;
@@ -39,6 +41,8 @@ export function beginAdoption(context: ReplicaContext): void {
     ]) {
       catalog.run(`DELETE FROM ${table}`);
     }
+    clearTouched(catalog);
+    forgetUnproven(catalog);
     catalog.event("replica.adopting", {}, context.nowUs());
     catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('adopting', 1)");
     catalog.stand({

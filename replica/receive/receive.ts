@@ -2,6 +2,7 @@ import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import { ContentChange } from "../../shared/catalog/content-change.ts";
 import { joinPath, type ObjectVersion } from "../../shared/catalog/manifest.ts";
+import { clearTouched, isRejoining } from "../../shared/catalog/touched.ts";
 import { assert } from "../../shared/errors.ts";
 import { equalBytes, hashBytes, isZero, zeroHash } from "../../shared/manifest/block-hash.ts";
 import { blockHashes } from "../../shared/manifest/block-hashes.ts";
@@ -15,6 +16,7 @@ import { singleFileName } from "../store-home.ts";
 import { aheadOf } from "./ahead.ts";
 import { checkBlocks, fileBytesMax, PendingContent, pendingContentsMax } from "./pending-content.ts";
 import { BaseMismatch, CutDamaged, CutMalformed, NoRoom, Sealed, SenderRefused } from "./refusals.ts";
+import { forgetUnproven, RejoinUnproven } from "./rejoin.ts";
 import { adopting, forgetOpenCut } from "./resume.ts";
 import { Staging } from "./staging.ts";
 
@@ -42,6 +44,8 @@ interface OpenCut {
   paths: number;
   rowsSinceCommit: number;
   bytesSinceCommit: number;
+  /** What is here is otherwise than the base: only the digest at the end of the cut says what it leads to. */
+  readonly rejoins: boolean;
   /** Monotonic, ms. */
   committedAt: number;
   syncedAt: number;
@@ -170,6 +174,7 @@ export class Receiver {
       paths: 0,
       rowsSinceCommit: 0,
       bytesSinceCommit: 0,
+      rejoins: isRejoining(catalog),
       committedAt: performance.now(),
       syncedAt: performance.now(),
     };
@@ -244,14 +249,15 @@ export class Receiver {
     const store = this.#store(open, extent.store);
     const existing = this.#object(open, object);
     if (existing !== undefined && (existing.type !== "file" || existing.blockSize !== blockSize)) {
-      throw new CutMalformed(
+      throw this.#contradiction(
+        open,
         `extent of object ${object}: it is a ${existing.type} with blocks of ${existing.blockSize}`,
       );
     }
     const old = object <= open.lastObjectBefore && manifest.object(object, open.begin.base.seq) !== undefined;
     const renews = old && this.#renews(open, extent, existing);
     if (extent.fresh === old && !renews)
-      throw new CutMalformed(`extent of object ${object} says ${extent.fresh ? "new" : "known"}: it is not`);
+      throw this.#contradiction(open, `extent of object ${object} says ${extent.fresh ? "new" : "known"}: it is not`);
     if (extent.held && old && !renews)
       throw new CutMalformed(`extent of object ${object} is held: the copy has that object`);
     let pending = open.contents.get(object);
@@ -348,9 +354,8 @@ export class Receiver {
     const { manifest } = this.#context;
     const store = this.#store(open, row.store);
     const before = this.#object(open, row.object);
-    if (before !== undefined && before.type !== row.type) {
-      throw new CutMalformed(`object ${row.object} turns from a ${before.type} into a ${row.type}`);
-    }
+    if (before !== undefined && before.type !== row.type)
+      throw this.#contradiction(open, `object ${row.object} turns from a ${before.type} into a ${row.type}`);
     if (row.type === "symlink" && (row.target === "" || row.target.includes("\0") || row.target.length > 4095)) {
       throw new CutMalformed(`object ${row.object} is a symlink with a target of ${row.target.length} bytes`);
     }
@@ -365,7 +370,8 @@ export class Receiver {
       pending?.settle(row, store);
       let content = pending?.change;
       if (before !== undefined && before.blockSize !== row.blockSize) {
-        throw new CutMalformed(
+        throw this.#contradiction(
+          open,
           `object ${row.object} changes its block size from ${before.blockSize} to ${row.blockSize}`,
         );
       }
@@ -376,9 +382,8 @@ export class Receiver {
       const digest = content?.finish() ?? before?.content ?? new Uint8Array(32);
       open.contents.delete(row.object);
       if (!equalBytes(digest, row.content)) {
-        throw new CutDamaged(
-          `content of object ${row.object} comes to ${hex(digest)}, the primary says ${hex(row.content)}`,
-        );
+        const what = `content of object ${row.object} comes to ${hex(digest)}, the primary says ${hex(row.content)}`;
+        throw open.rejoins ? new RejoinUnproven(open.begin.cut, what) : new CutDamaged(what);
       }
       // Of a file of nothing but zeros nothing else comes.
       if (before !== undefined && isZero(row.content) && !open.renewed.has(row.object)) {
@@ -393,6 +398,11 @@ export class Receiver {
     open.rows.set(row.object, row);
     if (row.object > open.lastObjectBefore) open.born.set(row.object, store);
     open.objects++;
+  }
+
+  /** What the primary says of an object is not what is here: two objects were given one number, or one side is wrong. */
+  #contradiction(open: OpenCut, what: string): Error {
+    return open.rejoins ? new RejoinUnproven(open.begin.cut, what) : new CutMalformed(what);
   }
 
   /** Numbers are given once: under the second object's the first one's file would be lost, and points with it. */
@@ -470,9 +480,8 @@ export class Receiver {
     manifest.settleDeaths(open.seq, open.begin.base.seq);
     const digest = manifest.digestAfter(open.begin.base.seq, catalog.standing.digest, open.seq);
     if (!equalBytes(digest, end.digest)) {
-      throw new CutDamaged(
-        `the set's digest after cut ${text} comes to ${hex(digest)}, the primary says ${hex(end.digest)}`,
-      );
+      const what = `the set's digest after cut ${text} comes to ${hex(digest)}, the primary says ${hex(end.digest)}`;
+      throw open.rejoins ? new RejoinUnproven(end.cut, what) : new CutDamaged(what);
     }
     this.#staging.discardUnused();
     this.#reserve(open);
@@ -495,6 +504,10 @@ export class Receiver {
       point: false,
     });
     noteRenewed(catalog, open.renewed, open.seq);
+    if (open.rejoins) {
+      clearTouched(catalog);
+      forgetUnproven(catalog);
+    }
     catalog.stand({ committed: end.cut, digest, lastTakenAtUs: open.begin.takenAtUs });
     this.#ended.push(end.cut);
     this.#open = undefined;

@@ -1,4 +1,5 @@
 import { ProtocolViolation } from "../errors.ts";
+import { firstObjectOf } from "../session/epochs.ts";
 import type { TouchedPlace } from "../wire/messages.ts";
 import type { TouchedEntry } from "../wire/touched-list.ts";
 import type { StorePath } from "../words.ts";
@@ -13,6 +14,18 @@ const entryBytes = 29;
 export function isRejoining(catalog: Catalog): boolean {
   const sql = "SELECT 1 AS found WHERE EXISTS (SELECT 1 FROM touched_paths) OR EXISTS (SELECT 1 FROM touched_blocks)";
   return catalog.get(sql) !== undefined;
+}
+
+/**
+ * The highest object that a primary may take for known here. While this node rejoins it has objects of its own fork, and the
+ * primary's history may have reigns in between: none of their objects is here, whatever its number.
+ */
+export function lastObjectOf(catalog: Catalog): number {
+  const { committed } = catalog.standing;
+  const last = Number(
+    catalog.get("SELECT max(object) AS last FROM object_versions WHERE birth <= ?", committed.seq)?.last ?? 0,
+  );
+  return isRejoining(catalog) ? Math.min(last, firstObjectOf(committed.epoch + 1n) - 1) : last;
 }
 
 /** Within the transaction that makes what is here a cut again. */
