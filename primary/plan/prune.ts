@@ -1,6 +1,9 @@
+import type { SQLInputValue } from "node:sqlite";
 import type { Catalog } from "../../shared/catalog/catalog.ts";
 import type { ObjectId, Seq } from "../../shared/words.ts";
 import type { PrimaryContext } from "../primary-context.ts";
+
+const pageRows = 500;
 
 /**
  * A primary keeps one version of everything: what cut `birth` replaced goes, in the cut's own transaction. Marks of what
@@ -42,13 +45,48 @@ export function pruneSuperseded({ catalog }: PrimaryContext, birth: Seq, forgott
   }
   const last = Number(forgottenUpToIn(catalog));
   if (forgottenUpTo > BigInt(last)) {
-    // By the index of what is at no object: by birth, all that the first cut brought would be looked at once more.
-    catalog.run("DELETE FROM path_versions WHERE object IS NULL AND +birth > ? AND +birth <= ?", last, forgottenUpTo);
-    const lastDead = Math.max(last, 1);
-    catalog.run("DELETE FROM object_versions WHERE birth > ? AND birth <= ? AND type = 0", lastDead, forgottenUpTo);
+    forgetGone(catalog, last, forgottenUpTo);
     // What lies further back was looked at before: after a promotion it is the points of a former replica.
     catalog.run("DELETE FROM cuts WHERE seq >= ? AND seq < ? AND point = 0", last, forgottenUpTo);
     catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('forgotten', ?)", Number(forgottenUpTo));
+  }
+}
+
+/**
+ * Of what was gone by a cut in (after, upTo] nothing is left. A replica that was promoted has what was there before as well,
+ * for its recovery points: without the mark that it is gone it would be there again.
+ */
+function forgetGone(catalog: Catalog, after: number, upTo: Seq): void {
+  // By the index of what is at no object: by birth, all that the first cut brought would be looked at once more.
+  let path: SQLInputValue[] = [0, "", "", 0];
+  for (;;) {
+    const gone = catalog.all(
+      `SELECT store, dir, name, birth FROM path_versions WHERE object IS NULL AND (store, dir, name, birth) > (?,?,?,?)
+         AND +birth > ? AND +birth <= ? ORDER BY store, dir, name, birth LIMIT ${pageRows}`,
+      ...path,
+      after,
+      upTo,
+    );
+    for (const row of gone) {
+      path = [Number(row.store), String(row.dir), String(row.name), Number(row.birth)];
+      catalog.run("DELETE FROM path_versions WHERE store=? AND dir=? AND name=? AND birth<=?", ...path);
+    }
+    if (gone.length < pageRows) break;
+  }
+  let death: SQLInputValue[] = [Math.max(after, 1), Number.MAX_SAFE_INTEGER];
+  for (;;) {
+    const dead = catalog.all(
+      `SELECT birth, object FROM object_versions WHERE (birth, object) > (?,?) AND birth <= ? AND type = 0
+         ORDER BY birth, object LIMIT ${pageRows}`,
+      ...death,
+      upTo,
+    );
+    for (const row of dead) {
+      death = [Number(row.birth), Number(row.object)];
+      catalog.run("DELETE FROM object_versions WHERE birth<=? AND object=?", ...death);
+      catalog.run("DELETE FROM run_versions WHERE birth<=? AND object=?", ...death);
+    }
+    if (dead.length < pageRows) break;
   }
 }
 
