@@ -101,6 +101,7 @@ function asReplica(standing: PrimaryStanding): ReplicaStanding {
     oldestPointUs: 0,
     adopting: false,
     rejoining: false,
+    unproven: undefined,
     damaged: [],
     followed: undefined,
   };

@@ -23,9 +23,9 @@ import { openStoreHomes, type StorePlacement, singleFileName } from "../../repli
 import { SyncFailed } from "../../replica/sync.ts";
 import { Catalog, type CutRecord, type Standing } from "../../shared/catalog/catalog.ts";
 import { CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
-import type { Touched } from "../../shared/catalog/collapse.ts";
+import { anyTouched, type Touched } from "../../shared/catalog/collapse.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
-import { isRejoining, lastObjectOf, touchedPage } from "../../shared/catalog/touched.ts";
+import { lastObjectOf, touchedPage } from "../../shared/catalog/touched.ts";
 import type { RetentionConfig } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert, isSystemError, ProtocolViolation } from "../../shared/errors.ts";
@@ -468,7 +468,7 @@ function standing(): ReplicaStanding {
     record: opened.cut(now.committed.seq),
     unappliedBytes: unappliedBytes(),
     adopting: isAdopting(),
-    rejoining: isRejoining(opened),
+    rejoining: anyTouched(opened),
     unproven: unproven(opened),
     damaged: askedNow(),
     followed: followedNode(),

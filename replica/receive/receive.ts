@@ -1,8 +1,9 @@
 import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
+import { anyTouched } from "../../shared/catalog/collapse.ts";
 import { ContentChange } from "../../shared/catalog/content-change.ts";
 import { joinPath, type ObjectVersion } from "../../shared/catalog/manifest.ts";
-import { clearTouched, isRejoining } from "../../shared/catalog/touched.ts";
+import { clearTouched } from "../../shared/catalog/touched.ts";
 import { assert } from "../../shared/errors.ts";
 import { equalBytes, hashBytes, isZero, zeroHash } from "../../shared/manifest/block-hash.ts";
 import { blockHashes } from "../../shared/manifest/block-hashes.ts";
@@ -174,7 +175,7 @@ export class Receiver {
       paths: 0,
       rowsSinceCommit: 0,
       bytesSinceCommit: 0,
-      rejoins: isRejoining(catalog),
+      rejoins: anyTouched(catalog),
       committedAt: performance.now(),
       syncedAt: performance.now(),
     };

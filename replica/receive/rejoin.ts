@@ -1,5 +1,6 @@
 import type { Catalog } from "../../shared/catalog/catalog.ts";
-import { isRejoining } from "../../shared/catalog/touched.ts";
+import { anyTouched } from "../../shared/catalog/collapse.ts";
+
 import { UnderstudyError } from "../../shared/errors.ts";
 import { type CutId, cutText } from "../../shared/words.ts";
 
@@ -32,7 +33,7 @@ export function forgetUnproven(catalog: Catalog): void {
 
 /** Why this node does not rejoin by what it knows to be otherwise; undefined while it may. */
 export function unproven(catalog: Catalog): string | undefined {
-  if (!isRejoining(catalog)) return undefined;
+  if (!anyTouched(catalog)) return undefined;
   const row = catalog.get("SELECT value FROM standing WHERE key = 'unproven'");
   if (row === undefined) return undefined;
   const { epoch, reason } = JSON.parse(String(row.value)) as { readonly epoch: string; readonly reason: string };

@@ -1,5 +1,6 @@
 import { assert } from "../errors.ts";
 import { blocksPerRun } from "../manifest/block-hash.ts";
+import { bitmapBytes, wholeObject } from "../wire/touched-list.ts";
 import type { Seq } from "../words.ts";
 import type { Catalog } from "./catalog.ts";
 
@@ -13,16 +14,13 @@ export interface Touched {
   readonly blocks: number;
 }
 
-/** In place of a run in `touched_blocks`: nothing of the object is here any more, so all of it has to come. */
-export const wholeObject = -1;
-const bitmapBytes = blocksPerRun / 8;
 const allBlocks = new Uint8Array(bitmapBytes).fill(0xff);
 
 /**
  * Within a transaction: what this node has beyond `common` counts as of `common` from here on, and is written down as
  * touched: the paths that changed, and of each object that changed the blocks. What a row of `touched_blocks` says:
  * - `run` from 0 on: the blocks of that run; a row without any block says that the object's own row changed.
- * - `wholeObject`: it died here.
+ * - `wholeObject`: it died here, so all of it has to come.
  *
  * The set's digest stays what it was: the manifest is the same, only since when it holds is told otherwise. Everything that
  * is not the newest version goes, and with it what only recovery points wanted.

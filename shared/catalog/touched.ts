@@ -4,17 +4,12 @@ import type { TouchedPlace } from "../wire/messages.ts";
 import type { TouchedEntry } from "../wire/touched-list.ts";
 import type { StorePath } from "../words.ts";
 import type { Catalog } from "./catalog.ts";
+import { anyTouched } from "./collapse.ts";
 import { joinPath, splitPath } from "./manifest.ts";
 
 const rowsMax = 2000;
 /** Of an entry beside its names, about. */
 const entryBytes = 29;
-
-/** Something here is otherwise than the cut at which this node stands: it rejoins. */
-export function isRejoining(catalog: Catalog): boolean {
-  const sql = "SELECT 1 AS found WHERE EXISTS (SELECT 1 FROM touched_paths) OR EXISTS (SELECT 1 FROM touched_blocks)";
-  return catalog.get(sql) !== undefined;
-}
 
 /**
  * The highest object that a primary may take for known here. While this node rejoins it has objects of its own fork, and the
@@ -25,7 +20,7 @@ export function lastObjectOf(catalog: Catalog): number {
   const last = Number(
     catalog.get("SELECT max(object) AS last FROM object_versions WHERE birth <= ?", committed.seq)?.last ?? 0,
   );
-  return isRejoining(catalog) ? Math.min(last, firstObjectOf(committed.epoch + 1n) - 1) : last;
+  return anyTouched(catalog) ? Math.min(last, firstObjectOf(committed.epoch + 1n) - 1) : last;
 }
 
 /** Within the transaction that makes what is here a cut again. */

@@ -4,6 +4,7 @@ import { type CutRequest, type TakenCut, takeCut } from "../../primary/plan/take
 import type { PrimaryContext } from "../../primary/primary-context.ts";
 import { HeldBlocks } from "../../primary/ship/held-blocks.ts";
 import type { ReplicaSink } from "../../primary/ship/shipment.ts";
+import { TouchedThere } from "../../primary/ship/touched-there.ts";
 import { commit } from "../../replica/commit/commit.ts";
 import { aheadOf } from "../../replica/receive/ahead.ts";
 import { Receiver } from "../../replica/receive/receive.ts";
@@ -11,11 +12,14 @@ import { stagedRunDigests } from "../../replica/receive/resume.ts";
 import { defaultReplicaLimits, type ReplicaContext, type ReplicaLimits } from "../../replica/replica-context.ts";
 import { openStoreHomes, type StorePlacement } from "../../replica/store-home.ts";
 import { Catalog, type CommitObserver } from "../../shared/catalog/catalog.ts";
+import { anyTouched } from "../../shared/catalog/collapse.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
+import { lastObjectOf, touchedPage } from "../../shared/catalog/touched.ts";
 import type { Disk } from "../../shared/ports/disk.ts";
 import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
 import type { BulkMessage, StagedPlace } from "../../shared/wire/messages.ts";
 import { packStagedList, unpackStagedList } from "../../shared/wire/staged-list.ts";
+import { packTouchedList } from "../../shared/wire/touched-list.ts";
 import { epoch, type GroupId, type ObjectId, type StoreName, seq } from "../../shared/words.ts";
 
 export const testGroup = "00112233445566778899aabbccddeeff" as GroupId;
@@ -48,7 +52,12 @@ export function openReplica(
   path: string,
   disk: Disk,
   placements: Record<string, string>,
-  options: { observer?: CommitObserver; limits?: Partial<ReplicaLimits>; shape?: StorePlacement["shape"] } = {},
+  options: {
+    observer?: CommitObserver;
+    limits?: Partial<ReplicaLimits>;
+    shape?: StorePlacement["shape"];
+    adopt?: boolean;
+  } = {},
 ): ReplicaContext {
   const catalog = new Catalog(path, {
     synchronous: "OFF",
@@ -78,7 +87,7 @@ export function openReplica(
       path: place,
       sidecars: [],
     })),
-    false,
+    options.adopt ?? false,
   );
   return {
     catalog,
@@ -93,7 +102,7 @@ export function openReplica(
 export function sinkInto(
   replica: ReplicaContext,
   receiver: Receiver,
-  options: { compress?: boolean; takesAhead?: boolean; catchUpBytesMax?: number } = {},
+  options: { compress?: boolean; takesAhead?: boolean; catchUpBytesMax?: number; touchedBytesMax?: number } = {},
 ): ReplicaSink {
   const committed = replica.catalog.standing.committed;
   const held = new HeldBlocks();
@@ -105,9 +114,13 @@ export function sinkInto(
     full: false,
     name: "replica",
     base: committed,
-    lastObject: Number(
-      replica.catalog.get("SELECT max(object) AS last FROM object_versions WHERE birth <= ?", committed.seq)?.last ?? 0,
-    ),
+    lastObject: lastObjectOf(replica.catalog),
+    touched: anyTouched(replica.catalog)
+      ? new TouchedThere(async (from) => {
+          const { entries, last } = touchedPage(replica.catalog, from, options.touchedBytesMax ?? 256 * 1024);
+          return { payload: packTouchedList(entries), last };
+        })
+      : undefined,
     compress: options.compress ?? false,
     resuming: false,
     damaged: [],
