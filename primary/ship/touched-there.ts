@@ -9,7 +9,7 @@ import type { ObjectId, StorePath } from "../../shared/words.ts";
 export type AskTouched = (from: TouchedPlace) => Promise<{ readonly payload: Uint8Array; readonly last: boolean }>;
 
 /** More than this is no help any more: a comparison costs about as much. */
-const listBytesMax = 1024 * 1024 * 1024;
+const listBytesMax = 256 * 1024 * 1024;
 const pageRows = 500;
 
 /** What a replica that rejoins has otherwise cannot be learned from it. */

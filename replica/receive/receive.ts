@@ -412,7 +412,7 @@ export class Receiver {
     if (seq === 0n || object > open.lastObjectBefore) return;
     const sql = "SELECT 1 AS found FROM object_versions WHERE object=? AND birth<=? LIMIT 1";
     if (this.#context.catalog.get(sql, object, seq) !== undefined)
-      throw new CutMalformed(`object ${object} has died and comes again`);
+      throw this.#contradiction(open, `object ${object} has died and comes again`);
   }
 
   #pathRow(open: OpenCut, row: PathRow): void {
@@ -427,7 +427,7 @@ export class Receiver {
     if (row.object !== undefined) {
       const object = open.rows.get(row.object) ?? this.#object(open, row.object);
       if (object === undefined)
-        throw new CutMalformed(`path ${JSON.stringify(path)} leads to object ${row.object}, which is unknown`);
+        throw this.#contradiction(open, `path ${JSON.stringify(path)} leads to object ${row.object}, which is unknown`);
       if (path === "" && object.type !== "directory")
         throw new CutMalformed(`the root of store ${home.placement.name} is a ${object.type}`);
       if (home.placement.shape === "file" && object.type !== "file")

@@ -9,6 +9,7 @@ import { NoRoom } from "../../replica/receive/refusals.ts";
 import { adopting } from "../../replica/receive/resume.ts";
 import type { ReplicaLimits } from "../../replica/replica-context.ts";
 import type { Catalog, CommitObserver, Standing } from "../../shared/catalog/catalog.ts";
+import { anyTouched } from "../../shared/catalog/collapse.ts";
 import type { SystemErrorCode } from "../../shared/durable/system-error.ts";
 import { explain, UnderstudyError } from "../../shared/errors.ts";
 import { hex } from "../../shared/manifest/digest.ts";
@@ -33,7 +34,7 @@ import {
 export type Step =
   | { readonly do: "receive"; readonly cut: number; readonly from: number; readonly to: number }
   | { readonly do: "ahead"; readonly cut: number; readonly from: number; readonly to: number }
-  | { readonly do: "commit" | "apply" | "promote" | "abort" | "adopt" | "promote a suspect copy" }
+  | { readonly do: "commit" | "apply" | "promote" | "abort" | "adopt" | "part" | "promote a suspect copy" }
   /** Somebody else's hands, in the quiet. */
   | { readonly do: "stranger"; readonly change: (disk: SimulatedDisk) => void };
 
@@ -52,6 +53,8 @@ export const promote: Step = { do: "promote" };
 export const abort: Step = { do: "abort" };
 /** Begins anew with what lies in the copies' places; the next cut comes whole. */
 export const adopt: Step = { do: "adopt" };
+/** The last cut turns out to be a fork: the next one is of another primary, and brings right what is otherwise. */
+export const part: Step = { do: "part" };
 /** Somebody accepts that a stranger changed the copy. */
 export const promoteSuspect: Step = { do: "promote a suspect copy" };
 export function stranger(change: (disk: SimulatedDisk) => void): Step {
@@ -75,6 +78,8 @@ export interface Scenario {
   readonly limits?: Partial<ReplicaLimits>;
   /** Default: true. */
   readonly keepHistory?: boolean;
+  /** The cut that only this node has, before it parts. */
+  readonly fork?: number;
   /** Paths of what a stranger has taken away, for a promotion in spite of it: it stays away. */
   readonly lacks?: readonly string[];
   /** What is staged already is not sent again with its cut. Default: it is. */
@@ -156,7 +161,11 @@ export class CrashMatrix {
   }
 
   static async open(scenario: Scenario, program: ReplicaProgram): Promise<CrashMatrix> {
-    return new CrashMatrix(scenario, program, await recordCuts(scenario.stores ?? ["tree"], scenario.changes));
+    return new CrashMatrix(
+      scenario,
+      program,
+      await recordCuts(scenario.stores ?? ["tree"], scenario.changes, new Map(), scenario.fork),
+    );
   }
 
   [Symbol.dispose](): void {
@@ -347,6 +356,9 @@ export class CrashMatrix {
         break;
       case "abort":
         node.endSession();
+        break;
+      case "part":
+        node.part();
         break;
       case "stranger": {
         const disk = node.context.disk as SimulatedDisk;
@@ -642,6 +654,11 @@ export class CrashMatrix {
     if (standing.applied === 0n) return;
     const recorded = this.#cuts.find((cut) => cut.cut.seq === standing.committed.seq);
     if (recorded === undefined) throw new Error(`${standing.committed.seq} is no cut of the scenario`);
+    const { fork } = this.scenario;
+    if (fork !== undefined && anyTouched(catalog) !== (standing.committed.seq === BigInt(fork)))
+      fail(
+        `cut ${standing.committed.seq} is committed, and what was otherwise is ${anyTouched(catalog) ? "still noted" : "forgotten"}`,
+      );
     if (hex(recorded.digest) !== hex(standing.digest))
       fail(`the digest of cut ${standing.committed.seq} is another one`);
     for (const [number, home] of context.homes) {

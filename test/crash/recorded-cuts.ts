@@ -2,11 +2,18 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Freeze } from "../../primary/plan/take-cut.ts";
+import type { PrimaryContext } from "../../primary/primary-context.ts";
 import { HeldBlocks } from "../../primary/ship/held-blocks.ts";
 import type { ReplicaSink } from "../../primary/ship/shipment.ts";
+import { TouchedThere } from "../../primary/ship/touched-there.ts";
+import { Catalog } from "../../shared/catalog/catalog.ts";
+import { collapse } from "../../shared/catalog/collapse.ts";
+import { placeAfter, touchedPage } from "../../shared/catalog/touched.ts";
 import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
+import { firstObjectOf } from "../../shared/session/epochs.ts";
 import type { BulkMessage } from "../../shared/wire/messages.ts";
-import { type CutId, epoch, type StorePath, seq } from "../../shared/words.ts";
+import { packTouchedList, type TouchedEntry } from "../../shared/wire/touched-list.ts";
+import { type CutId, epoch, type Seq, type StorePath, seq } from "../../shared/words.ts";
 import { cutInto, openPrimary } from "../model/in-process.ts";
 import { type ModelNode, ModelSource } from "../model/model-store.ts";
 import type { Tree } from "./disk-tree.ts";
@@ -32,15 +39,17 @@ export type Changes = Change | readonly Change[];
 
 /**
  * Runs the real plan over the changes, one cut each, and keeps what it sends. `damaged`: by the number of a cut, paths of
- * the first store whose files it brings whole.
+ * the first store whose files it brings whole. `fork`: the number of a cut that only the replica has; those after it are of
+ * another primary, which goes on from the one before it, and the first of them is for a replica that rejoins.
  */
 export async function recordCuts(
   storeNames: readonly string[],
   changes: readonly Changes[],
   damaged: ReadonlyMap<number, readonly string[]> = new Map(),
+  fork?: number,
 ): Promise<RecordedCut[]> {
   const directory = mkdtempSync(join(tmpdir(), "understudy-record-"));
-  const sources = Object.fromEntries(storeNames.map((name) => [name, new ModelSource()]));
+  let sources = Object.fromEntries(storeNames.map((name) => [name, new ModelSource()]));
   let betweenRounds: (() => void)[] = [];
   const [firstStore] = storeNames;
   const adapterOf = (name: string, source: ModelSource): StoreAdapter => {
@@ -52,11 +61,14 @@ export async function recordCuts(
     };
     return adapter;
   };
-  const primary = openPrimary(
-    join(directory, "primary.db"),
-    Object.fromEntries(Object.entries(sources).map(([name, source]) => [name, adapterOf(name, source)])),
-  );
+  const openSources = (catalog: string): PrimaryContext =>
+    openPrimary(
+      join(directory, catalog),
+      Object.fromEntries(Object.entries(sources).map(([name, source]) => [name, adapterOf(name, source)])),
+    );
+  let primary = openSources("primary.db");
   try {
+    let other = sources;
     let messages: [BulkMessage, Uint8Array][] = [];
     const newSink = (): ReplicaSink => ({
       name: "recorder",
@@ -82,6 +94,23 @@ export async function recordCuts(
     const sink = newSink();
     const cuts: RecordedCut[] = [];
     for (const [index, change] of changes.entries()) {
+      if (index + 1 === fork) {
+        primary.catalog.db.exec(`VACUUM INTO '${join(directory, "other.db")}'`);
+        other = Object.fromEntries(Object.entries(sources).map(([name, source]) => [name, source.copy()]));
+      } else if (index === fork) {
+        const touched = touchedSince(primary.catalog, seq(index - 1), join(directory, "fork.db"));
+        sink.touched = new TouchedThere(async () => ({ payload: packTouchedList(touched), last: true }));
+        primary.catalog.close();
+        sources = other;
+        primary = openSources("other.db");
+        primary.catalog.transaction("fork", () =>
+          primary.catalog.stand({
+            committed: { epoch: epoch(1), seq: seq(index) },
+            applied: seq(index),
+            nextObject: firstObjectOf(2n),
+          }),
+        );
+      }
       const rounds = typeof change === "function" ? [change] : change;
       const text = taggedBytes(index + 1);
       betweenRounds = rounds.map((round) => () => round(sources, text));
@@ -94,7 +123,7 @@ export async function recordCuts(
       });
       const repaired = { ...sink, damaged: asked };
       const taken = await cutInto(primary, [repaired], { freeze, preCopyRounds: rounds.length - 1 });
-      ({ base: sink.base, lastObject: sink.lastObject } = repaired);
+      ({ base: sink.base, lastObject: sink.lastObject, touched: sink.touched } = repaired);
       if (!taken.fresh || messages.length === 0) throw new Error(`change ${index + 1} changes nothing`);
       const delta = messages;
       messages = [];
@@ -115,6 +144,14 @@ export async function recordCuts(
     primary.catalog.close();
     rmSync(directory, { recursive: true, force: true });
   }
+}
+
+/** What a replica with this catalog says after it was made to stand at an earlier cut. */
+function touchedSince(catalog: Catalog, common: Seq, path: string): readonly TouchedEntry[] {
+  catalog.db.exec(`VACUUM INTO '${path}'`);
+  using copy = new Catalog(path, { synchronous: "OFF" });
+  copy.transaction("collapse", () => collapse(copy, common));
+  return touchedPage(copy, placeAfter(undefined), Number.MAX_SAFE_INTEGER).entries;
 }
 
 /** Bytes such as `<07:000000000c>`: the cut, and a number that no other 16 bytes of the scenario have. */

@@ -2,6 +2,7 @@ import type { Receiver } from "../../replica/receive/receive.ts";
 import { defaultReplicaLimits, type ReplicaContext, type ReplicaLimits } from "../../replica/replica-context.ts";
 import type { StoreHome, StorePlacement } from "../../replica/store-home.ts";
 import { Catalog, type CommitObserver } from "../../shared/catalog/catalog.ts";
+import { collapse } from "../../shared/catalog/collapse.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import { UnderstudyError } from "../../shared/errors.ts";
 import type { Disk } from "../../shared/ports/disk.ts";
@@ -168,6 +169,14 @@ export class ReplicaNode {
     const repairing = new this.#setting.program.Repairing(this.context, () => false, events);
     for (const _step of repairing.sweep(() => 0));
     for (const _step of repairing.mend(() => 0));
+  }
+
+  /** The last cut was this node's own: it counts for the one before it, and what it has otherwise is known. */
+  part(): void {
+    this.endSession();
+    const { catalog } = this;
+    const before = seq(catalog.standing.committed.seq - 1n);
+    catalog.transaction("part", () => collapse(catalog, before));
   }
 
   /** The operator says that what lies in the copies' places is to be taken for a start. */

@@ -4,6 +4,7 @@ import {
   ahead,
   apply,
   commit,
+  part,
   promote,
   promoteSuspect,
   receive,
@@ -455,6 +456,54 @@ const shippedAhead: Scenario = {
   resumes: true,
 };
 
+/** What a former primary wrote and removed by itself is brought right by one cut, over links that break. */
+const rejoining: Scenario = {
+  name: "a rejoin",
+  changes: [
+    ({ tree }, text) => {
+      tree!.write("both", text(6 * 4096));
+      tree!.write("shorter there", text(4 * 4096));
+      tree!.write("longer there", text(2 * 4096));
+      tree!.write("removed there", text(3 * 4096));
+      tree!.write("moved there", text(5000));
+      tree!.link("moved there", "second name");
+      tree!.makeDirectory("directory");
+      tree!.write("directory/x", text(100));
+      tree!.write("same", text(300));
+    },
+    ({ tree }, text) => {
+      tree!.write("both", text(2 * 4096), 4096);
+      tree!.truncate("shorter there", 4096 + 10);
+      tree!.write("longer there", text(3 * 4096), 2 * 4096);
+      tree!.remove("removed there");
+      tree!.rename("moved there", "moved");
+      tree!.remove("second name");
+      tree!.remove("directory");
+      tree!.write("directory", text(100));
+      tree!.write("new there", text(3 * 4096));
+      tree!.makeDirectory("of its own");
+      tree!.write("of its own/y", text(50));
+      tree!.symlink("link", "both");
+      tree!.chmod("same", 0o600);
+    },
+    ({ tree }, text) => {
+      tree!.write("both", text(4096), 2 * 4096);
+      tree!.rename("moved there", "directory/moved here");
+      tree!.write("new there", text(4096));
+      tree!.write("new here", text(3 * 4096));
+    },
+    ({ tree }, text) => {
+      tree!.write("removed there", text(4096), 4096);
+      tree!.remove("new here");
+    },
+  ],
+  fork: 2,
+  steps: [...whole(1), ...whole(2), part, receive(3, 0, 0.6), abort, ...whole(3), ...whole(4)],
+  crashFrom: 7,
+  keepHistory: false,
+  limits: { resumeBytesMin: 4096 },
+};
+
 export const scenarios: readonly Scenario[] = [
   first,
   meanwhile,
@@ -469,4 +518,5 @@ export const scenarios: readonly Scenario[] = [
   adoptionAgain,
   promotionOfSuspect,
   shippedAhead,
+  rejoining,
 ];

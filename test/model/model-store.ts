@@ -122,6 +122,20 @@ export class ModelSource {
   adapter(): StoreAdapter {
     return new ModelStore(this);
   }
+
+  /** The same now, and from here on another one. */
+  copy(): ModelSource {
+    const copy = new ModelSource();
+    const nodes = new Map<ModelNode, ModelNode>();
+    copy.nodes.clear();
+    for (const [path, node] of this.nodes) {
+      const own = nodes.get(node) ?? { ...node };
+      nodes.set(node, own);
+      copy.nodes.set(path, own);
+    }
+    copy.#inode = this.#inode + 1_000_000;
+    return copy;
+  }
 }
 
 export function describeNode(node: {

@@ -5,6 +5,7 @@ import { shipAhead } from "../../primary/plan/ship-ahead.ts";
 import type { TakenCut } from "../../primary/plan/take-cut.ts";
 import type { PrimaryContext } from "../../primary/primary-context.ts";
 import type { ReplicaSink } from "../../primary/ship/shipment.ts";
+import { type AskTouched, TouchedThere } from "../../primary/ship/touched-there.ts";
 import { createFilesStore } from "../../primary/stores/files/files-store.ts";
 import { applyNext } from "../../replica/apply/apply.ts";
 import { seal, takeOver } from "../../replica/promote/promote.ts";
@@ -14,6 +15,7 @@ import { blockBirth } from "../../shared/catalog/content-change.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { blocksPerRun } from "../../shared/manifest/block-hash.ts";
 import { commonCut } from "../../shared/session/epochs.ts";
+import type { BulkMessage } from "../../shared/wire/messages.ts";
 import { hasBlock } from "../../shared/wire/touched-list.ts";
 import { type CutId, type ObjectId, seq } from "../../shared/words.ts";
 import { commit, cutInto, openPrimary, openReplica, receiverOf, sinkInto } from "./in-process.ts";
@@ -105,9 +107,19 @@ export class Node {
   }
 
   /** A cut that the other follows, applied there; `ahead`: what it lacks goes ahead of it. */
-  async ship(to: Node, options: { ahead?: boolean; touchedBytesMax?: number } = {}): Promise<Shipped> {
+  async ship(
+    to: Node,
+    options: {
+      ahead?: boolean;
+      touchedBytesMax?: number;
+      /** In place of what the other says that it has otherwise. */
+      ask?: AskTouched;
+      /** What comes in place of a message; nothing at all where it is undefined. */
+      tamper?: (message: BulkMessage, payload: Uint8Array) => [BulkMessage, Uint8Array] | undefined;
+    } = {},
+  ): Promise<Shipped> {
     const receiver = receiverOf(to.replica);
-    const { ahead = false, ...rest } = options;
+    const { ahead = false, ask, tamper, ...rest } = options;
     const inner = sinkInto(to.replica, receiver, {
       ...rest,
       takesAhead: ahead,
@@ -117,7 +129,10 @@ export class Node {
     let refusal: unknown;
     const sink: ReplicaSink = {
       ...inner,
-      send: async (message, payload) => {
+      ...(ask === undefined ? {} : { touched: new TouchedThere(ask) }),
+      send: async (sent, bytes) => {
+        const [message, payload] = tamper === undefined ? [sent, bytes] : (tamper(sent, bytes) ?? []);
+        if (message === undefined || payload === undefined) return;
         if (message.kind === "rows") shipped.rows += message.objects.length + message.paths.length;
         if (message.kind === "ahead") shipped.aheadBytes += payload.length;
         shipped.bytes += payload.length;
@@ -139,6 +154,10 @@ export class Node {
     if (sink.gone || sink.late) {
       receiver.abort();
       throw refusal ?? new Error("the cut was not sent");
+    }
+    if (receiver.ended.length === 0) {
+      receiver.abort();
+      throw new Error("no cut came whole");
     }
     commit(to.replica, receiver);
     while (applyNext(to.replica, true) !== undefined);

@@ -31,7 +31,7 @@ const runs = Number(process.env.UNDERSTUDY_RUNS ?? 6);
  */
 describe("a node that rejoins, after random histories of both", () => {
   it("has with its first cut what the primary has, for no more than what changed", async function () {
-    this.timeout(120_000);
+    this.timeout(runs * 20_000);
     const first = Number(process.env.UNDERSTUDY_SEED ?? Math.floor(Math.random() * 2 ** 31));
     for (let run = 0; run < runs; run++) await partAndRejoin(first + run);
     console.log(`      seeds ${first} to ${first + runs - 1}`);
