@@ -1,12 +1,13 @@
 import { expect } from "chai";
 import { pruneSuperseded } from "../../../primary/plan/prune.ts";
 import { Catalog } from "../../../shared/catalog/catalog.ts";
-import { collapse, touched, wholeObject } from "../../../shared/catalog/collapse.ts";
+import { collapse, touched } from "../../../shared/catalog/collapse.ts";
 import { ContentChange } from "../../../shared/catalog/content-change.ts";
 import { Manifest } from "../../../shared/catalog/manifest.ts";
 import { blockHash, blocksPerRun, equalBytes, hashInRun } from "../../../shared/manifest/block-hash.ts";
 import { hex } from "../../../shared/manifest/digest.ts";
 import type { ObjectRow } from "../../../shared/wire/messages.ts";
+import { wholeObject } from "../../../shared/wire/touched-list.ts";
 import { type ObjectId, type Seq, type StorePath, seq } from "../../../shared/words.ts";
 
 const blockSize = 512;
