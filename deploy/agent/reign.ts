@@ -9,8 +9,13 @@ import type { Turn } from "../../shared/session/epochs.ts";
 import type { Paused } from "../../shared/session/paused.ts";
 import { type SwitchoverRecord, takesCuts } from "../../shared/session/switchover.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
-import type { Acknowledgement, Message, StagedPlace, SwitchoverMessage } from "../../shared/wire/messages.ts";
-import type { Acknowledgement, Message, StagedPlace, TouchedPlace } from "../../shared/wire/messages.ts";
+import type {
+  Acknowledgement,
+  Message,
+  StagedPlace,
+  SwitchoverMessage,
+  TouchedPlace,
+} from "../../shared/wire/messages.ts";
 import {
   type CutId,
   compareCuts,
