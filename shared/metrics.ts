@@ -25,6 +25,8 @@ export interface Metrics {
   readonly inService: Gauge<"group">;
   /** 1 while a person holds that back on this node. */
   readonly paused: Gauge<"group" | "what">;
+  /** 1 while fewer replicas acknowledge in time than the group's durability asks for. */
+  readonly durabilityDegraded: Gauge<"group">;
   readonly writerWait: Gauge<"group" | "store" | "quantile">;
   readonly storeCounts: Counter<"group" | "store" | "count">;
   /** Called before each reading. */
@@ -85,6 +87,11 @@ export function createMetrics(): Metrics {
     rpoBroken: gauge("group_rpo_broken", "1 while the promised RPO towards the replica is broken", ["group", "peer"]),
     inService: gauge("group_in_service", "1 while the group's service may run on this node", ["group"]),
     paused: gauge("group_paused", "1 while a person holds back shipping or failover on this node", ["group", "what"]),
+    durabilityDegraded: gauge(
+      "durability_degraded",
+      "1 while fewer replicas acknowledge in time than the group's durability asks for",
+      ["group"],
+    ),
     writerWait: gauge(
       "store_writer_wait_seconds",
       "How long writers of the store were shut out, the last hundred times",

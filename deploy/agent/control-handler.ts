@@ -1,4 +1,3 @@
-import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import type { Coherency } from "../../shared/words.ts";
@@ -35,15 +34,7 @@ import type { GroupAgent } from "./group.ts";
 import { WrongRole } from "./group-workers.ts";
 import type { Reign } from "./reign.ts";
 import { agentStatus, outOfService } from "./status.ts";
-
-/** What was written did not become durable on the replicas in time. It may still do so. */
-class WaitTimedOut extends UnderstudyError {
-  readonly code = "WAIT_TIMED_OUT";
-  readonly remedy = "retry";
-  readonly state = "The cut was taken; it is shipped as soon as it can be.";
-  readonly hint = "See `understudy status` for what the replicas do.";
-  override readonly exitCode = exitCodes.timedOut;
-}
+import { waitDurable } from "./waiting.ts";
 
 /** Answers the command line: the agent's groups as the control socket shows them. */
 export class AgentControl implements ControlHandler {
@@ -99,31 +90,10 @@ export class AgentControl implements ControlHandler {
   }
 
   async wait(name: string, options: WaitOptions, signal?: AbortSignal): Promise<WaitAnswer> {
-    const begun = performance.now();
     const group = this.#group(name);
     const reign = this.#reign(name, "a wait");
-    const replicas =
-      options.replicas.length > 0 ? options.replicas : group.peers.members().filter((member) => member !== this.#node);
-    const limit = AbortSignal.timeout(options.timeoutMs);
-    const either = signal === undefined ? limit : AbortSignal.any([signal, limit]);
-    const aborted = new Promise<never>((_, reject) =>
-      either.addEventListener("abort", () => reject(either.reason), { once: true }),
-    );
-    try {
-      const taken = await Promise.race([reign.requestCut(), aborted]);
-      const have = await Promise.race([reign.durableAt(taken.cut, replicas, either), aborted]);
-      return {
-        cut: cutRef(taken.cut),
-        replicas: Object.fromEntries([...have].map(([replica, cut]) => [replica, cutRef(cut)])),
-        seconds: (performance.now() - begun) / 1000,
-      };
-    } catch (error) {
-      if (limit.aborted)
-        throw new WaitTimedOut(`not durable on ${replicas.join(", ")} within ${options.timeoutMs} ms`, {
-          cause: error,
-        });
-      throw error;
-    }
+    const replicas = group.peers.members().filter((member) => member !== this.#node);
+    return await waitDurable(reign, replicas, options, signal);
   }
 
   async points(name: string): Promise<PointsAnswer> {
@@ -251,8 +221,9 @@ export class AgentControl implements ControlHandler {
   #collect(): void {
     const status = agentStatus(this.#node, this.#software, this.#startedAt, this.#groups);
     this.#metrics.writerWait.reset();
+    this.#metrics.durabilityDegraded.reset();
     this.#metrics.storeCounts.reset();
-    for (const [group, { peers, promotable, history, stores, forks, service, paused }] of Object.entries(
+    for (const [group, { peers, promotable, durability, history, stores, forks, service, paused }] of Object.entries(
       status.groups,
     )) {
       this.#metrics.inService.set({ group }, service.running ? 1 : 0);
@@ -261,6 +232,7 @@ export class AgentControl implements ControlHandler {
       this.#metrics.promotable.set({ group }, promotable.ok ? 1 : 0);
       this.#metrics.historyBytes.set({ group }, history.bytes);
       this.#metrics.forks.set({ group }, forks.count);
+      if (durability.degraded !== null) this.#metrics.durabilityDegraded.set({ group }, durability.degraded ? 1 : 0);
       for (const [peer, { lag, rpo }] of Object.entries(peers)) {
         this.#metrics.lagSeconds.set({ group, peer }, lag.seconds ?? Number.NaN);
         this.#metrics.lagBytes.set({ group, peer }, lag.bytes ?? Number.NaN);

@@ -352,6 +352,7 @@ export class GroupWorkers {
       metrics: this.options.metrics,
       environment: () => this.environment(),
       onStanding: () => {},
+      announce: (event, fields) => this.options.events.append(event, { group: this.config.name, ...fields }),
       frozenMarkPath: join(this.directory, "frozen"),
     });
     reign.compressFor = (peer) => this.#compressFor(peer);

@@ -36,6 +36,7 @@ import type {
   SinkState,
 } from "../workers/primary-worker.ts";
 import { paceAfter, unpaced } from "./cut-pace.ts";
+import { DurabilityWatch, type DurabilityWatchOptions } from "./durability-watch.ts";
 import { Freezing, type FreezingOptions } from "./freezing.ts";
 import { configurationWait } from "./schedule.ts";
 import type { Session } from "./session.ts";
@@ -118,6 +119,7 @@ export interface ReignOptions extends FreezingOptions {
   readonly node: NodeName;
   readonly metrics: Metrics;
   readonly onStanding: (standing: PrimaryStanding) => void;
+  readonly announce: DurabilityWatchOptions["announce"];
 }
 
 /** The primary's side of a group: takes cuts whenever there is something new and somebody who can take it. */
@@ -125,6 +127,8 @@ export class Reign {
   readonly #options: ReignOptions;
   readonly #worker: WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>;
   readonly freezing: Freezing;
+  /** Undefined: the group's durability is asynchronous. */
+  readonly semiSync: DurabilityWatch | undefined;
   readonly #followers = new Map<string, Follower>();
   #sessions = 0;
   /** The last that was known of each replica, also while it is away. */
@@ -172,6 +176,11 @@ export class Reign {
     this.#standing = standing;
     this.#options = options;
     this.freezing = new Freezing(options);
+    const { config, log, announce } = options;
+    if (config.semiSync !== undefined) {
+      const durable = () => [...this.#known.values()].map((known) => known.durable);
+      this.semiSync = new DurabilityWatch({ settings: config.semiSync, log, announce, durable });
+    }
     this.halted = standing.halted;
     this.#reverted = standing.halted !== "";
     if (this.#reverted) this.haltedHint = revertedHint;
@@ -208,6 +217,7 @@ export class Reign {
   async stop(): Promise<void> {
     this.#stopped = true;
     clearTimeout(this.#timer);
+    this.semiSync?.stop();
     for (const follower of this.#followers.values()) this.#release(follower, new Error("this node's reign is over"));
     for (const request of this.#requested) request.reject(new Error("this node's reign is over"));
     this.#requested = [];
@@ -518,18 +528,28 @@ export class Reign {
     return await request.promise;
   }
 
-  /** Resolves with what each of the replicas has when all have at least `cut` durable. */
-  async durableAt(cut: CutId, replicas: readonly string[], signal: AbortSignal): Promise<Map<string, CutId>> {
+  /** What each of the replicas has durable, as far as it is known. */
+  durableOn(replicas: readonly string[]): Map<string, CutId> {
+    return new Map(
+      replicas.flatMap((name) => {
+        const known = this.#known.get(name);
+        return known === undefined ? [] : [[name, known.durable] as const];
+      }),
+    );
+  }
+
+  /** Resolves with what each of the replicas has when so many of them, or all, have at least `cut` durable. */
+  async durableAt(
+    cut: CutId,
+    replicas: readonly string[],
+    signal: AbortSignal,
+    count = replicas.length,
+  ): Promise<Map<string, CutId>> {
     for (;;) {
       signal.throwIfAborted();
       if (this.#paused) throw new ShippingPaused(this.#options.config.name);
-      const have = new Map(
-        replicas.flatMap((name) => {
-          const known = this.#known.get(name);
-          return known === undefined ? [] : [[name, known.durable] as const];
-        }),
-      );
-      if (replicas.every((name) => have.has(name) && compareCuts(have.get(name)!, cut) >= 0)) return have;
+      const have = this.durableOn(replicas);
+      if ([...have.values()].filter((durable) => compareCuts(durable, cut) >= 0).length >= count) return have;
       await this.#acknowledgement(signal);
     }
   }
@@ -593,6 +613,7 @@ export class Reign {
 
   #remember(peer: string, follower: Follower): void {
     this.#known.set(peer, { durable: follower.durable, applied: follower.applied, coveredAt: follower.coveredAt });
+    this.semiSync?.look();
   }
 
   #receive(follower: Follower, message: Message, payload: Uint8Array): void {
@@ -862,6 +883,7 @@ export class Reign {
       }
     }
     if (result.fresh) {
+      this.semiSync?.taken(result.cut, begunAt);
       metrics.cuts.inc({ group: config.name });
       log.info("cut.taken", {
         epoch: result.cut.epoch,

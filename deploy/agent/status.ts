@@ -3,7 +3,16 @@ import { hex } from "../../shared/manifest/digest.ts";
 import type { ServiceState } from "../../shared/session/in-service.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
 import type { Coherency, CutId, PeerState } from "../../shared/words.ts";
-import type { AgentStatus, CutStatus, GroupStatus, Lag, PeerStatus, Reason, StoreStatus } from "../control/api.ts";
+import type {
+  AgentStatus,
+  CutStatus,
+  DurabilityStatus,
+  GroupStatus,
+  Lag,
+  PeerStatus,
+  Reason,
+  StoreStatus,
+} from "../control/api.ts";
 import { cutRef, jsonNumber, statusSchema } from "../control/api.ts";
 import type { ReplicaStanding } from "../workers/replica-worker.ts";
 import type { GroupAgent } from "./group.ts";
@@ -38,6 +47,7 @@ export function groupStatus(group: GroupAgent): GroupStatus {
     cut: cutStatus(group),
     peers: Object.fromEntries(peerNames(group).map((peer) => [peer, peerStatus(group, peer)])),
     promotable: promotable(group),
+    durability: durability(group),
     stores: Object.fromEntries(group.stores.map((store) => [store.name, storeStatus(group, store, cutStores)])),
     waitingFor: group.peers.waitingFor(),
     paused: group.pausing.paused ?? null,
@@ -204,6 +214,20 @@ function promotable(group: GroupAgent): GroupStatus["promotable"] {
     why,
     loss: lag,
     rtoEstimateSeconds: Math.round((0.2 + unapplied / 100e6) * 100) / 100,
+  };
+}
+
+function durability({ config, reign, role }: GroupAgent): DurabilityStatus {
+  const { semiSync } = config;
+  const nothing = { replicas: null, timeoutSeconds: null, degraded: null, degradedSince: null };
+  if (semiSync === undefined) return { mode: "async", ...nothing };
+  const watched = role === "primary" ? reign?.semiSync : undefined;
+  return {
+    mode: "semi_sync",
+    replicas: semiSync.replicas,
+    timeoutSeconds: semiSync.timeoutMs / 1000,
+    degraded: watched === undefined ? null : watched.degradedSince !== undefined,
+    degradedSince: watched?.degradedSince ?? null,
   };
 }
 

@@ -279,10 +279,14 @@ class CommandLine {
       .summary("wait until everything written so far is durable on the replicas")
       .option("--timeout <duration>", "how long at most", timeout, parseDurationMs("1m"))
       .option("--replica <node...>", "wait for these only")
-      .action(async (name: string | undefined, options: CommonOptions & { timeout: number; replica?: string[] }) => {
+      .option("--replicas <count>", "wait for so many of them, whichever", wholeCount)
+      .action(async (name: string | undefined, options: CommonOptions & WaitFlags) => {
         const { agent, group } = await this.#group(name, options);
-        const waiting = { timeoutMs: options.timeout, replicas: options.replica ?? [] };
-        this.#answer(options, await agent.wait(group, waiting, this.#terminal.signal), waitText);
+        const count = options.replicas === undefined ? {} : { count: options.replicas };
+        const waiting = { timeoutMs: options.timeout, replicas: options.replica ?? [], ...count };
+        const answer = await agent.wait(group, waiting, this.#terminal.signal);
+        this.#answer(options, answer, waitText);
+        if (answer.degraded) this.#exitCode = exitCodes.promiseBroken;
       });
 
     verb("points")
@@ -664,6 +668,12 @@ interface ForkFlags {
   readonly yes?: boolean;
 }
 
+interface WaitFlags {
+  readonly timeout: number;
+  readonly replica?: string[];
+  readonly replicas?: number;
+}
+
 interface PromoteFlags extends Record<string, unknown> {
   readonly yes?: boolean;
   readonly acceptLoss?: true | string;
@@ -727,6 +737,11 @@ function epochNumber(value: string): number {
 
 function wholeSeconds(value: string): number {
   if (!/^[1-9]\d{0,5}$/.test(value)) throw new InvalidArgumentError("Write a whole number of seconds.");
+  return Number(value);
+}
+
+function wholeCount(value: string): number {
+  if (!/^[1-9]\d{0,3}$/.test(value)) throw new InvalidArgumentError("Write a whole number of replicas.");
   return Number(value);
 }
 

@@ -6,6 +6,7 @@ import {
   type CutRef,
   cutRefText,
   type Difference,
+  type DurabilityStatus,
   type GroupStatus,
   type Lag,
   type PausedStatus,
@@ -44,7 +45,9 @@ function groupText(name: string, group: GroupStatus): string {
     lines.push(...table(["PEER", "STATE", "LAG", "RECEIVED", "DURABLE", "APPLIED", "RPO"], rows));
     for (const [peer, at] of peers) if (at.reason !== "") lines.push(`  ${peer}: ${at.reason}`);
   }
-  const { forks } = group;
+  const { forks, durability } = group;
+  if (durability.degraded)
+    lines.push(`  durability is degraded since ${durability.degradedSince}: ${missedText(durability)}`);
   if (forks.count > 0)
     lines.push(`  ${count(forks.count, "fork")} kept here: ${forks.names.join(", ")} (see forks show)`);
   const stores = Object.entries(group.stores).map(([store, at]) => [
@@ -160,14 +163,19 @@ export function reasonText({ message, hint, flag }: Reason): string {
 
 /** Promises of replication that are broken now. */
 export function brokenPromises(status: AgentStatus): string[] {
-  return Object.entries(status.groups).flatMap(([group, { peers }]) =>
-    Object.entries(peers)
+  return Object.entries(status.groups).flatMap(([group, { peers, durability }]) => [
+    ...(durability.degraded ? [`${group}: durability is degraded, ${missedText(durability)}`] : []),
+    ...Object.entries(peers)
       .filter(([, { rpo }]) => rpo?.broken)
       .map(([peer, { rpo, lag }]) => {
         const promised = durationText((rpo?.seconds ?? 0) * 1000);
         return `${group} towards ${peer}: ${promised} promised, ${lagText(lag)} behind`;
       }),
-  );
+  ]);
+}
+
+function missedText({ replicas, timeoutSeconds }: DurabilityStatus): string {
+  return `not ${count(replicas ?? 0, "replica")} acknowledged within ${durationText((timeoutSeconds ?? 0) * 1000)}`;
 }
 
 /** What stands before the question whether to promote. */
@@ -194,8 +202,12 @@ export function cutText({ cut, stores }: CutAnswer): string {
   return `cut ${cutRefText(cut)}, taken ${cut.takenAt}, ${cut.coherency}: ${worth.join(", ")}\n`;
 }
 
-export function waitText({ cut, replicas, seconds }: WaitAnswer): string {
+export function waitText({ cut, replicas, degraded, seconds }: WaitAnswer): string {
   const held = Object.entries(replicas).map(([replica, durable]) => `${replica} (${cutRefText(durable)})`);
+  if (degraded) {
+    const there = held.length === 0 ? "no replica was heard of" : `durable there: ${held.join(", ")}`;
+    return `cut ${cutRefText(cut)} is taken and not protected, since durability is degraded; ${there}\n`;
+  }
   return `cut ${cutRefText(cut)} is durable on ${held.join(", ")} after ${durationText(seconds * 1000)}\n`;
 }
 

@@ -61,8 +61,10 @@ export interface CutOptions {
 
 export interface WaitOptions {
   readonly timeoutMs: number;
-  /** Whose acknowledgements are waited for; empty: all that the group has. */
+  /** Whose acknowledgements count; empty: those of all that the group has. */
   readonly replicas: readonly string[];
+  /** How many of them, whichever. Absent: all that are named; if none is, as many as the group's durability says. */
+  readonly count?: number;
 }
 
 export interface RestoreOptions {
@@ -179,6 +181,7 @@ export interface GroupStatus {
   /** A primary: its replicas. A replica: whom it follows. */
   readonly peers: Readonly<Record<string, PeerStatus>>;
   readonly promotable: Promotable;
+  readonly durability: DurabilityStatus;
   readonly stores: Readonly<Record<string, StoreStatus>>;
   /** Nodes whose answer an unformed group waits for. */
   readonly waitingFor: readonly string[];
@@ -228,6 +231,17 @@ export interface Lag {
    * `silence`: the link is down: what was written in that time, if anything, is not here.
    */
   readonly basis: "log" | "scan" | "silence";
+}
+
+/** What `wait` asks for where it is not told. */
+export interface DurabilityStatus {
+  readonly mode: "async" | "semi_sync";
+  /** Of semi_sync: how many replicas must have a cut; null else, and so with the others. */
+  readonly replicas: number | null;
+  readonly timeoutSeconds: number | null;
+  /** Null where this node is not primary. */
+  readonly degraded: boolean | null;
+  readonly degradedSince: string | null;
 }
 
 export interface Promotable {
@@ -323,8 +337,10 @@ export interface CutAnswer {
 
 export interface WaitAnswer {
   readonly cut: CutRef;
-  /** What each replica that was waited for has durable by now. */
+  /** What each replica whose acknowledgement counts has durable by now, as far as it is known. */
   readonly replicas: Readonly<Record<string, CutRef>>;
+  /** Fewer of them than the group's durability asks for have the cut, and nobody waits for more. */
+  readonly degraded: boolean;
   readonly seconds: number;
 }
 

@@ -164,8 +164,14 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
   [
     "POST /wait",
     route(
-      z.strictObject({ group, timeoutMs: z.int().min(0), replicas: z.array(z.string()).default([]) }),
-      (handler, { group, ...options }, signal) => handler.wait(group, options, signal),
+      z.strictObject({
+        group,
+        timeoutMs: z.int().min(0),
+        replicas: z.array(z.string()).default([]),
+        count: z.int().min(1).optional(),
+      }),
+      (handler, { group, count, ...options }, signal) =>
+        handler.wait(group, { ...options, ...(count === undefined ? {} : { count }) }, signal),
     ),
   ],
   [

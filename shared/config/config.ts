@@ -1,4 +1,5 @@
 import { exitCodes, UnderstudyError } from "../errors.ts";
+import type { SemiSync } from "../session/durability.ts";
 import type { Consistency, Engine, GroupName, NodeName, StoreName } from "../words.ts";
 import { didYouMean } from "./nearest.ts";
 
@@ -58,6 +59,8 @@ export interface GroupConfig {
   /** Undefined: the source is never read again as a whole. */
   readonly scrub: ScrubConfig | undefined;
   readonly ha: HaConfig;
+  /** What `wait` asks for where it is not told; undefined: `durability: async`. */
+  readonly semiSync: SemiSync | undefined;
 }
 
 /** What the file says for one replica; `replicaSettings` fills in what it does not. */

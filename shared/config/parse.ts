@@ -1,4 +1,5 @@
 import { exitCodes, UnderstudyError } from "../errors.ts";
+import type { SemiSync } from "../session/durability.ts";
 import { durationText } from "../units.ts";
 import {
   type Consistency,
@@ -198,6 +199,7 @@ class Reader extends Sections {
               bytesPerSecond: written.scrub?.rate ?? scrubBytesPerSecondDefault,
             },
       ha: { engine: written.ha?.engine ?? "none" },
+      semiSync: this.#durability(written, interval, replicas, path),
     };
     if (group.limits.sweepMs < sweepMsMin)
       this.problem([...path, "limits", "sweep"], `is shorter than ${durationText(sweepMsMin)}`);
@@ -223,6 +225,27 @@ class Reader extends Sections {
       replicas.set(name as NodeName, { rpoMs: replica.rpo, interval: this.#interval(replica, namePath) });
     }
     return replicas;
+  }
+
+  /** So many replicas must be there that get each change at once: the others would always be too late. */
+  #durability(
+    written: Output<typeof groupSchema>,
+    interval: Interval,
+    replicas: ReadonlyMap<NodeName, ReplicaConfig>,
+    groupPath: KeyPath,
+  ): SemiSync | undefined {
+    if (written.durability === undefined || written.durability === "async") return undefined;
+    const { replicas: wanted, timeout: timeoutMs } = written.durability.semi_sync;
+    const path = [...groupPath, "durability", "semi_sync"];
+    const atOnce = [...replicas.values()].filter(
+      (replica) => (replica.interval ?? interval).kind === "on-change",
+    ).length;
+    if (wanted < 1) this.problem([...path, "replicas"], "must be 1 at least: `durability: async` waits for none");
+    else if (wanted > atOnce) {
+      const there = `${atOnce} with \`interval: on-change\``;
+      this.problem([...path, "replicas"], `asks for ${wanted} replicas of this group, which has ${there}`);
+    }
+    return { replicas: wanted, timeoutMs };
   }
 
   #interval(written: { interval?: Interval | undefined; schedule?: Interval | undefined }, path: KeyPath) {

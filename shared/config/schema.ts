@@ -260,6 +260,9 @@ const retention = strict({
   max_bytes: size.optional(),
 });
 
+const semiSyncMs = 2000;
+const replicaCount = z.int({ error: ({ input }) => `must be a whole number, not ${described(input).split(":")[0]}` });
+
 export const groupSchema = strict({
   primary: text,
   replicas,
@@ -280,6 +283,11 @@ export const groupSchema = strict({
     sweep: duration.optional(),
     switchover_step: duration.optional(),
   }).optional(),
+  durability: byForm<"async" | { semi_sync: { replicas: number; timeout: number } }>((value) =>
+    typeof value === "string"
+      ? oneOf(["async"])
+      : strict({ semi_sync: strict({ replicas: replicaCount.default(1), timeout: duration.default(semiSyncMs) }) }),
+  ).optional(),
   ha: strict({ engine: engine.default("none") }).optional(),
 });
 

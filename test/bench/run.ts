@@ -12,6 +12,7 @@ import { Scratch } from "./scratch.ts";
 import { smallFiles } from "./small-files.ts";
 import { sqliteCommits } from "./sqlite-commits.ts";
 import { sqliteWriters } from "./sqlite-writers.ts";
+import { wait } from "./wait.ts";
 
 const benchmarks: Readonly<Record<string, Benchmark>> = {
   "small-files": smallFiles,
@@ -21,6 +22,7 @@ const benchmarks: Readonly<Record<string, Benchmark>> = {
   "sqlite-commits": sqliteCommits,
   "sqlite-writers": sqliteWriters,
   promotion,
+  wait,
 };
 
 const usage = `npm run bench -- [options]

@@ -55,6 +55,7 @@ describe("command line", () => {
       [["restore", "app", "--state", "x", "--at", "1.1"], /--to <directory>' not specified/],
       [["restore", "app", "--state", "x", "--at", "soon", "--to", "y"], /neither a cut nor a time/],
       [["wait", "app", "--state", "x", "--timeout", "5"], /without its unit/],
+      [["wait", "app", "--state", "x", "--replicas", "0"], /whole number of replicas/],
       [["promote", "app", "--state", "x", "--accept-loss=all"], /--accept-loss=EPOCH\.SEQ/],
       [["promote", "app", "--state", "x", "--force"], /unknown option '--force'/],
       [["is-primary", "--state", "x"], /missing required argument 'group'/],
@@ -176,6 +177,16 @@ describe("command line", () => {
         ["wait", "app", { timeoutMs: 90_000, replicas: ["alpha"] }],
         ["wait", "app", { timeoutMs: 60_000, replicas: [] }],
       ]);
+    });
+
+    it("waits for so many, and ends with 6 where what is written is not protected", async () => {
+      const agent = new FakeAgent();
+      agent.degraded = true;
+      await using served = await serveFake(agent);
+      const { code, out } = await run(["wait", "app", "--state", served.state, "--replicas", "2"]);
+      expect(code).to.equal(6);
+      expect(out).to.match(/^cut 1\.43 is taken and not protected.*; durable there: alpha \(1\.44\)\n$/);
+      expect(agent.calls).to.deep.equal([["wait", "app", { timeoutMs: 60_000, replicas: [], count: 2 }]]);
     });
 
     it("restores to an absolute directory", async () => {

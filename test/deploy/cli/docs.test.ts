@@ -101,7 +101,7 @@ describe("operator's documents", () => {
 
   it("link only to what is there", async () => {
     const files = await readdir(docs);
-    for (const name of ["configuration.md", "commands.md", "exit-codes.md", "status.md", "metrics.md", "role.md"]) {
+    for (const name of files.filter((file) => file.endsWith(".md"))) {
       for (const [, target] of (await read(name)).matchAll(/\]\((?!https?:)([^)#]+)\)/g))
         expect(files).to.include(target);
     }

@@ -38,6 +38,7 @@ export const replicaGroup: GroupStatus = {
     loss: { bytes: 4096, cuts: 1, seconds: 0.1, basis: "log" },
     rtoEstimateSeconds: 0.3,
   },
+  durability: { mode: "async", replicas: null, timeoutSeconds: null, degraded: null, degradedSince: null },
   stores: {
     db: {
       kind: "sqlite",
@@ -101,6 +102,7 @@ export class FakeAgent implements ControlHandler {
   /** Never answers `wait` by itself; aborted when the caller goes. */
   waited = Promise.withResolvers<unknown>();
   hang = false;
+  degraded = false;
 
   async #called<T>(call: unknown[], answer: T): Promise<T> {
     this.calls.push(call);
@@ -124,6 +126,7 @@ export class FakeAgent implements ControlHandler {
     return this.#called(["wait", group, options], {
       cut: { epoch: 1, seq: 43 },
       replicas: { alpha: { epoch: 1, seq: 44 } },
+      degraded: this.degraded,
       seconds: 0.004,
     });
   };

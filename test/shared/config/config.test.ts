@@ -116,6 +116,18 @@ describe("configuration", () => {
     });
     expect(app.scrub).to.deep.equal({ everyMs: 604_800_000, bytesPerSecond: 20 * 2 ** 20 });
     expect(app.ha).to.deep.equal({ engine: "none" });
+    expect(app.semiSync).to.equal(undefined);
+  });
+
+  it("reads how many replicas a `wait` asks for, and for how long", () => {
+    const semiSyncOf = (line: string) =>
+      parseConfig(least({ group: line }), "cluster.yaml").groups.get("app" as never)?.semiSync;
+    expect(semiSyncOf("    durability: async")).to.equal(undefined);
+    expect(semiSyncOf("    durability: { semi_sync: {} }")).to.deep.equal({ replicas: 1, timeoutMs: 2000 });
+    expect(semiSyncOf("    durability: { semi_sync: { replicas: 1, timeout: 250ms } }")).to.deep.equal({
+      replicas: 1,
+      timeoutMs: 250,
+    });
   });
 
   it("reads how often everything is read again, and that it never is", () => {
@@ -292,6 +304,32 @@ describe("configuration", () => {
         "an unknown engine",
         groupLine("ha: { engine: etcd }"),
         /:10: groups.app.ha.engine: "etcd" is an unknown engine: the known ones are none, pacemaker/,
+      ],
+      ["another durability", groupLine("durability: sync"), /:10: groups.app.durability: must be one of async/],
+      [
+        "an unknown key of durability",
+        groupLine("durability: { semi_sync: { replica: 1 } }"),
+        /:10: groups.app.durability.semi_sync.replica: .*"replicas"/,
+      ],
+      [
+        "a durability on half a replica",
+        groupLine("durability: { semi_sync: { replicas: 0.5 } }"),
+        /:10: groups.app.durability.semi_sync.replicas: must be a whole number/,
+      ],
+      [
+        "a durability on none",
+        groupLine("durability: { semi_sync: { replicas: 0 } }"),
+        /:10: groups.app.durability.semi_sync.replicas: must be 1 at least/,
+      ],
+      [
+        "a durability on more than there are",
+        groupLine("durability: { semi_sync: { replicas: 2 } }"),
+        /:10: .*semi_sync.replicas: asks for 2 replicas of this group, which has 1 with `interval: on-change`/,
+      ],
+      [
+        "a durability on one that gets a cut now and then",
+        groupLine("interval: 15m\n    durability: { semi_sync: {} }"),
+        /:11: .*semi_sync.*: asks for 1 replicas of this group, which has 0 with/,
       ],
       ["an engine without a name", groupLine("ha: pacemaker"), /:10: groups.app.ha: must be a map/],
       ["an unknown limit", groupLine("limits: { stageing: 1GiB }"), /:10: .*"staging"/],
