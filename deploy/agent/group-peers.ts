@@ -37,6 +37,9 @@ export interface Loss {
   readonly bytes: number | undefined;
 }
 
+/** Who does not answer within that is not there. */
+const answerMsMax = 2000;
+
 /** What a conversation may make of this node. */
 export interface RoleChanges {
   /** Nobody has the group, and this node is the one that the configuration names. */
@@ -60,6 +63,11 @@ export class GroupPeers {
   #coveredAt = performance.now();
   /** What the primary said last of what it has, also when it is gone. */
   #lastSource: SourceState | undefined;
+  /** This node is about to be promoted: it says nothing of itself that another promotion could build upon. */
+  #aspiring = false;
+  /** Answers that are waited for: what is done when they come. */
+  readonly #awaited = new Map<number, () => void>();
+  #questions = 0;
   #generation = 0n;
   #followed = 0;
   #eager = 0;
@@ -125,7 +133,7 @@ export class GroupPeers {
         role: workers.role,
         theirRole: theirs.role,
       });
-      await this.#act(session, decision, changes);
+      await this.#act(session, decision, ours.committed, changes);
     } catch (error) {
       this.#notes.set(peer, { state: "refused", reason: explain(error), unformed: false });
       session.channel.close(error instanceof Error ? error : new Error(String(error)));
@@ -154,6 +162,7 @@ export class GroupPeers {
         "ahead",
         switchoverFeature,
         features.fork,
+        features.role,
         ...(replicaStanding?.adopting === true ? ["adopting"] : []),
         ...(takesCuts(standing?.switchover) ? [] : [features.sealed]),
         ...(replicaStanding?.rejoining === true && replicaStanding.unproven === undefined ? [features.rejoining] : []),
@@ -185,7 +194,7 @@ export class GroupPeers {
     return this.members().find((member) => member === followed);
   }
 
-  async #act(session: Session, decision: Decision, changes: RoleChanges): Promise<void> {
+  async #act(session: Session, decision: Decision, said: CutId, changes: RoleChanges): Promise<void> {
     const { peer } = session;
     const { log, config, primary } = this.#workers;
     switch (decision.kind) {
@@ -193,7 +202,7 @@ export class GroupPeers {
         await primary?.reign.serve(session, decision.base);
         return;
       case "follow":
-        await this.#follow(session, decision, changes);
+        await this.#follow(session, decision, said, changes);
         return;
       case "idle":
         this.#notes.set(peer, { state: "idle", reason: decision.why, unformed: session.theirs.groupId === "" });
@@ -257,20 +266,79 @@ export class GroupPeers {
   }
 
   /**
-   * Nothing to do for each other: the channel stays open, so that the end of the other side is noticed.
+   * Nothing to do for each other: the channel stays open, so that the end of the other side is noticed, and whether what was
+   * said still holds can be asked.
    * @throws {RefusedByPeer | ProtocolViolation} when the other sees that otherwise
    */
   async #drain(session: Session): Promise<void> {
-    const frame = await session.next();
-    if (frame === undefined) return;
-    const message = decodeMessage(frame.header);
-    if (message.kind === "refusal") throw new RefusedByPeer(session.peer, message.code, message.message, message.hint);
-    throw new ProtocolViolation(`a ${message.kind} came from ${session.peer}, with whom there is nothing to do`);
+    const said = this.#workers.role;
+    for (let frame = await session.next(); frame !== undefined; frame = await session.next()) {
+      const message = decodeMessage(frame.header);
+      switch (message.kind) {
+        case "roleAsked":
+          if (!this.#aspiring && this.#workers.role === said)
+            await session.send({ kind: "roleHeld", nonce: message.nonce });
+          break;
+        case "roleHeld":
+          this.#awaited.get(message.nonce)?.();
+          break;
+        case "refusal":
+          throw new RefusedByPeer(session.peer, message.code, message.message, message.hint);
+        default:
+          throw new ProtocolViolation(`a ${message.kind} came from ${session.peer}, with whom there is nothing to do`);
+      }
+    }
+  }
+
+  /**
+   * For as long as this node's promotion takes. Of two that are to be promoted at the same time each keeps silent towards the
+   * other, so at most one of them finds that nobody objects.
+   */
+  async aspiring<T>(promotion: () => Promise<T>): Promise<T> {
+    this.#aspiring = true;
+    try {
+      return await promotion();
+    } finally {
+      this.#aspiring = false;
+    }
+  }
+
+  /**
+   * The members that still are what their hello said: a session that nobody has found broken yet proves nothing of what the
+   * other one has become since.
+   */
+  async answering(): Promise<ReadonlySet<string>> {
+    const answering = new Set<string>();
+    const limit = AbortSignal.timeout(answerMsMax);
+    const asked = [...this.#sessions].filter(
+      ({ hello }) => hello !== undefined && hello.role !== "primary" && hello.features.includes(features.role),
+    );
+    await Promise.all(
+      asked.map(async (session) => {
+        const nonce = ++this.#questions;
+        const answer = Promise.withResolvers<void>();
+        const tooLate = (): void => answer.reject(limit.reason);
+        limit.addEventListener("abort", tooLate, { once: true });
+        this.#awaited.set(nonce, answer.resolve);
+        try {
+          await session.send({ kind: "roleAsked", nonce });
+          await answer.promise;
+          answering.add(session.peer);
+        } catch (error) {
+          this.#workers.log.info("peer.silent", { peer: session.peer, error });
+        } finally {
+          limit.removeEventListener("abort", tooLate);
+          this.#awaited.delete(nonce);
+        }
+      }),
+    );
+    return answering;
   }
 
   async #follow(
     session: Session,
     decision: Extract<Decision, { kind: "follow" }>,
+    said: CutId,
     changes: RoleChanges,
   ): Promise<void> {
     const workers = this.#workers;
@@ -278,7 +346,7 @@ export class GroupPeers {
     if (worker === undefined) return;
     // A half-open older session can neither stage nor commit from here on.
     this.#replaceFollowing();
-    const { generation, standing } = await this.#openSession(worker, session, decision);
+    const { generation, standing } = await this.#openSession(worker, session, decision, said);
     this.#replaceFollowing();
     const following = new Following(
       session,
@@ -317,6 +385,7 @@ export class GroupPeers {
     worker: ReplicaWorker,
     { theirs, peer }: Session,
     decision: Extract<Decision, { kind: "follow" }>,
+    said: CutId,
   ): Promise<{ generation: number; standing: ReplicaStanding }> {
     const workers = this.#workers;
     let generation = 0;
@@ -325,7 +394,7 @@ export class GroupPeers {
       if (decision.join) {
         await worker.call("join", { groupId: theirs.groupId, epoch: theirs.epoch, epochs: theirs.epochs });
       } else if (decision.adoptEpoch) {
-        await worker.call("adoptEpoch", { epoch: theirs.epoch, epochs: theirs.epochs });
+        await worker.call("adoptEpoch", { epoch: theirs.epoch, epochs: theirs.epochs, said });
       }
       await worker.call("openCopy", undefined);
       generation = ++this.#followed;

@@ -23,8 +23,8 @@ export class GroupPromotion {
     this.#service = service;
   }
 
-  /** What stands in the way of promoting this node now. */
-  refusals(accept: PromoteOptions): Refusal[] {
+  /** What stands in the way of promoting this node now. `answering`: who of the others was asked just now; else all of them. */
+  refusals(accept: PromoteOptions, answering?: ReadonlySet<string>): Refusal[] {
     const workers = this.#workers;
     const standing = workers.replicaStanding;
     if (standing === undefined) {
@@ -63,7 +63,10 @@ export class GroupPromotion {
       })),
       paused: standing.paused?.failover === true ? `by ${standing.paused.by} since ${standing.paused.since}` : "",
       rejoining: standing.rejoining,
-      others: this.#peers.others(),
+      others: this.#peers.others().map(({ node, says }) => ({
+        node,
+        says: says === "primary" || (answering?.has(node) ?? true) ? says : undefined,
+      })),
       lossKnownEmpty: loss.empty,
       lossText: `what the primary had after cut ${cutText(standing.committed)} is lost: ${loss.text}`,
       engine: workers.config.ha.engine,
@@ -92,14 +95,14 @@ export class GroupPromotion {
     granted?: Epoch,
   ): Promise<{ epoch: bigint; cut: CutId; seconds: number; loss: Loss }> {
     const workers = this.#workers;
-    return await workers.exclusively(async () => {
+    const promoted = async (): ReturnType<GroupPromotion["promote"]> => {
       const begun = performance.now();
       const worker = workers.replica;
       if (worker === undefined) throw new PromotionRefused(this.refusals(options), false);
       // What kept the copy from being opened may be mended by now, with no primary left to ask for it again.
       if (workers.copyProblem !== "") await workers.openCopy();
       workers.replicaStanding = await worker.call("standing", undefined);
-      const refusals = this.refusals(options);
+      const refusals = await this.#refusalsNow(options, granted);
       if (refusals.length > 0) throw new PromotionRefused(await this.#withBetterPoint(refusals), false);
       const loss = this.#peers.loss();
       if (granted === undefined) await this.#noteOverridden(options, loss);
@@ -111,7 +114,15 @@ export class GroupPromotion {
       this.#peers.closeSessions();
       const { epoch, cut } = await this.#finish(options.accept.includes("suspect"), granted);
       return { epoch, cut, loss, seconds: (performance.now() - begun) / 1000 };
-    });
+    };
+    return await workers.exclusively(async () => await this.#peers.aspiring(promoted));
+  }
+
+  /** What every other node was when a session began is asked again, unless somebody vouches for those that do not answer. */
+  async #refusalsNow(options: PromoteOptions, granted: Epoch | undefined): Promise<Refusal[]> {
+    const refusals = this.refusals(options);
+    const vouched = granted !== undefined || options.accept.includes("unreachable-primary");
+    return refusals.length > 0 || vouched ? refusals : this.refusals(options, await this.#peers.answering());
   }
 
   /** What would have been refused, and who went on all the same. */

@@ -110,6 +110,8 @@ export class GroupRoles implements RoleChanges {
     await workers.exclusively(async () => {
       const { primary } = workers;
       if (primary === undefined || workers.role !== "primary") return;
+      // It may have begun a reign above that one meanwhile.
+      if (by <= primary.reign.standing.epoch) return;
       workers.log.error("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
       await primary.reign.fence(by);
       this.#switchover.superseded("fenced", peer);

@@ -47,6 +47,7 @@ import {
   type ObjectId,
   type Seq,
   type StorePath,
+  sameCut,
   seq,
 } from "../../shared/words.ts";
 import { type PlainError, PortPeer, plainError } from "./port-peer.ts";
@@ -75,8 +76,8 @@ export type ReplicaWorkerCalls = {
   openCopy(argument: undefined): ReplicaStanding;
   /** Becomes replica of a group that was born elsewhere. */
   join(argument: { groupId: string; epoch: bigint; epochs: Standing["epochs"] }): ReplicaStanding;
-  /** A newer reign of the same group is followed from here on. */
-  adoptEpoch(argument: { epoch: bigint; epochs: Standing["epochs"] }): ReplicaStanding;
+  /** A newer reign of the same group is followed from here on; `said`: the cut by which its primary was found to have ours. */
+  adoptEpoch(argument: { epoch: bigint; epochs: Standing["epochs"]; said: CutId }): ReplicaStanding;
   /** Frames of any other generation are of a session that is over, and are dropped. */
   startSession(argument: { incarnation: string; generation: number; primary: string; epoch: bigint }): ReplicaStanding;
   frame(argument: { generation: number; header: Uint8Array; payload: Uint8Array }): void;
@@ -222,8 +223,16 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       openCopy();
       return standing();
     },
-    adoptEpoch({ epoch: at, epochs }) {
+    adoptEpoch({ epoch: at, epochs, said }) {
       const opened = openCatalog();
+      // Whom this node followed until now may have sent it a cut since it said what it has: no part of this reign's past.
+      endSession();
+      const { role, committed } = opened.standing;
+      if (role !== "replica") throw new SenderRefused(`this node is ${role} by now`);
+      if (!sameCut(committed, said))
+        throw new SenderRefused(
+          `this node has cut ${cutText(committed)} by now, and said that it has ${cutText(said)}`,
+        );
       assert(at >= opened.standing.epoch, "an older reign is never followed");
       opened.transaction("epoch", () => {
         opened.event("replica.followed", { epoch: String(at) }, nowUs());

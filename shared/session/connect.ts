@@ -34,9 +34,10 @@ export type Decision =
 /**
  * What a hello tells by its features, beside what a program can do. `rejoining`: the node has something otherwise than its
  * last cut, knows what, and tells when it is asked. `sealed`: a primary that has written nothing since its last cut, and
- * will not before it knows that its reign goes on. `fork`: it acts by itself where it is ahead.
+ * will not before it knows that its reign goes on. `fork`: it acts by itself where it is ahead. `role`: it answers
+ * whether it still is what it said.
  */
-export const features = { rejoining: "rejoining", sealed: "sealed", fork: "fork" } as const;
+export const features = { rejoining: "rejoining", sealed: "sealed", fork: "fork", role: "role" } as const;
 
 export type RefusalCode =
   | "WIRE_VERSION"

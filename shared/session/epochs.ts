@@ -94,7 +94,8 @@ export function newReign(
   if (granted !== undefined && (granted <= highest || nextEpoch(granted - 1n, member, members) !== granted))
     throw new GrantStale(granted, highest);
   const next = epoch(granted ?? nextEpoch(highest, member, members));
-  const past = before.epochs.filter(({ firstSeq }) => firstSeq <= before.committed.seq);
+  const { committed } = before;
+  const past = before.epochs.filter((start) => start.epoch <= committed.epoch && start.firstSeq <= committed.seq);
   return {
     epoch: next,
     epochSeen: next,

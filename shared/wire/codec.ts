@@ -427,6 +427,8 @@ function toFields(message: Exclude<Message, { kind: "rows" | "extents" | "ahead"
     case "refusal":
     case "ping":
     case "pong":
+    case "roleAsked":
+    case "roleHeld":
     case "sourceState":
     case "acknowledgement":
     case "cutRejected":
@@ -460,6 +462,8 @@ function fromFields(kind: Exclude<Kind, "rows" | "extents" | "ahead"> | Kind, fi
       return { kind, code: textOf(fields, "code"), message: textOf(fields, "message"), hint: textOf(fields, "hint") };
     case "ping":
     case "pong":
+    case "roleAsked":
+    case "roleHeld":
       return { kind, nonce: numberOf(fields, "nonce") };
     case "sourceState":
       return {

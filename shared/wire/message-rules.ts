@@ -42,6 +42,8 @@ export function checkMessage(message: Message, fail: Fail): void {
       return;
     case "ping":
     case "pong":
+    case "roleAsked":
+    case "roleHeld":
       checkNumber(message.nonce, "nonce", fail);
       return;
     case "sourceState":

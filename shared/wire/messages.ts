@@ -11,6 +11,9 @@ export type Message =
   | { readonly kind: "refusal"; readonly code: string; readonly message: string; readonly hint: string }
   | { readonly kind: "ping"; readonly nonce: number }
   | { readonly kind: "pong"; readonly nonce: number }
+  /** Whether the other one still is what it said in its hello; whoever is about to be promoted itself does not answer. */
+  | { readonly kind: "roleAsked"; readonly nonce: number }
+  | { readonly kind: "roleHeld"; readonly nonce: number }
   | ({ readonly kind: "sourceState" } & SourceState)
   | ({ readonly kind: "acknowledgement" } & Acknowledgement)
   | {

@@ -1,5 +1,8 @@
 import { randomBytes } from "node:crypto";
 import { expect } from "chai";
+import { connectControl } from "../../deploy/control/client.ts";
+import { controlSocketPath } from "../../deploy/control/state-layout.ts";
+import { features } from "../../shared/session/connect.ts";
 import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { Hello, Message } from "../../shared/wire/messages.ts";
 import { epoch, type ObjectId, type StorePath, seq } from "../../shared/words.ts";
@@ -181,6 +184,40 @@ describe("a replica under hostile sessions", () => {
         "PROTOCOL_VIOLATION",
         /a cutBegin came from charlie, with whom there is nothing to do/,
       );
+    });
+
+    it("asks everybody who said that he is no primary again before it is promoted, and keeps silent then itself", async () => {
+      const control = connectControl(controlSocketPath(stage.agent.stateDirectory));
+      const promote = (): Promise<unknown> => control.promote("app", { acceptLoss: true, accept: [] });
+      const refusal = async (): Promise<string> =>
+        await promote().then(
+          () => expect.fail("it was promoted"),
+          (error: Error) => error.message,
+        );
+      const asked = ({ received }: Conversation): { message: Message }[] =>
+        received.filter(({ message }) => message.kind === "roleAsked");
+      const [alpha, charlie] = [
+        await greeting({ role: "fenced", features: [features.role] }),
+        await greeting({ role: "replica", features: [features.role] }, "charlie"),
+      ];
+      await Promise.all([alpha.expect("welcome"), charlie.expect("welcome")]);
+      await charlie.send({ kind: "roleAsked", nonce: 7 });
+      expect((await charlie.expect("roleHeld")).nonce).to.equal(7);
+
+      const answering = (async () => {
+        const { nonce } = await alpha.expect("roleAsked");
+        await charlie.send({ kind: "roleAsked", nonce: 8 });
+        await alpha.send({ kind: "roleHeld", nonce });
+      })();
+      expect(await refusal(), "charlie said nothing").to.match(/not heard of charlie/);
+      await answering;
+      expect(asked(charlie)).to.have.length(1);
+      const held = charlie.received.filter(({ message }) => message.kind === "roleHeld");
+      expect(held, "whoever is to be promoted himself says nothing").to.have.length(1);
+
+      expect((await stage.agent.status()).groups.app?.role).to.equal("replica");
+      alpha.channel.close();
+      charlie.channel.close();
     });
 
     for (const [name, header, names] of [

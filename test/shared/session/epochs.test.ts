@@ -61,6 +61,14 @@ describe("a new reign", () => {
       { epoch: 3n, firstSeq: 6n },
     ]);
   });
+
+  it("has no past in a reign that began before this node's last cut of an older one", () => {
+    const reign = newReign({ ...standing, committed: { epoch: epoch(1), seq: seq(9) } }, { member: 2, members: 3 });
+    expect(reign.epochs).to.deep.equal([
+      { epoch: 1n, firstSeq: 1n },
+      { epoch: 3n, firstSeq: 10n },
+    ]);
+  });
 });
 
 describe("the last cut that two nodes have in common", () => {

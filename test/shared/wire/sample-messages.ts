@@ -113,7 +113,7 @@ const extent = fc
 export const anyMessage = fc.oneof(
   fc.record({ kind: fc.constantFrom("hello", "welcome"), hello }),
   fc.record({ kind: fc.constant("refusal"), code: text, message: text, hint: text }),
-  fc.record({ kind: fc.constantFrom("ping", "pong"), nonce: number }),
+  fc.record({ kind: fc.constantFrom("ping", "pong", "roleAsked", "roleHeld"), nonce: number }),
   fc.record({
     kind: fc.constant("sourceState"),
     taken: cut,
