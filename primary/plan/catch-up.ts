@@ -152,7 +152,7 @@ export class CatchUp {
   #asks({ object, size }: ObjectVersion): boolean {
     const sink = this.#sink;
     if (size < resumeBytesMin || sink.held.asked.has(object) || !comesWhole(sink, object)) return false;
-    return !sink.takesAhead || object <= sink.lastObject;
+    return !sink.takesAhead || sink.damaged.includes(object);
   }
 
   /** False when the bytes are no longer what the manifest says. */

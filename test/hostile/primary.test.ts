@@ -10,6 +10,7 @@ import { configurationDigest } from "../../shared/config/digest.ts";
 import { loadConfig } from "../../shared/config/load.ts";
 import { ensureIdentity } from "../../shared/link/identity.ts";
 import type { Acknowledgement, Hello, Message } from "../../shared/wire/messages.ts";
+import { packTouchedList } from "../../shared/wire/touched-list.ts";
 import { type CutId, cutText, epoch, type ObjectId, seq } from "../../shared/words.ts";
 import { AgentProcess, freePort, until } from "./agent-process.ts";
 import { type Conversation, ScriptedNode } from "./scripted-node.ts";
@@ -321,6 +322,51 @@ groups:
     expect(status.groups.app?.peers.bravo?.durable?.seq).to.equal(Number(cut.seq));
     conversation.channel.close();
     await conversation.end();
+  });
+
+  it("asks a replica that rejoins what it has otherwise, and is none the worse for any answer", async () => {
+    const { conversation, cut } = await joined();
+    await conversation.send(acknowledgement(cut));
+    // Nobody has asked for it.
+    await conversation.send({ kind: "forkHeld", last: false }, randomBytes(1024 * 1024));
+    conversation.channel.close();
+    await conversation.end();
+    const rejoining = { features: ["rejoining"], committed: cut, digest: randomBytes(32), lastObject: 1000 };
+    const answers: readonly (readonly [string, Uint8Array])[] = [
+      ["no list", Buffer.from("nothing of the kind")],
+      ["does not get on", new Uint8Array(0)],
+    ];
+    for (const [said, payload] of answers) {
+      const talking = await hello(rejoining);
+      await talking.expect("aheadRequest");
+      await talking.send({ kind: "aheadHeld", last: true });
+      await talking.expect("forkRequest");
+      await talking.send({ kind: "forkHeld", last: false }, payload);
+      await until(
+        () => agent.lines.some((line) => line.event === "ahead.failed" && JSON.stringify(line).includes(said)),
+        () => `it says why:\n${agent.tail()}`,
+      );
+      talking.channel.close();
+      await talking.end();
+    }
+    const correct = await hello(rejoining);
+    await correct.expect("aheadRequest");
+    await correct.send({ kind: "aheadHeld", last: true });
+    await correct.expect("forkRequest");
+    // Object 1 is the root; of the others it says that it has none, of one that never was too.
+    const lacks = [2, 3, 4711].map(
+      (object) => ({ kind: "object", object, run: -1, blocks: new Uint8Array(0) }) as const,
+    );
+    await correct.send({ kind: "forkHeld", last: true }, packTouchedList(lacks));
+    const end = await correct.expect("cutEnd");
+    expect(end.payloadBytes).to.equal(2 * 1024 * 1024 + 5);
+    expect(end.cut.seq).to.equal(cut.seq + 1n);
+    const begun = correct.received.map(({ message }) => message).find((message) => message.kind === "cutBegin");
+    expect(begun?.base).to.deep.equal(cut);
+    await correct.send(acknowledgement(end.cut));
+    correct.channel.close();
+    await correct.end();
+    expect(agent.exit).to.equal(undefined);
   });
 
   it("refuses a replica that says it is ahead, halts until a person has looked, and says so", async () => {
