@@ -361,6 +361,19 @@ const mutants: readonly Mutant[] = [
     edits: [{ file: "receive/receive.ts", find: "adopting(catalog) ||", replace: removed }],
   },
   {
+    name: "forgets what it has otherwise when the cut that brings it right begins",
+    dies: "a rejoin",
+    withoutHistory: true,
+    invariant: "what is otherwise is known until a cut has brought it right",
+    edits: [
+      {
+        file: "receive/receive.ts",
+        find: "rejoins: anyTouched(catalog),",
+        replace: "rejoins: anyTouched(catalog) && (clearTouched(catalog), true),",
+      },
+    ],
+  },
+  {
     name: "ends an adoption before what it lacks is put aside for good",
     dies: "adopting what lies there",
     invariant: "the copy is a cut and nothing else",
