@@ -1,6 +1,7 @@
 import { mkdir } from "node:fs/promises";
 import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { runHook } from "../../shared/hooks.ts";
+import { sourceStep } from "../../shared/session/switchover.ts";
 import type { SwitchoverMessage } from "../../shared/wire/messages.ts";
 import type { CutId } from "../../shared/words.ts";
 import type { Following } from "./following.ts";
@@ -106,22 +107,24 @@ export class GroupRoles implements RoleChanges {
 
   /** A higher epoch was met: this reign is over, here and after every restart. */
   async fence(by: bigint, peer: string): Promise<void> {
+    await this.#workers.exclusively(async () => await this.#fence(by, peer));
+  }
+
+  async #fence(by: bigint, peer: string): Promise<void> {
     const workers = this.#workers;
-    await workers.exclusively(async () => {
-      const { primary } = workers;
-      if (primary === undefined || workers.role !== "primary") return;
-      // It may have begun a reign above that one meanwhile.
-      if (by <= primary.reign.standing.epoch) return;
-      workers.log.error("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
-      await primary.reign.fence(by);
-      this.#switchover.superseded("fenced", peer);
-      await workers.event("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
-      await workers.closePrimary();
-      this.#peers.missingSince(await workers.openReplica());
-      this.#peers.closeSessions();
-      await this.#onFenced();
-      await this.#service.update("start");
-    });
+    const { primary } = workers;
+    if (primary === undefined || workers.role !== "primary") return;
+    // It may have begun a reign above that one meanwhile.
+    if (by <= primary.reign.standing.epoch) return;
+    workers.log.error("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
+    await primary.reign.fence(by);
+    this.#switchover.superseded("fenced", peer);
+    await workers.event("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
+    await workers.closePrimary();
+    this.#peers.missingSince(await workers.openReplica());
+    this.#peers.closeSessions();
+    await this.#onFenced();
+    await this.#service.update("start");
   }
 
   /**
@@ -140,6 +143,12 @@ export class GroupRoles implements RoleChanges {
     const workers = this.#workers;
     await workers.exclusively(async () => {
       if (workers.primary === undefined || workers.role !== "primary") return;
+      // It was sealed when it said hello: since then it may have gone back, and its service runs.
+      const { actions } = sourceStep(this.#switchover.record, { kind: "superseded", common });
+      if (!actions.includes("demote")) {
+        await this.#fence(by, peer);
+        return;
+      }
       workers.log.info("switchover.superseded", { peer, by, seq: common.seq });
       await this.demote(common);
       this.#switchover.superseded("demoted", peer);
