@@ -2,7 +2,13 @@ import { ProtocolViolation } from "../../shared/errors.ts";
 import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
-import type { Acknowledgement, Message, SourceState, SwitchoverMessage } from "../../shared/wire/messages.ts";
+import type {
+  Acknowledgement,
+  Message,
+  ReplicaReport,
+  SourceState,
+  SwitchoverMessage,
+} from "../../shared/wire/messages.ts";
 import { type CutId, compareCuts } from "../../shared/words.ts";
 import type { PlainError } from "../workers/port-peer.ts";
 import { RemoteError } from "../workers/port-peer.ts";
@@ -32,6 +38,8 @@ export class Following {
   /** Everything that the primary had until then is durable here, as far as it has said. Monotonic, ms. */
   coveredAt: number;
   #sourceAt = 0;
+  /** What is told of the copy beside what is acknowledged. */
+  report: () => ReplicaReport | undefined = () => undefined;
   /** What the primary says of a switchover. */
   onSwitchover: (message: SwitchoverMessage) => Promise<void> = async () => {};
 
@@ -102,9 +110,20 @@ export class Following {
   acknowledge(message: Acknowledgement): void {
     this.acknowledged = message;
     this.#cover();
+    const report = this.report();
     this.session
-      .send({ kind: "acknowledgement", ...message, suspect: bounded(message.suspect) })
+      .send({
+        kind: "acknowledgement",
+        ...message,
+        suspect: bounded(message.suspect),
+        ...(report === undefined ? {} : { report }),
+      })
       .catch((error: unknown) => this.#log.debug("acknowledgement.unsent", { error }));
+  }
+
+  /** What is told beside it has changed. */
+  acknowledgeAgain(): void {
+    if (this.acknowledged !== undefined) this.acknowledge(this.acknowledged);
   }
 
   /** There is no room for what comes ahead of a cut; cuts themselves go on. */

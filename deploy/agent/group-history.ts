@@ -61,8 +61,13 @@ export class GroupHistory {
             .filter(({ what }) => what !== "digest")
             .map(({ store, path, what }) => ({ store, path, what: `differs in ${what}` })),
         );
+      const ok = verified.differenceCount === 0 && verified.digestEqual;
+      if (!options.quick) {
+        await workers.lastVerified.note(ok);
+        workers.following?.acknowledgeAgain();
+      }
       return {
-        ok: verified.differenceCount === 0 && verified.digestEqual,
+        ok,
         cut: { epoch: jsonNumber(cut?.epoch ?? 0n), seq: jsonNumber(verified.at) },
         quick: options.quick,
         files: verified.files,

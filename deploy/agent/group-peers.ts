@@ -357,6 +357,7 @@ export class GroupPeers {
       workers.log,
       workers.options.metrics,
     );
+    following.report = () => workers.report();
     following.onSwitchover = async (message) => await changes.switchover(following, message);
     workers.following = following;
     this.#lastPrimary = session.peer;

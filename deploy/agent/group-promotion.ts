@@ -84,6 +84,16 @@ export class GroupPromotion {
   }
 
   /** What the group insists on for a store. */
+  /** What of a cut's stores is worth less than the group requires; "" where nothing is. */
+  tooPoor(
+    stores: readonly { readonly name: string; readonly kind: string; readonly consistency: Consistency }[],
+  ): string {
+    return stores
+      .filter((store) => !meets(store.consistency, this.required(store)))
+      .map((store) => `${store.name} ${store.consistency} (required: ${this.required(store)})`)
+      .join(", ");
+  }
+
   required(store: { readonly name: string; readonly kind: string }): Consistency {
     const byKind = kindTraits[store.kind as keyof typeof kindTraits]?.require ?? "whole";
     return this.#workers.config.require.get(store.name as never) ?? byKind;

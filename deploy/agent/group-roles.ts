@@ -51,6 +51,7 @@ export class GroupRoles implements RoleChanges {
   async start(): Promise<void> {
     const workers = this.#workers;
     await mkdir(workers.directory, { recursive: true, mode: 0o700 });
+    await workers.lastVerified.load();
     await workers.options.forks.refresh(workers.config.name);
     const standing = await workers.openReplica();
     this.#peers.missingSince(standing);

@@ -11,6 +11,7 @@ import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import type { Turn } from "../../shared/session/epochs.ts";
+import type { ReplicaReport } from "../../shared/wire/messages.ts";
 import { type CutId, cutText, type NodeName, type Role } from "../../shared/words.ts";
 import { groupDirectory } from "../control/state-layout.ts";
 import { RemoteError } from "../workers/port-peer.ts";
@@ -26,6 +27,7 @@ import { excludesOf, placementOf } from "../workers/store-adapters.ts";
 import type { EventFields, EventLog } from "./event-log.ts";
 import type { Following } from "./following.ts";
 import type { Forks } from "./forks.ts";
+import { LastVerified } from "./last-verified.ts";
 import { hintOf, Reign } from "./reign.ts";
 import type { ScrubState } from "./scrub-state.ts";
 import { Scrubbing } from "./scrubbing.ts";
@@ -117,6 +119,7 @@ export class GroupWorkers {
   readonly options: GroupOptions;
   readonly log: Log;
   readonly stores: readonly StoreOnNode[];
+  readonly lastVerified: LastVerified;
   #primary: { readonly worker: PrimaryWorker; readonly reign: Reign } | undefined;
   #replica: ReplicaWorker | undefined;
   /** What the replica's worker said last: whoever makes it change something keeps its answer here. */
@@ -136,6 +139,7 @@ export class GroupWorkers {
     this.options = options;
     this.config = options.group;
     this.log = options.log.with({ group: options.group.name });
+    this.lastVerified = new LastVerified(join(this.directory, "verified.json"), this.log);
     this.stores = [...options.group.stores.values()].map((store) => storeOnNode(store, options.node));
   }
 
@@ -166,6 +170,16 @@ export class GroupWorkers {
 
   get directory(): string {
     return groupDirectory(this.options.stateDirectory, this.config.name);
+  }
+
+  /** For whom this node follows: what its operator wants to know. */
+  report(): ReplicaReport {
+    const { verified } = this.lastVerified;
+    return {
+      verifiedAtUs: verified === null ? 0 : Date.parse(verified.at) * 1000,
+      differed: verified?.ok === false,
+      forks: this.options.forks.names(this.config.name).length,
+    };
   }
 
   get catalogPath(): string {

@@ -12,6 +12,7 @@ import { decodeMessage } from "../../shared/wire/codec.ts";
 import type {
   Acknowledgement,
   Message,
+  ReplicaReport,
   StagedPlace,
   SwitchoverMessage,
   TouchedPlace,
@@ -76,6 +77,8 @@ interface Follower {
   applied: CutId;
   received: CutId;
   suspect: string;
+  unappliedBytes: number;
+  report: ReplicaReport | undefined;
   /** Cuts that are not acknowledged, with the time at which they were begun: all that was written before is in them. */
   inFlight: { readonly cut: CutId; readonly begunAt: number }[];
   /** Everything written before this is durable there. Monotonic, ms. */
@@ -102,6 +105,10 @@ export interface FollowerView {
   readonly applied: CutId | undefined;
   readonly lagSeconds: number | undefined;
   readonly lagCuts: number | undefined;
+  /** Why its copy is not to be trusted; "" when it is. */
+  readonly suspect: string;
+  readonly unappliedBytes: number;
+  readonly report: ReplicaReport | undefined;
 }
 
 /** What has to be known of a replica that is to take over. */
@@ -394,6 +401,8 @@ export class Reign {
       applied: base,
       received: base,
       suspect: "",
+      unappliedBytes: 0,
+      report: undefined,
       inFlight: [],
       coveredAt: this.#known.get(peer)?.coveredAt ?? 0,
       dueAt: 0,
@@ -568,6 +577,9 @@ export class Reign {
         applied: known?.applied,
         lagSeconds: seconds,
         lagCuts: undefined,
+        suspect: "",
+        unappliedBytes: 0,
+        report: undefined,
       };
     }
     const seeding = follower.durable.seq === 0n;
@@ -594,6 +606,9 @@ export class Reign {
       applied: follower.applied,
       lagSeconds: behind,
       lagCuts: Number(taken.seq - follower.durable.seq) + (this.#waitingSince() === undefined ? 0 : 1),
+      suspect: follower.suspect,
+      unappliedBytes: follower.unappliedBytes,
+      report: follower.report,
     };
   }
 
@@ -687,6 +702,8 @@ export class Reign {
     follower.applied = message.applied;
     follower.received = message.received;
     follower.suspect = message.suspect;
+    follower.unappliedBytes = message.unappliedBytes;
+    follower.report = message.report;
     follower.damaged = message.damaged;
     for (const [object, at] of follower.renewed) if (at <= durable.seq) follower.renewed.delete(object);
     for (const flight of follower.inFlight) {

@@ -12,11 +12,13 @@ import type {
   PeerStatus,
   Reason,
   StoreStatus,
+  TakeoverStatus,
 } from "../control/api.ts";
 import { cutRef, jsonNumber, statusSchema } from "../control/api.ts";
 import type { ReplicaStanding } from "../workers/replica-worker.ts";
 import type { GroupAgent } from "./group.ts";
 import { sourceStatus } from "./source-status.ts";
+import { bestTakeover, type Candidate, ownTakeover, rtoEstimateSeconds } from "./takeover.ts";
 
 /** Everything that an agent says of itself, from what its groups know at this instant. */
 export function agentStatus(
@@ -48,6 +50,7 @@ export function groupStatus(group: GroupAgent): GroupStatus {
     peers: Object.fromEntries(peerNames(group).map((peer) => [peer, peerStatus(group, peer)])),
     promotable: promotable(group),
     durability: durability(group),
+    takeover: takeover(group),
     stores: Object.fromEntries(group.stores.map((store) => [store.name, storeStatus(group, store, cutStores)])),
     waitingFor: group.peers.waitingFor(),
     paused: group.pausing.paused ?? null,
@@ -213,7 +216,7 @@ function promotable(group: GroupAgent): GroupStatus["promotable"] {
     ok: why.length === 0,
     why,
     loss: lag,
-    rtoEstimateSeconds: Math.round((0.2 + unapplied / 100e6) * 100) / 100,
+    rtoEstimateSeconds: rtoEstimateSeconds(unapplied),
   };
 }
 
@@ -229,6 +232,32 @@ function durability({ config, reign, role }: GroupAgent): DurabilityStatus {
     degraded: watched === undefined ? null : watched.degradedSince !== undefined,
     degradedSince: watched?.degradedSince ?? null,
   };
+}
+
+function takeover(group: GroupAgent): TakeoverStatus | null {
+  const { role, reign, workers } = group;
+  if (role === "replica") {
+    const forks = workers.options.forks.names(group.config.name).length;
+    return ownTakeover(group.node, promotable(group), workers.lastVerified.verified, forks);
+  }
+  if (role !== "primary" || reign === undefined) return null;
+  return bestTakeover(
+    peerNames(group).map((node): Candidate => {
+      const { suspect, unappliedBytes, report } = reign.view(node);
+      const poor = group.promotion.tooPoor(reign.standing.stores);
+      return {
+        node,
+        peer: peerStatus(group, node),
+        fault: suspect !== "" ? `has a suspect copy: ${suspect}` : poor === "" ? "" : `has ${poor}`,
+        unappliedBytes,
+        verified:
+          report === undefined || report.verifiedAtUs === 0
+            ? null
+            : { at: new Date(report.verifiedAtUs / 1000).toISOString(), ok: !report.differed },
+        forks: report?.forks ?? 0,
+      };
+    }),
+  );
 }
 
 function storeStatus(

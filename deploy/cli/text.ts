@@ -15,22 +15,24 @@ import {
   type PromoteAnswer,
   type Reason,
   type RestoreAnswer,
+  type TakeoverStatus,
+  type Verified,
   type VerifyAnswer,
   type WaitAnswer,
 } from "../control/api.ts";
 
 /** Answers of the agent as a person reads them. All pure; each ends with a newline. */
 
-export function statusText(status: AgentStatus): string {
+export function statusText(status: AgentStatus, now = new Date()): string {
   const lines = [`node ${status.node}, understudy ${status.software}, running since ${status.startedAt}`];
   const groups = Object.entries(status.groups);
   if (groups.length === 0) lines.push("", "This node takes part in no group.");
-  for (const [name, group] of groups) lines.push("", groupText(name, group).trimEnd());
+  for (const [name, group] of groups) lines.push("", groupText(name, group, now).trimEnd());
   return `${lines.join("\n")}\n`;
 }
 
-function groupText(name: string, group: GroupStatus): string {
-  const lines = [groupSentence(name, group)];
+function groupText(name: string, group: GroupStatus, now: Date): string {
+  const lines = [...takeoverLines(group, now), groupSentence(name, group)];
   const peers = Object.entries(group.peers);
   if (peers.length > 0) {
     const rows = peers.map(([peer, at]) => [
@@ -76,6 +78,45 @@ function groupText(name: string, group: GroupStatus): string {
       );
   }
   return lines.join("\n");
+}
+
+function takeoverLines({ takeover }: GroupStatus, now: Date): string[] {
+  return takeover === null ? [] : [`${takeoverSentence(takeover, now)}.`];
+}
+
+/** The sentence for the wall: who could take over now, what that would cost, and how far it may be believed. */
+export function takeoverSentence(takeover: TakeoverStatus, now: Date): string {
+  const { node, ok, why, loss, rtoEstimateSeconds, verified, forks } = takeover;
+  if (!ok) return node === null ? `nobody could take over now: ${why}` : `${node} could not take over now: ${why}`;
+  const seconds = loss.seconds === null ? "" : secondsText(loss.seconds);
+  const lost =
+    loss.cuts === null || loss.basis === "silence"
+      ? `loses what was written in the last ${seconds === "" ? "unknown time" : seconds}`
+      : `loses ${count(loss.cuts, "cut")}${seconds === "" ? "" : ` (${seconds})`}`;
+  const opens = rtoEstimateSeconds === null ? "" : `, opens in about ${secondsText(rtoEstimateSeconds)}`;
+  const open = forks === 0 ? "no open forks" : count(forks, "open fork");
+  return `${node} could take over now: ${lost}${opens}, ${verifiedSentence(verified, now)}, ${open}`;
+}
+
+function secondsText(seconds: number): string {
+  return seconds < 60 ? `${Number(seconds.toFixed(2))} s` : durationText(Math.round(seconds) * 1000);
+}
+
+function verifiedSentence(verified: Verified | null, now: Date): string {
+  if (verified === null) return "never verified";
+  const what = verified.ok ? "last verified" : "found to differ when it was last verified,";
+  return `${what} ${momentText(new Date(verified.at), now)}`;
+}
+
+/** In this machine's time, as one says it. */
+function momentText(at: Date, now: Date): string {
+  const two = (value: number): string => String(value).padStart(2, "0");
+  const day = (of: Date): string => `${of.getFullYear()}-${two(of.getMonth() + 1)}-${two(of.getDate())}`;
+  const time = `${two(at.getHours())}:${two(at.getMinutes())}`;
+  const yesterday = new Date(now);
+  yesterday.setDate(yesterday.getDate() - 1);
+  if (day(at) === day(now)) return `${time} today`;
+  return day(at) === day(yesterday) ? `${time} yesterday` : `${day(at)} ${time}`;
 }
 
 /** What is to be known of a group at 3 a.m., in one sentence (and a second one where something stands still). */

@@ -182,6 +182,8 @@ export interface GroupStatus {
   readonly peers: Readonly<Record<string, PeerStatus>>;
   readonly promotable: Promotable;
   readonly durability: DurabilityStatus;
+  /** Null where this node has nothing to say about it: unformed, being promoted, fenced. */
+  readonly takeover: TakeoverStatus | null;
   readonly stores: Readonly<Record<string, StoreStatus>>;
   /** Nodes whose answer an unformed group waits for. */
   readonly waitingFor: readonly string[];
@@ -251,6 +253,27 @@ export interface Promotable {
   /** What would be lost now, as far as this node knows. */
   readonly loss: Lag;
   readonly rtoEstimateSeconds: number | null;
+}
+
+/** When every file of a copy was read and compared last, and whether it was as it should be. */
+export interface Verified {
+  readonly at: string;
+  readonly ok: boolean;
+}
+
+/** Who could take over if the primary were gone now. */
+export interface TakeoverStatus {
+  /** A replica: itself. A primary: of its replicas the one that would lose the least; null where none could. */
+  readonly node: string | null;
+  readonly ok: boolean;
+  /** Why it, or anybody, could not; "" where it could. */
+  readonly why: string;
+  readonly loss: Lag;
+  readonly rtoEstimateSeconds: number | null;
+  /** Null: never, or it is not known. */
+  readonly verified: Verified | null;
+  /** Bundles of forks that are kept there. */
+  readonly forks: number;
 }
 
 export interface Reason {

@@ -4,7 +4,17 @@ import { assert, ProtocolViolation } from "../errors.ts";
 import type { Coherency, Consistency, CutId, Epoch, ObjectId, Seq, StorePath } from "../words.ts";
 import { unreachable } from "../words.ts";
 import { checkExtent, checkMessage, checkObjectRow, checkPathRow, type Fail } from "./message-rules.ts";
-import type { CutStore, Extent, Hello, Message, ObjectRow, ObjectType, PathRow, PayloadEncoding } from "./messages.ts";
+import type {
+  CutStore,
+  Extent,
+  Hello,
+  Message,
+  ObjectRow,
+  ObjectType,
+  PathRow,
+  PayloadEncoding,
+  ReplicaReport,
+} from "./messages.ts";
 
 /**
  * Between the typed messages and the Envelope of `proto/understudy.proto`; nothing else imports protobufjs.
@@ -483,6 +493,7 @@ function fromFields(kind: Exclude<Kind, "rows" | "extents" | "ahead"> | Kind, fi
         suspect: textOf(fields, "suspect"),
         unappliedBytes: numberOf(fields, "unappliedBytes"),
         damaged: (fields.damaged as readonly unknown[]).map((object) => Number(object) as ObjectId),
+        ...reportOf(fields),
       };
     case "cutRejected":
       return {
@@ -630,6 +641,18 @@ function cutStoreOf(fields: Fields): CutStore {
 function cutOf(fields: Fields, name: string): CutId {
   const cut = fieldsOf(fields, name);
   return { epoch: bigintOf(cut, "epoch") as Epoch, seq: bigintOf(cut, "seq") as Seq };
+}
+
+function reportOf(fields: Fields): { readonly report?: ReplicaReport } {
+  if (fields.report === undefined || fields.report === null) return {};
+  const report = fieldsOf(fields, "report");
+  return {
+    report: {
+      verifiedAtUs: numberOf(report, "verifiedAtUs"),
+      differed: report.differed === true,
+      forks: numberOf(report, "forks"),
+    },
+  };
 }
 
 /** An embedded message that is absent is never taken for an empty one. */

@@ -60,6 +60,10 @@ export function checkMessage(message: Message, fail: Fail): void {
       checkNumber(message.unappliedBytes, "unappliedBytes", fail);
       if (message.damaged.length > damagedMax) fail(`${message.damaged.length} damaged objects, max ${damagedMax}`);
       for (const object of message.damaged) checkObject(object, fail);
+      if (message.report !== undefined) {
+        checkNumber(message.report.verifiedAtUs, "verifiedAtUs", fail);
+        checkUint32(message.report.forks, "forks", fail);
+      }
       return;
     case "cutRejected":
       checkCut(message.cut, "cut", fail);

@@ -148,6 +148,18 @@ export interface Acknowledgement {
   readonly unappliedBytes: number;
   /** Objects whose file somebody else changed there: to be sent whole with the next cut. */
   readonly damaged: readonly ObjectId[];
+  /** Absent where the replica's program does not tell. */
+  readonly report?: ReplicaReport;
+}
+
+/** What the operator of the primary wants to know of the copy; nothing is decided by it. */
+export interface ReplicaReport {
+  /** When every file was read and compared last; 0: never. By the replica's clock. */
+  readonly verifiedAtUs: number;
+  /** Something was otherwise than the manifest then. */
+  readonly differed: boolean;
+  /** Bundles of forks that are kept there. */
+  readonly forks: number;
 }
 
 export interface CutBegin {

@@ -94,6 +94,12 @@ echo "$line" >> ${said}\n`,
     await until(async () => (await role(bravo, "replica?lag=5s")).status === 200, deadlineMs, "bravo is near enough");
     expect(await role(bravo, "replica")).to.deep.equal({ status: 200, epoch: "1", why: null });
     expect((await role(alpha, "replica")).status).to.equal(503);
+    const verified = await bravo.cli("verify", "app");
+    expect(verified, verified.stderr).to.include({ code: 0 });
+    await alpha.until(({ takeover }) => takeover?.verified?.ok === true, deadlineMs);
+    const sentence =
+      /^bravo could take over now: loses \d+ cuts? \([\d.]+ s\), opens in about 0\.2 s, last verified \d\d:\d\d today, no open forks\.$/m;
+    for (const node of [alpha, bravo]) expect((await node.cli("status")).stdout).to.match(sentence);
     const scraped = await fetch(`http://127.0.0.1:${ports[0]}/metrics`);
     expect(await scraped.text()).to.include("understudy_cuts_total");
   });

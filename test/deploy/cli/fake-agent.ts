@@ -39,6 +39,15 @@ export const replicaGroup: GroupStatus = {
     rtoEstimateSeconds: 0.3,
   },
   durability: { mode: "async", replicas: null, timeoutSeconds: null, degraded: null, degradedSince: null },
+  takeover: {
+    node: "bravo",
+    ok: true,
+    why: "",
+    loss: { bytes: 4096, cuts: 1, seconds: 0.1, basis: "log" },
+    rtoEstimateSeconds: 0.3,
+    verified: { at: "2026-11-21T02:10:00.000Z", ok: true },
+    forks: 0,
+  },
   stores: {
     db: {
       kind: "sqlite",
