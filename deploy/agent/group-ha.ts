@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { runHook } from "../../shared/hooks.ts";
 import { hex } from "../../shared/manifest/digest.ts";
@@ -34,6 +35,14 @@ export class NoEngine extends UnderstudyError {
   }
 }
 
+/** The node is primary, and its service does not run: the cluster has to know. */
+export class ServiceNotStarted extends UnderstudyError {
+  readonly code = "SERVICE_NOT_STARTED";
+  readonly remedy = "stop";
+  readonly state = "This node is primary; its service does not run, or nobody knows.";
+  readonly hint = "Look at what start_service says, and run it by hand.";
+}
+
 /** What a cluster manager that decides about this group's promotions asks and has done. It holds nothing that lasts. */
 export class GroupHa {
   readonly #workers: GroupWorkers;
@@ -41,7 +50,6 @@ export class GroupHa {
   readonly #promotion: GroupPromotion;
   readonly #roles: GroupRoles;
   readonly #service: GroupService;
-  #sealed: string | undefined;
 
   constructor(
     workers: GroupWorkers,
@@ -117,7 +125,8 @@ export class GroupHa {
     const workers = this.#workers;
     if (workers.role === "primary") await this.#reignAnew(granted);
     else await this.#promotion.promote({ acceptLoss: true, accept: decidedByTheCluster }, epoch(granted));
-    this.#sealed = undefined;
+    const failure = this.#service.lastStart?.failure ?? "";
+    if (failure !== "") throw new ServiceNotStarted(failure);
   }
 
   /** What was primary before goes on from what it has, in a reign of its own. */
@@ -158,15 +167,19 @@ export class GroupHa {
         limit.addEventListener("abort", () => reject(limit.reason), { once: true }),
       );
       try {
-        const { cut, standing } = await Promise.race([primary.reign.requestCut(), late]);
-        this.#sealed = sealText({ reign: standing.epoch, cut, digest: hex(standing.digest) });
-        await workers.event("primary.sealed", { epoch: standing.epoch, cut: cutText(cut) });
+        const { cut, standing } = await Promise.race([primary.reign.requestCut({ still: true }), late]);
         const there = this.#others().filter((node) => primary.reign.view(node).state !== "connecting");
-        await Promise.race([primary.reign.durableAt(cut, there, limit), late]);
-        workers.log.info("primary.sealed", { epoch: cut.epoch, seq: cut.seq, replicas: there.join(",") });
+        // Shipping ends with the seal, whoever has it by then.
+        await Promise.race([primary.reign.durableAt(cut, there, limit), late]).catch((error: unknown) =>
+          workers.log.warn("seal.unshipped", { replicas: there.join(","), error }),
+        );
+        const record = { id: randomBytes(8).toString("hex"), to: "", reason: "", step: "handing" } as const;
+        await primary.reign.keepSwitchover({ ...record, cut, digest: standing.digest });
+        workers.log.info("primary.sealed", { epoch: cut.epoch, seq: cut.seq });
+        await workers.event("primary.sealed", { epoch: standing.epoch, cut: cutText(cut) });
       } catch (error) {
-        // Whoever is to be promoted is told what is missing there: by the seal, or by this node's vote.
-        workers.log.warn("seal.unshipped", { error });
+        // This node has more than anybody was shipped: so says its vote.
+        workers.log.warn("primary.unsealed", { error });
       }
     });
   }
@@ -194,7 +207,7 @@ export class GroupHa {
       inService,
       epoch: jsonNumber(standing?.epoch ?? 0n),
       cut: committed.seq === 0n ? "" : cutText(committed),
-      seal: this.#sealed ?? "",
+      seal: this.#seal(),
       vote: inService ? "" : voteOf(facts),
       claim: String(claim.score),
       why: plain(claim.why),
@@ -206,6 +219,13 @@ export class GroupHa {
       members: inService ? this.#members(request.lagSecondsMax ?? 0) : [],
       ...more,
     };
+  }
+
+  #seal(): string {
+    const { role, standing } = this.#workers;
+    const record = standing?.switchover;
+    if (role !== "primary" || standing === undefined || record?.step !== "handing") return "";
+    return sealText({ reign: standing.epoch, cut: record.cut, digest: hex(record.digest) });
   }
 
   #members(lagSecondsMax: number): HaMember[] {
@@ -223,7 +243,7 @@ export class GroupHa {
     const { role, standing, primary } = this.#workers;
     return {
       role,
-      sealed: this.#sealed !== undefined,
+      sealed: standing?.switchover?.step === "handing",
       epoch: standing?.epoch ?? epoch(0),
       epochSeen: standing?.epochSeen ?? epoch(0),
       epochs: standing?.epochs ?? [],

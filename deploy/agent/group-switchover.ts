@@ -105,7 +105,9 @@ export class GroupSwitchover {
   }
 
   #attach(reign: Reign): void {
-    this.#record = reign.standing.switchover;
+    // What a cluster has demoted is handed to whomever the cluster promotes: there is nobody to be led.
+    const { switchover } = reign.standing;
+    this.#record = switchover?.to === "" ? undefined : switchover;
     this.#kept = true;
     reign.onJoined = (peer) => {
       this.#joined(peer);
@@ -245,6 +247,7 @@ export class GroupSwitchover {
       role,
       to,
       members: this.#peers.members(),
+      engine: config.ha.engine,
       record: this.#record,
       halted: primary?.reign.freezing.thawOwed === true ? "the application may still be frozen" : halted,
       paused: standing?.paused !== undefined,

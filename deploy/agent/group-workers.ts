@@ -357,8 +357,7 @@ export class GroupWorkers {
   async #becomePrimary(granted: Turn | undefined): Promise<void> {
     await this.#closeReplica();
     const { worker, standing: opened } = await this.#openPrimary();
-    const standing =
-      granted === undefined ? opened : await worker.call("newEpoch", { turn: granted, event: "reign.granted" });
+    const standing = granted === undefined ? opened : await worker.call("reignAnew", { turn: granted });
     const reign = new Reign(worker, standing, {
       config: this.config,
       node: this.options.node,

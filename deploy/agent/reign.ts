@@ -344,7 +344,7 @@ export class Reign {
   /** What this primary has counts, in a reign of its own: what a replica had beyond it is given up. */
   async acceptSource(turn: Turn): Promise<void> {
     if (!this.#reverted) return;
-    this.#standing = await this.#worker.call("newEpoch", { turn, event: "source.accepted" });
+    this.#standing = await this.#worker.call("newEpoch", { turn });
     this.#reverted = false;
     this.halted = "";
     this.#stir();
@@ -717,8 +717,9 @@ export class Reign {
 
   /** A cut that is just being taken may be acknowledged before the worker has said that it is done with it. */
   #newestSent(): CutId {
-    const { committed } = this.#standing;
-    return this.#cutting ? { epoch: committed.epoch, seq: seq(committed.seq + 1n) } : committed;
+    const { committed, epoch: reign } = this.#standing;
+    // The first cut of a reign is of that one, whatever the last cut before it was of.
+    return this.#cutting ? { epoch: reign, seq: seq(committed.seq + 1n) } : committed;
   }
 
   #release(follower: Follower, error: Error): void {

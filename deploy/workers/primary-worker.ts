@@ -89,7 +89,9 @@ export type PrimaryWorkerCalls = {
   /** This reign is known to be the only one, as long as the machine runs. */
   confirm(argument: { bootId: string }): PrimaryStanding;
   /** A reign of its own from here on: what a replica has beyond it belongs to another one. */
-  newEpoch(argument: { turn: Turn; event: string }): PrimaryStanding;
+  newEpoch(argument: { turn: Turn }): PrimaryStanding;
+  /** A reign of its own that a cluster has granted: it goes on from what it had when it was demoted, or when its machine failed. */
+  reignAnew(argument: { turn: Turn }): PrimaryStanding;
   halt(argument: { reason: string }): PrimaryStanding;
   /** How far a switchover is. Between two cuts. */
   switchover(argument: { record: SwitchoverRecord | undefined }): PrimaryStanding;
@@ -374,13 +376,22 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       durably("confirm", () => catalog.stand({ confirmed: confirmation(of, catalog.standing.epoch) }));
       return standing();
     },
-    newEpoch({ turn, event }) {
+    newEpoch({ turn }) {
       const { catalog } = opened();
       const before = catalog.standing;
       const reign = newReign(before, turn);
       catalog.transaction("epoch", () => {
-        catalog.event(event, { epoch: String(reign.epoch) }, Date.now() * 1000);
+        catalog.event("source.accepted", { epoch: String(reign.epoch) }, Date.now() * 1000);
         catalog.stand({ ...reign, halted: "", confirmed: confirmation(bootId, reign.epoch) });
+      });
+      return standing();
+    },
+    reignAnew({ turn }) {
+      const { catalog } = opened();
+      const reign = newReign(catalog.standing, turn);
+      catalog.transaction("epoch", () => {
+        catalog.event("reign.granted", { epoch: String(reign.epoch) }, Date.now() * 1000);
+        catalog.stand({ ...reign, switchover: undefined, confirmed: confirmation(bootId, reign.epoch) });
       });
       return standing();
     },

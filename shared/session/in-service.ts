@@ -81,6 +81,12 @@ function outForSwitchover(record: SwitchoverRecord | undefined): ServiceState | 
     case "stopping":
     case "cutting":
     case "handing": {
+      if (record.to === "")
+        return out(
+          "SWITCHOVER",
+          "the cluster has demoted this node",
+          "The cluster promotes another one, or this one again.",
+        );
       const hint = "It ends by itself, here or there; see `understudy status` and `understudy events`.";
       return out("SWITCHOVER", `the group is being moved to ${record.to} (${record.step})`, hint);
     }

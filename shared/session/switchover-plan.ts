@@ -1,3 +1,4 @@
+import type { Engine } from "../words.ts";
 import type { SwitchoverRecord } from "./switchover.ts";
 
 /** Something that stands in the way of a switchover. */
@@ -16,6 +17,8 @@ export interface SourceCase {
   readonly role: string;
   readonly to: string;
   readonly members: readonly string[];
+  /** Who decides about promotions. */
+  readonly engine: Engine;
   /** One that is under way. */
   readonly record: SwitchoverRecord | undefined;
   /** Why no cuts are taken; "" when they are. */
@@ -55,6 +58,15 @@ export function sourceObstacles(facts: SourceCase): Obstacle[] {
   };
   if (facts.role !== "primary") {
     add("NOT_PRIMARY", `this node is ${facts.role}`, "A switchover is asked of the primary: see `understudy status`.");
+    return found;
+  }
+  if (facts.engine !== "none") {
+    const hint = `crm_resource --resource CLONE --move --promoted --node ${to}; when it is there, the same with --clear in place of --move.`;
+    add(
+      "ENGINE_DECIDES",
+      `${facts.engine} decides who is primary of this group`,
+      `The cluster moves it, and loses as little: ${hint}`,
+    );
     return found;
   }
   if (facts.record !== undefined)

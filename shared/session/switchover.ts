@@ -15,7 +15,7 @@ import { type CutId, cutText, type Role, sameCut, unreachable } from "../words.t
 export type SwitchoverRecord = {
   /** Random, 16 hex digits. */
   readonly id: string;
-  /** The node that is to take over. */
+  /** The node that is to take over; "": whomever a cluster promotes, which has demoted this one. */
   readonly to: string;
   /** Why it goes back; "" when it does not. */
   readonly reason: string;

@@ -14,7 +14,8 @@ mount --bind "$home/boot_id" /proc/sys/kernel/random/boot_id
 
 for directory in /run /dev/shm; do mount -t tmpfs tmpfs "$directory"; done
 chmod 1777 /dev/shm
-mkdir -p /run/crm /run/lock /run/resource-agents
+mkdir -p /run/crm /run/lock /run/resource-agents /run/node
+mount --bind "$home" /run/node
 chown hacluster:haclient /run/crm
 chmod 750 /run/crm
 
@@ -40,6 +41,9 @@ add_to /usr/lib/ocf/resource.d "$home/../understudy.ocf" understudy/understudy
 chmod 755 /usr/lib/ocf/resource.d/understudy
 add_to /usr/sbin "$home/../fence_switch" fence_switch
 
+# The net's namespace outlives the machine; its routes do not.
+ip rule flush
+ip rule add pref 32766 lookup main
 ip link set lo up
 ip addr replace "$address/24" dev eth0
 ip link set eth0 up

@@ -15,7 +15,10 @@ describe("the resource agent, without a cluster", function () {
   this.timeout(120_000);
 
   it("is a script that any POSIX shell runs, without a fault that shellcheck knows", async () => {
-    const scripts = [agentFile, fileURLToPath(new URL("node-init.sh", import.meta.url))];
+    const scripts = [
+      agentFile,
+      ...["node-init.sh", "fence_switch", "hook.sh"].map((name) => fileURLToPath(new URL(name, import.meta.url))),
+    ];
     for (const script of scripts) {
       const checked = await promisify(execFile)("shellcheck", ["--shell", "sh", script]);
       expect(checked.stdout).to.equal("");

@@ -18,11 +18,22 @@ const run = promisify(execFile);
 const here = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
 export const agentFile = here("../../deploy/ocf/understudy");
 const tokenMs = 1000;
+export const agentPort = 7522;
+
+export interface CibParts {
+  readonly resources: string;
+  readonly constraints: string;
+}
 
 export interface RigOptions {
   readonly nodes: readonly string[];
-  /** The inner part of the CIB's `<resources>` and `<constraints>`; absent: no cluster runs, there are only machines. */
-  readonly cib?: { readonly resources: string; readonly constraints: string };
+  /**
+   * The inner part of the CIB's `<resources>` and `<constraints>`, made when the rig's directory is there; absent: no cluster runs,
+   * there are only machines.
+   */
+  readonly cib?: (directory: string) => CibParts;
+  /** Before the nodes boot: what they are to find. A node's own directory is `/run/node` there. */
+  readonly prepare?: (directory: string) => Promise<void>;
 }
 
 export class Rig implements AsyncDisposable {
@@ -76,20 +87,21 @@ export class Rig implements AsyncDisposable {
     return node;
   }
 
-  async #build({ cib }: RigOptions): Promise<void> {
+  async #build({ cib, prepare }: RigOptions): Promise<void> {
     await mkdir(this.#power);
     await writeFile(join(this.#power, "nodes"), [...this.nodes.keys(), ""].join("\n"));
     const fence = await readFile(here("fence_switch"), "utf8");
     await writeFile(join(this.directory, "fence_switch"), fence.replace("=SWITCH", `=${this.#power}`));
     await writeFile(join(this.directory, "understudy.ocf"), await readFile(agentFile));
     await writeFile(join(this.directory, "corosync.conf"), corosyncConf([...this.nodes.values()]));
-    if (cib !== undefined) await writeFile(join(this.directory, "cib.xml"), cibText(cib));
+    if (cib !== undefined) await writeFile(join(this.directory, "cib.xml"), cibText(cib(this.directory)));
     await run("ip", ["netns", "add", this.switch]);
     await run("ip", ["-n", this.switch, "link", "set", "lo", "up"]);
     await run("ip", ["-n", this.switch, "link", "add", "br0", "type", "bridge"]);
     await run("ip", ["-n", this.switch, "addr", "add", `${address(254)}/24`, "dev", "br0"]);
     await run("ip", ["-n", this.switch, "link", "set", "br0", "up"]);
     for (const node of this.nodes.values()) await node.plug();
+    await prepare?.(this.directory);
     this.#watching = this.#serveSwitch();
     await Promise.all([...this.nodes.values()].map(async (node) => await node.on()));
     if (cib !== undefined) await this.online();
@@ -104,9 +116,10 @@ export class Rig implements AsyncDisposable {
         last = (await asked.run(["crm_mon", "-1", "--output-as=xml"])).stdout;
         return (
           /with_quorum="true"/.test(last) &&
-          names.every((name) =>
-            new RegExp(`<node name="${name}"[^>]* online="true"[^>]* unclean="false" pending="false"`).test(last),
-          )
+          names.every((name) => {
+            const node = new RegExp(`<node name="${name}" [^>]*>`).exec(last)?.[0] ?? "";
+            return ['online="true"', 'unclean="false"', 'pending="false"'].every((part) => node.includes(part));
+          })
         );
       },
       deadlineMs,
@@ -254,6 +267,23 @@ export class Machine {
     await run("ip", ["-n", this.#switch, "link", "set", this.name, "up"]);
   }
 
+  /** Agents do not reach it any more, nor it them; the cluster hears it as before. Until it boots anew. */
+  async stopTalking(): Promise<void> {
+    for (const end of ["sport", "dport"]) {
+      const { code, stderr } = await this.run([
+        "ip",
+        "rule",
+        "add",
+        "ipproto",
+        "tcp",
+        end,
+        String(agentPort),
+        "blackhole",
+      ]);
+      if (code !== 0) throw new Error(stderr);
+    }
+  }
+
   /** It hangs: every process stands still, and goes on with `thaw` as if nothing had been. */
   async freeze(): Promise<void> {
     for (const pid of await this.#processes()) signal(pid, "SIGSTOP");
@@ -347,7 +377,7 @@ ${list}
 }
 
 /** There from the first start on: the first election does not wait for nodes that nobody knows. */
-function cibText({ resources, constraints }: NonNullable<RigOptions["cib"]>): string {
+function cibText({ resources, constraints }: CibParts): string {
   return `<cib crm_feature_set="3.0.14" validate-with="pacemaker-3.7" epoch="1" num_updates="0" admin_epoch="0"><configuration>
 <crm_config><cluster_property_set id="cib-bootstrap-options">
 <nvpair id="dead" name="dc-deadtime" value="4s"/><nvpair id="fencing" name="stonith-enabled" value="true"/>
