@@ -9,7 +9,7 @@ import type { GroupPeers, RoleChanges } from "./group-peers.ts";
 import type { GroupPromotion } from "./group-promotion.ts";
 import type { GroupService } from "./group-service.ts";
 import type { GroupSwitchover } from "./group-switchover.ts";
-import { type Demotion, type GroupWorkers, WrongRole } from "./group-workers.ts";
+import { type Demotion, ForkNotKept, type GroupWorkers, WrongRole } from "./group-workers.ts";
 
 /** A group is not formed while a replica might have it already. */
 export class NotAnswered extends UnderstudyError {
@@ -151,7 +151,15 @@ export class GroupRoles implements RoleChanges {
         return;
       }
       workers.log.info("switchover.superseded", { peer, by, seq: common.seq });
-      await this.demote(common);
+      try {
+        await this.demote(common);
+      } catch (error) {
+        if (!(error instanceof ForkNotKept)) throw error;
+        // Somebody wrote after the service was stopped: what that was is kept when this node rejoins.
+        workers.log.error("switchover.written_after", { peer, error });
+        await this.#fence(by, peer);
+        return;
+      }
       this.#switchover.superseded("demoted", peer);
       await this.#service.update("start");
     });

@@ -219,6 +219,7 @@ export class GroupSwitchover {
     try {
       const { obstacles, rttMs } = await this.#ask(options);
       if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
+      await this.#workers.prepareDemotion();
       this.#note("checked", `nothing stands in the way; ${options.to} answers in ${(rttMs ?? 0).toFixed(1)} ms`);
       const reign = this.#reign();
       const signal = AbortSignal.timeout(config.limits.switchoverStepMs);
@@ -461,6 +462,8 @@ export class GroupSwitchover {
     const reign = this.#reign();
     const limitMs = this.#workers.config.limits.switchoverStepMs;
     const signal = AbortSignal.any([aborted, AbortSignal.timeout(limitMs)]);
+    const used = await reign.usedBy();
+    if (used !== "") throw new Error(`the service is not stopped: ${used}`);
     const taken = await withinLimit(reign.requestCut({ still: true }), signal);
     this.#note("cut", `last cut ${cutText(taken.cut)}, ${taken.payloadBytes} bytes`);
     for (const store of taken.stores) {
@@ -470,13 +473,13 @@ export class GroupSwitchover {
     }
     await withinLimit(reign.appliedAt(taken.cut, record.to, signal), signal);
     this.#note("applied", `applied on ${record.to}`);
-    // A sign of change may be late, and be of what is in the cut already: then there is nothing new.
-    if (await reign.looksWritten()) {
+    // A sign of change may be late: where that is quick everything is compared again, and at any sign.
+    if ((reign.lastCutMs ?? 0) <= compareAgainMsMax || (await reign.looksWritten())) {
       const again = await withinLimit(reign.requestCut({ still: true }), signal);
       if (again.fresh) throw new WrittenMeanwhile(again.cut);
     }
-    const { committed, digest } = reign.standing;
-    await this.#on({ kind: "agreed", cut: committed, digest });
+    // Not whatever was cut since: that there is such a cut stops it.
+    await this.#on({ kind: "agreed", cut: taken.cut, digest: new Uint8Array(taken.standing.digest) });
   }
 
   #send(message: SwitchoverMessage): void {
@@ -631,6 +634,8 @@ export class GroupSwitchover {
   }
 }
 
+/** How long the last cut may take to be compared a second time without a sign of change. */
+const compareAgainMsMax = 100;
 /** What applying a small cut and a new epoch take on an ordinary machine: for the plan alone. */
 const applyMs = 20;
 const takeOverMs = 150;

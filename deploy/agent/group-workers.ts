@@ -466,7 +466,8 @@ export class GroupWorkers {
    */
   async prepareDemotion(): Promise<void> {
     if (this.#primary === undefined) throw new WrongRole("only a primary is demoted", this.role);
-    await this.#primary.worker.call("prepareDemotion", this.#places);
+    const { worker, reign } = this.#primary;
+    await reign.betweenCuts(async () => await worker.call("prepareDemotion", this.#places));
   }
 
   /**

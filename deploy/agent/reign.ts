@@ -234,7 +234,7 @@ export class Reign {
   }
 
   /** Runs `change` while no cut is being taken. @throws what it throws, and when this reign is over */
-  async #betweenCuts<T>(change: () => Promise<T>): Promise<T> {
+  async betweenCuts<T>(change: () => Promise<T>): Promise<T> {
     const done = Promise.withResolvers<T>();
     this.#between.push(async () => {
       if (this.#stopped) done.reject(new Error("this node's reign is over"));
@@ -252,7 +252,7 @@ export class Reign {
     };
     if (record?.step !== "handing") await keep();
     else
-      await this.#betweenCuts(async () => {
+      await this.betweenCuts(async () => {
         const { committed } = this.#standing;
         if (!sameCut(record.cut, committed)) throw new WrittenMeanwhile(committed);
         await keep();
@@ -265,6 +265,12 @@ export class Reign {
     this.#standing = { ...this.#standing, switchover: record };
   }
 
+  /** Whoever has a store open although the service is stopped, in words; "" when nobody is known to. */
+  async usedBy(): Promise<string> {
+    const used = await this.#worker.call("users", undefined);
+    return used.map(({ store, pids }) => `store ${store} is open in process ${pids.join(", ")}`).join("; ");
+  }
+
   /** Whether there is any sign of something that is in no cut. */
   async looksWritten(): Promise<boolean> {
     const { dirty, bytes } = await this.#worker.call("backlog", undefined);
@@ -273,7 +279,7 @@ export class Reign {
 
   /** Leaves a switchover in a reign of its own: see PrimaryWorkerCalls.abandon. */
   async abandonSwitchover(argument: Parameters<PrimaryWorkerCalls["abandon"]>[0]): Promise<void> {
-    await this.#betweenCuts(async () => {
+    await this.betweenCuts(async () => {
       this.#standing = await this.#worker.call("abandon", argument);
     });
   }

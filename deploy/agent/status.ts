@@ -62,6 +62,7 @@ export function groupStatus(group: GroupAgent): GroupStatus {
       oldestAt: oldestPointAt(replica),
     },
     forks: { count: forks.length, names: forks },
+    ...switchoverStatus(group),
     ...(reign?.lastFreezeMs === undefined ? {} : { lastFreezeMs: reign.lastFreezeMs }),
   };
 }
@@ -78,6 +79,13 @@ export function outOfService(state: ServiceState): Reason | null {
     };
   const { code, message, hint, flag } = state;
   return { code, message, hint, flag: flag ?? null };
+}
+
+function switchoverStatus({ switchover }: GroupAgent): Pick<GroupStatus, "switchover"> {
+  const { record } = switchover;
+  if (record === undefined) return {};
+  const { to, step, reason } = record;
+  return { switchover: { to, step, reason } };
 }
 
 /** Why the group stands still, on this node or where it is followed. */

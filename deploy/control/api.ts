@@ -196,6 +196,8 @@ export interface GroupStatus {
   readonly history: HistoryStatus;
   /** Kept on this node: what it had beyond the last common cut when somebody else was promoted. */
   readonly forks: ForksStatus;
+  /** A switchover that this node leads; absent where none is under way. */
+  readonly switchover?: SwitchoverStatus;
   /** How long the last cut froze the application; absent where there are no freeze hooks. */
   readonly lastFreezeMs?: number;
 }
@@ -410,6 +412,14 @@ export interface PromoteAnswer {
   readonly cut: CutRef;
   readonly loss: Lag;
   readonly seconds: number;
+}
+
+export interface SwitchoverStatus {
+  readonly to: string;
+  /** `stopping`, `cutting`, `handing`, `rolling-back`. */
+  readonly step: string;
+  /** Why it goes back; "" when it does not. */
+  readonly reason: string;
 }
 
 export interface SwitchoverPlan {

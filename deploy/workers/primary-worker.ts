@@ -100,6 +100,8 @@ export type PrimaryWorkerCalls = {
    * fenced by that if it did.
    */
   abandon(argument: { record: SwitchoverRecord; turn: Turn; target: Turn }): PrimaryStanding;
+  /** Stores that somebody else has open, with the processes, as far as their kinds can tell. */
+  users(argument: undefined): readonly { readonly store: string; readonly pids: readonly number[] }[];
   digestAt(argument: { seq: bigint }): Uint8Array | undefined;
   /**
    * Makes what a copy needs beside the stores' files, so that they could become one.
@@ -423,6 +425,11 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
         catalog.stand({ ...reign, switchover: record, confirmed: confirmation(bootId, reign.epoch) });
       });
       return standing();
+    },
+    users() {
+      return [...ownAdapters]
+        .map(([store, adapter]) => ({ store, pids: adapter.users?.() ?? [] }))
+        .filter(({ pids }) => pids.length > 0);
     },
     digestAt({ seq: at }) {
       const digest = opened().catalog.cut(seq(at))?.digest;

@@ -1,16 +1,19 @@
-import { closeSync, constants, openSync, writeSync } from "node:fs";
+import { closeSync, constants, openSync, readFileSync, unlinkSync, writeSync } from "node:fs";
 import type { CommitObserver } from "../../shared/catalog/catalog.ts";
+import { isSystemError } from "../../shared/errors.ts";
 import type { Disk } from "../../shared/ports/disk.ts";
 import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
 
 /**
  * A hook for tests that kill the agent: with UNDERSTUDY_STEP_FILE set, the first 64 bytes of that file say at every
  * instant what the worker is about to do, so that whoever kills it can tell afterwards where it died, or wait for a step
- * that is rare. Without the variable nothing is opened, written or wrapped.
+ * that is rare. With UNDERSTUDY_KILL_FILE, too, the agent is killed as it comes to the step that this file names, and the file
+ * goes. Without the variable nothing is opened, written or wrapped.
  */
 
 const stepBytes = 64;
 const path = process.env.UNDERSTUDY_STEP_FILE ?? "";
+const killPath = process.env.UNDERSTUDY_KILL_FILE ?? "";
 const descriptor = path === "" ? undefined : openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
 if (descriptor !== undefined) process.once("exit", () => closeSync(descriptor));
 
@@ -23,7 +26,21 @@ export function enterStage(name: string): void {
 }
 
 function note(step: string): void {
-  if (descriptor !== undefined) writeSync(descriptor, step.padEnd(stepBytes), 0);
+  if (descriptor === undefined) return;
+  writeSync(descriptor, step.padEnd(stepBytes), 0);
+  if (killPath !== "" && step === stepToDieAt()) {
+    unlinkSync(killPath);
+    process.kill(process.pid, "SIGKILL");
+  }
+}
+
+function stepToDieAt(): string | undefined {
+  try {
+    return readFileSync(killPath, "utf8");
+  } catch (error) {
+    if (isSystemError(error, "ENOENT")) return undefined;
+    throw error;
+  }
 }
 
 /** For the catalog: which of its commits is under way. With the mark `applying` the copy begins to be written. */

@@ -28,6 +28,8 @@ export interface StoreAdapter {
    * them with hashes and has no use for others. Undefined where there is no such file, or it cannot be read.
    */
   peek(path: StorePath, offset: number, length: number): Uint8Array | undefined;
+  /** Processes of others that have the store open, as far as the kind can tell; absent where it never can. Cheap. */
+  users?(): readonly number[];
   /** Enters a snapshot. At most one view is open at a time. */
   enter(seen: SeenIndex, request: ViewRequest, signal: AbortSignal): Promise<StoreView>;
   close(): Promise<void>;

@@ -1,42 +1,149 @@
 import { chmod, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import { fileURLToPath } from "node:url";
 import { expect } from "chai";
-import { type Cluster, type ClusterNode, type ClusterPaths, startCluster } from "./harness.ts";
+import { type Cluster, type ClusterNode, type ClusterPaths, startCluster, until } from "./harness.ts";
 
 const deadlineMs = 30_000;
+const serviceFile = fileURLToPath(new URL("./moving-service.ts", import.meta.url));
 
-/** Hooks that say in `control/said` what they do, and fail or hang where `control/NODE-HOOK` says so. */
-async function hookFile(control: string): Promise<string> {
-  const path = join(control, "hook");
-  await writeFile(
-    path,
-    `#!/bin/sh
-set -eu
-cd ${control}
-echo "$UNDERSTUDY_NODE $1 $UNDERSTUDY_ROLE $UNDERSTUDY_EPOCH $UNDERSTUDY_REASON" >> said
-mode=$(cat "$UNDERSTUDY_NODE-$1" 2>/dev/null || true)
-case "$mode" in
-  fail) echo 'not now' >&2; exit 3 ;;
-  hang) exec sleep 600 ;;
-esac
-`,
-  );
+async function script(path: string, text: string): Promise<string> {
+  await writeFile(path, `#!/bin/sh\nset -eu\n${text}`);
   await chmod(path, 0o755);
   return JSON.stringify(path);
 }
 
-describe("a switchover", function () {
+interface Event extends Record<string, unknown> {
+  readonly event: string;
+}
+
+async function events(node: ClusterNode): Promise<Event[]> {
+  const text = await readFile(join(node.stateDirectory, "events.jsonl"), "utf8");
+  return text.split("\n").flatMap((line) => (line === "" ? [] : [JSON.parse(line) as Event]));
+}
+
+describe("a switchover under a service that writes", function () {
+  this.timeout(120_000);
+
+  it("goes there and back three times: every commit once, both digests equal, the others follow, nothing is copied", async () => {
+    let log = "";
+    await using cluster = await startCluster({
+      nodes: ["alpha", "bravo", "charlie"],
+      groupYaml: async ({ directory, data }) => {
+        log = join(directory, "confirmed");
+        const start = await script(
+          join(directory, "start"),
+          `cd ${directory}
+          setsid ${process.execPath} ${serviceFile} "$UNDERSTUDY_NODE/data/numbers.db" ${log} 2 </dev/null >/dev/null 2>&1 &
+          echo $! > pid
+          `,
+        );
+        const stop = await script(
+          join(directory, "stop"),
+          `cd ${directory}
+          [ -e pid ] || exit 0
+          kill "$(cat pid)" || true
+          while kill -0 "$(cat pid)" 2>/dev/null; do sleep 0.01; done
+          rm pid
+          `,
+        );
+        using database = new DatabaseSync(join(data("alpha"), "numbers.db"));
+        database.exec("PRAGMA journal_mode = WAL; CREATE TABLE numbers(number INTEGER)");
+        const at = (name: string): string => JSON.stringify(join(data(name), "numbers.db"));
+        return `  app:
+    primary: alpha
+    replicas: [bravo, charlie]
+    stores:
+      numbers: { kind: sqlite, path: ${at("alpha")}, at: { bravo: ${at("bravo")}, charlie: ${at("charlie")} } }
+    hooks: { start_service: [${start}], stop_service: [${stop}] }`;
+      },
+    });
+    const [alpha, bravo, charlie] = ["alpha", "bravo", "charlie"].map((name) => cluster.node(name)) as [
+      ClusterNode,
+      ClusterNode,
+      ClusterNode,
+    ];
+    for (const node of [bravo, charlie]) await node.until(({ cut }) => cut !== null, deadlineMs);
+    for (const [index, [from, to]] of [
+      [alpha, bravo],
+      [bravo, alpha],
+      [alpha, bravo],
+      [bravo, alpha],
+      [alpha, bravo],
+      [bravo, alpha],
+    ].entries() as ArrayIterator<[number, [ClusterNode, ClusterNode]]>) {
+      await from.until(({ peers }) => peers[to.name]?.state === "streaming", deadlineMs);
+      const moved = await from.cli("switchover", "app", "--to", to.name);
+      expect(moved, moved.stdout + moved.stderr).to.include({ code: 0 });
+      const handed = (await events(from)).findLast(({ event }) => event === "switchover.handed_over");
+      expect(handed?.digest)
+        .to.equal(handed?.digestThere)
+        .and.match(/^[0-9a-f]{64}$/);
+      expect(handed?.epoch).to.be.above(index + 1);
+      const demoted = (await events(from)).findLast(({ event }) => event === "primary.demoted");
+      expect(demoted).to.include({ touchedPaths: 0, touchedBlocks: 0 });
+    }
+    await alpha.until(({ peers }) => Object.values(peers).every(({ state }) => state === "streaming"), deadlineMs);
+    // Still, so that all can be compared.
+    const stopped = await alpha.cli("switchover", "app", "--to", "bravo");
+    expect(stopped, stopped.stderr).to.include({ code: 0 });
+    const pid = Number(await readFile(join(cluster.directory, "pid"), "utf8"));
+    process.kill(pid, "SIGTERM");
+    await until(
+      async () => {
+        const groups = await Promise.all([alpha, bravo, charlie].map(async (node) => await node.group()));
+        const digests = new Set(groups.map((group) => group?.cut?.digest));
+        return digests.size === 1 && groups[1]?.peers.alpha?.lag.cuts === 0;
+      },
+      deadlineMs,
+      "all have the same digest",
+    );
+    const confirmed = (await readFile(log, "utf8"))
+      .trim()
+      .split("\n")
+      .map((line) => line.split(" ").map(Number));
+    using database = new DatabaseSync(join(bravo.dataDirectory, "numbers.db"), { readOnly: true });
+    const held = database
+      .prepare("SELECT number FROM numbers ORDER BY number")
+      .all()
+      .map(({ number }) => Number(number));
+    expect(held, "each exactly once").to.deep.equal(held.map((_, index) => index + 1));
+    expect(confirmed.length).to.be.above(100);
+    expect(confirmed.map(([number]) => number)).to.deep.equal(held.slice(0, confirmed.length));
+    const promoted = [...(await events(alpha)), ...(await events(bravo))].filter(
+      ({ event }) => event === "replica.promoted",
+    );
+    expect(new Set(promoted.map(({ epoch }) => epoch)).size, "no epoch twice").to.equal(7);
+  });
+});
+
+describe("a switchover that fails", function () {
   this.timeout(90_000);
   let cluster: Cluster;
   let control: string;
   let alpha: ClusterNode;
   let bravo: ClusterNode;
+  let written = 0;
 
+  /** Hooks say what they do in `control/said`, and do it badly where `control/NODE-HOOK` says how. */
   async function groupYaml({ directory, data }: ClusterPaths): Promise<string> {
     control = join(directory, "control");
     for (const folder of [control, join(data("alpha"), "files")]) await mkdir(folder, { recursive: true });
     await writeFile(join(data("alpha"), "files", "text"), "first");
-    const hook = await hookFile(control);
+    const hook = await script(
+      join(control, "hook"),
+      `cd ${control}
+      echo "$UNDERSTUDY_NODE $1 $UNDERSTUDY_ROLE $UNDERSTUDY_EPOCH $UNDERSTUDY_REASON" >> said
+      mode=$(cat "$UNDERSTUDY_NODE-$1" 2>/dev/null || true)
+      case "$mode" in
+        fail) echo 'not now' >&2; exit 3 ;;
+        hang) exec sleep 600 ;;
+        kill) rm "$UNDERSTUDY_NODE-$1"; kill -9 $PPID ;;
+        write) (i=0; while [ -e "$UNDERSTUDY_NODE-stop" ]; do i=$((i+1)); echo $i > "../$UNDERSTUDY_NODE/data/files/late"; done) </dev/null >/dev/null 2>&1 & ;;
+      esac
+      `,
+    );
     const at = (node: string): string => JSON.stringify(join(data(node), "files"));
     return `  app:
     primary: alpha
@@ -47,60 +154,222 @@ describe("a switchover", function () {
       stop_service: { run: [${hook}, stop], timeout: 1s }
       start_service: { run: [${hook}, start], timeout: 1s }
       before_promote: { run: [${hook}, before], timeout: 1s }
-    limits: { switchover_step: 3s }`;
+    limits: { switchover_step: 4s }`;
   }
 
   before(async () => {
-    cluster = await startCluster({ groupYaml });
+    cluster = await startCluster({ groupYaml, start: [] });
     [alpha, bravo] = [cluster.node("alpha"), cluster.node("bravo")];
+    await Promise.all([start(alpha), start(bravo)]);
     await bravo.until(({ cut }) => cut !== null, deadlineMs);
   });
   after(async () => await cluster?.[Symbol.asyncDispose]());
 
+  async function start(node: ClusterNode): Promise<void> {
+    await node.start({
+      environment: {
+        UNDERSTUDY_STEP_FILE: join(control, `step-${node.name}`),
+        UNDERSTUDY_KILL_FILE: join(control, `kill-${node.name}`),
+      },
+    });
+  }
+
+  async function mode(node: ClusterNode, hook: "stop" | "start" | "before", how: string): Promise<void> {
+    await writeFile(join(control, `${node.name}-${hook}`), how);
+  }
+
+  async function dieAt(node: ClusterNode, step: string): Promise<void> {
+    await writeFile(join(control, `kill-${node.name}`), step);
+  }
+
+  async function wellAgain(): Promise<void> {
+    for (const { name } of [alpha, bravo]) {
+      for (const hook of ["stop", "start", "before"]) await rm(join(control, `${name}-${hook}`), { force: true });
+      await rm(join(control, `kill-${name}`), { force: true });
+    }
+  }
+
   async function said(): Promise<string[]> {
     const text = await readFile(join(control, "said"), "utf8").catch(() => "");
-    await rm(join(control, "said"), { force: true });
     return text.split("\n").filter((line) => line !== "");
   }
 
   async function textOf(node: ClusterNode): Promise<string> {
-    return await readFile(join(node.dataDirectory, "files", "text"), "utf8");
+    return await readFile(join(node.dataDirectory, "files", "text"), "utf8").catch(() => "");
   }
 
-  it("goes there and back, telling each step, and nothing is copied", async () => {
-    await said();
-    const plan = await alpha.cli("switchover", "app", "--to", "bravo", "--dry-run");
-    expect(plan, plan.stderr).to.include({ code: 0 });
-    expect(plan.stdout)
-      .to.match(/stop the service on alpha: not known yet/)
-      .and.match(/Nothing stands in the way/);
-    expect(await said(), "nothing was done").to.deep.equal([]);
-    for (const [from, to, epoch] of [
-      [alpha, bravo, 1],
-      [bravo, alpha, 2],
-    ] as const) {
-      await writeFile(join(from.dataDirectory, "files", "text"), `written on ${from.name}`);
-      const moved = await from.cli("switchover", "app", "--to", to.name);
-      expect(moved, moved.stdout + moved.stderr).to.include({ code: 0 });
-      expect(moved.stdout).to.match(
-        /nothing stands in the way.*the service is stopped.*last cut.*applied.*sealed.*both digests are equal.*nothing is copied.*the service runs on/s,
-      );
-      expect(await said()).to.deep.equal([
-        `${from.name} stop primary ${epoch} switchover`,
-        `${to.name} before replica ${epoch} switchover`,
-        `${to.name} start primary ${epoch + 1} switchover`,
-      ]);
-      expect(await textOf(to)).to.equal(`written on ${from.name}`);
-      expect((await to.cli("is-primary", "app")).code).to.equal(0);
-      expect((await from.cli("is-primary", "app")).code).to.equal(1);
-      await from.until(({ role, peers }) => role === "replica" && peers[to.name]?.state === "streaming", deadlineMs);
-      const events = (await readFile(join(from.stateDirectory, "events.jsonl"), "utf8")).trim().split("\n");
-      const handed = events.map((line) => JSON.parse(line)).findLast(({ event }) => event === "switchover.handed_over");
-      expect(handed.digest)
-        .to.equal(handed.digestThere)
-        .and.match(/^[0-9a-f]{64}$/);
+  /** Who is who once everything is settled: one in service, the other follows it. */
+  async function settled(): Promise<{ readonly primary: ClusterNode; readonly replica: ClusterNode }> {
+    return await until(
+      async () => {
+        const groups = await Promise.all([alpha.group(), bravo.group()]);
+        const inService = await Promise.all(
+          [alpha, bravo].map(async (node, index) =>
+            groups[index] === undefined ? false : (await node.control.isPrimary("app")).primary,
+          ),
+        );
+        if (inService.filter(Boolean).length !== 1) return undefined;
+        const [primary, replica] = inService[0] ? ([alpha, bravo] as const) : ([bravo, alpha] as const);
+        const [mine, theirs] = inService[0] ? groups : groups.toReversed();
+        const follows = mine?.peers[replica.name]?.state === "streaming" && theirs?.role === "replica";
+        return follows && mine.switchover === undefined ? { primary, replica } : undefined;
+      },
+      deadlineMs,
+      () => "one is primary and in service, the other follows",
+    );
+  }
+
+  /** Nobody starts a service before whoever had it has stopped it, and it runs where the primary is. */
+  async function onlyServedBy(primary: ClusterNode): Promise<void> {
+    const serving = new Set<string>();
+    for (const line of await said()) {
+      const [node = "", hook] = line.split(" ");
+      if (hook === "start") serving.add(node);
+      if (hook === "stop") serving.delete(node);
+      expect(serving.size, (await said()).join("\n")).to.be.below(2);
     }
-    const again = await alpha.cli("switchover", "app", "--to", "bravo", "--dry-run");
-    expect(again.stdout, "it knows by now").to.match(/stop the service on alpha: about \d+/);
+    expect([...serving]).to.deep.equal([primary.name]);
+  }
+
+  /** What is asked for a switchover with, and what has to be there after it whatever happens. */
+  async function begin(): Promise<{ readonly from: ClusterNode; readonly to: ClusterNode; readonly text: string }> {
+    await wellAgain();
+    const { primary: from, replica: to } = await settled();
+    const text = `text ${++written}`;
+    await writeFile(join(from.dataDirectory, "files", "text"), text);
+    return { from, to, text };
+  }
+
+  async function kept(text: string): Promise<{ readonly primary: ClusterNode; readonly replica: ClusterNode }> {
+    const roles = await settled();
+    await onlyServedBy(roles.primary);
+    expect(await textOf(roles.primary)).to.equal(text);
+    await until(async () => (await textOf(roles.replica)) === text, deadlineMs, `${roles.replica.name} holds ${text}`);
+    return roles;
+  }
+
+  it("is refused where it makes no sense, and changes nothing", async () => {
+    const { from, to } = await begin();
+    const before = await said();
+    for (const [node, target, reason] of [
+      [from, from.name, /is the primary already/],
+      [from, "nobody", /is no node of group app/],
+      [to, from.name, /this node is replica/],
+    ] as const) {
+      const refused = await node.cli("switchover", "app", "--to", target);
+      expect(refused.code, refused.stderr).to.equal(3);
+      expect(refused.stderr).to.match(reason);
+    }
+    expect((await from.cli("switchover", "app")).code, "nobody is named").to.equal(2);
+    expect((await from.cli("switchover", "app", "--abort")).code, "there is none").to.equal(3);
+    await to.stop();
+    await from.until(({ peers }) => peers[to.name]?.state === "connecting", deadlineMs);
+    const refused = await from.cli("switchover", "app", "--to", to.name, "--dry-run");
+    expect(refused.code).to.equal(3);
+    expect(refused.stdout).to.match(/is not connected/);
+    await start(to);
+    await settled();
+    expect(await said()).to.deep.equal(before);
+  });
+
+  for (const [circumstance, at, hook, how, reason] of [
+    ["stop_service fails", "from", "stop", "fail", /hook stop_service exited with 3/],
+    ["stop_service hangs", "from", "stop", "hang", /hook stop_service did not end within 1000 ms/],
+    ["somebody writes on", "from", "stop", "write", /wrote after the last cut|could not be read whole/],
+    ["before_promote fails there", "to", "before", "fail", /hook before_promote exited with 3/],
+    ["before_promote hangs there", "to", "before", "hang", /hook before_promote did not end within 1000 ms/],
+  ] as const) {
+    it(`goes back when ${circumstance}`, async () => {
+      const { from, to, text } = await begin();
+      const { epoch } = (await from.group()) ?? {};
+      await mode(at === "from" ? from : to, hook, how);
+      const failed = await from.cli("switchover", "app", "--to", to.name);
+      expect(failed.code, failed.stdout + failed.stderr).to.equal(1);
+      expect(failed.stdout, failed.stdout)
+        .to.match(reason)
+        .and.match(/going back.*the service runs here again/s)
+        .and.match(/is primary as before/);
+      expect((await said()).at(-1)).to.equal(`${from.name} start primary ${epoch} rollback`);
+      await wellAgain();
+      const { primary } = await kept(text);
+      expect(primary.name).to.equal(from.name);
+      expect((await from.group())?.epoch).to.equal(epoch);
+    });
+  }
+
+  it("is taken back while the service is being stopped, and is not begun twice", async () => {
+    const { from, to, text } = await begin();
+    await mode(from, "stop", "hang");
+    await from.control.switchover("app", { to: to.name, accept: [] });
+    await until(async () => (await said()).at(-1)?.includes(" stop "), deadlineMs, "the service is being stopped", 5);
+    const second = await from.control.switchover("app", { to: to.name, accept: [] }).catch((error: unknown) => error);
+    expect(String(second)).to.match(/is under way/);
+    expect((await from.control.isPrimary("app")).primary, "nobody is served").to.equal(false);
+    expect((await from.group())?.switchover).to.deep.equal({ to: to.name, step: "stopping", reason: "" });
+    const aborted = await from.control.abortSwitchover("app", { accept: [], by: "somebody" });
+    expect(aborted).to.include({ outcome: "rolled-back", reason: "it was aborted" });
+    expect(aborted.steps.map((step) => step.text).join("\n")).to.match(/somebody aborts it/);
+    expect((await kept(text)).primary.name).to.equal(from.name);
+  });
+
+  it("is in doubt while the target is away, until a person gives it up in an epoch that fences it", async () => {
+    const { from, to, text } = await begin();
+    await mode(to, "before", "kill");
+    const doubted = await from.cli("switchover", "app", "--to", to.name);
+    expect(doubted.code, doubted.stdout).to.equal(1);
+    expect(doubted.stderr).to.match(/--accept-unreachable-target/);
+    expect((await from.cli("is-primary", "app")).code).to.equal(1);
+    expect((await from.cli("cut", "app")).stderr).to.match(/is being handed over/);
+    const refused = await from.cli("switchover", "app", "--abort");
+    expect(refused.code).to.equal(3);
+    expect(refused.stderr).to.match(/whether .* has taken over is not known/);
+    const given = await from.cli("switchover", "app", "--abort", "--accept-unreachable-target");
+    expect(given.stdout, given.stderr).to.match(/is primary as before/);
+    expect((await from.cli("is-primary", "app")).code).to.equal(0);
+    await start(to);
+    expect((await kept(text)).primary.name).to.equal(from.name);
+  });
+
+  for (const [who, step, outcome, more] of [
+    ["from", "switchover: catalog stopping", "back"],
+    ["from", "switchover: after catalog stopping", "back"],
+    ["from", "in stop_service", "back"],
+    ["from", "switchover: catalog cutting", "back"],
+    ["from", "switchover: after catalog cutting", "back"],
+    ["from", "switchover: catalog handing", "back"],
+    ["from", "switchover: after catalog handing", "back"],
+    ["from", "switchover: after catalog rolling-back", "back", "refused"],
+    ["from", "in start_service", "back", "refused"],
+    ["from", "switchover: catalog in service", "back", "refused"],
+    ["from", "demote: catalog demote", "there"],
+    ["from", "demote: after catalog demote", "there"],
+    ["to", "in before_promote", "either"],
+    ["to", "handover: catalog epoch", "either"],
+    ["to", "handover: after catalog epoch", "there"],
+    ["to", "in start_service", "there"],
+  ] as readonly (readonly ["from" | "to", string, "back" | "there" | "either", string?])[]) {
+    const whose = who === "from" ? "the primary" : "the target";
+    it(`killed at ${whose}, ${step}${more === undefined ? "" : ` after it was ${more}`}: it ends ${outcome}`, async () => {
+      const { from, to, text } = await begin();
+      const victim = who === "from" ? from : to;
+      if (more === "refused") await mode(to, "before", "fail");
+      const hook = /^in (stop|start|before)_/.exec(step)?.[1];
+      if (hook === undefined) await dieAt(victim, step);
+      else await mode(victim, hook as "stop" | "start" | "before", "kill");
+      const asked = from.cli("switchover", "app", "--to", to.name);
+      await until(() => !victim.running, deadlineMs, `${victim.name} is killed at ${step}`);
+      await start(victim);
+      await asked;
+      const { primary } = await kept(text);
+      if (outcome !== "either") expect(primary.name).to.equal(outcome === "back" ? from.name : to.name);
+    });
+  }
+
+  it("has left no epoch to two nodes", async () => {
+    const promoted = [...(await events(alpha)), ...(await events(bravo))].filter(
+      ({ event }) => event === "replica.promoted" || event === "switchover.abandoned",
+    );
+    const epochs = promoted.flatMap(({ epoch }) => (epoch === undefined ? [] : [epoch]));
+    expect(new Set(epochs).size).to.equal(epochs.length);
   });
 });

@@ -17,6 +17,7 @@ import { type DatabaseHeader, databaseHeaderBytes, parseDatabaseHeader } from ".
 import { Exclusive } from "./exclusive.ts";
 import { ChainBroken, FollowedLog } from "./followed-log.ts";
 import { DatabaseBusy, defaultHolderFile, HolderLost, HolderProcess } from "./holder-process.ts";
+import { otherUsers } from "./other-users.ts";
 import { RollbackSource, sameStamp } from "./rollback-source.ts";
 import { RollbackView } from "./rollback-view.ts";
 import { noCounts, noteLocked, type SqliteCounters, WalSource } from "./wal-source.ts";
@@ -122,6 +123,10 @@ class SqliteAdapter implements SqliteStore {
   commitsCounted(): number {
     const source = this.#source;
     return source?.journal === "wal" ? source.log.commitsRead : 0;
+  }
+
+  users(): readonly number[] {
+    return otherUsers(this.#path);
   }
 
   peek(path: StorePath, offset: number, length: number): Uint8Array | undefined {
