@@ -12,7 +12,7 @@ import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import type { Turn } from "../../shared/session/epochs.ts";
 import type { ReplicaReport } from "../../shared/wire/messages.ts";
-import { type CutId, cutText, type NodeName, type Role } from "../../shared/words.ts";
+import { type CutId, cutText, type NodeName, type Role, sameCut } from "../../shared/words.ts";
 import { groupDirectory } from "../control/state-layout.ts";
 import { RemoteError } from "../workers/port-peer.ts";
 import type {
@@ -254,12 +254,15 @@ export class GroupWorkers {
       },
       acknowledged: (message) => {
         if (this.replicaStanding !== undefined) {
+          const { committed, rejoining } = this.replicaStanding;
           this.#tellSuspect(this.replicaStanding.suspect, message.suspect);
           this.replicaStanding = {
             ...this.replicaStanding,
             committed: message.durable,
             applied: message.applied.seq,
             suspect: message.suspect,
+            // The first cut that is committed brings right what was otherwise.
+            rejoining: rejoining && sameCut(committed, message.durable),
           };
         }
         this.following?.acknowledge(message);

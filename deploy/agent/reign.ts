@@ -606,7 +606,7 @@ export class Reign {
               : behind > allowed
                 ? "catching-up"
                 : "streaming",
-      reason: follower.suspect !== "" ? follower.suspect : aheadReason(follower),
+      reason: follower.suspect !== "" ? follower.suspect : aheadReason(follower) || rejoinReason(follower),
       received: follower.received,
       durable: follower.durable,
       applied: follower.applied,
@@ -1062,6 +1062,10 @@ function toRenew({ damaged, renewed, renewAt }: Follower, now: number): ObjectId
 /** No cut of this reign has brought right yet what it has otherwise. */
 function isRejoining({ base, rejoiningFrom }: Follower): boolean {
   return rejoiningFrom !== undefined && sameCut(base, rejoiningFrom);
+}
+
+function rejoinReason(follower: Follower): string {
+  return isRejoining(follower) ? `rejoins from cut ${cutText(follower.base)}` : "";
 }
 
 /** How far a replica is that gets what it lacks ahead of a cut, and how long it will take if nothing more changes. */

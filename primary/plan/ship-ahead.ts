@@ -38,7 +38,10 @@ export async function shipAhead(
   await sink.touched?.list();
   const turn = new Turn();
   const files = await filesBorn(context, sink.base.seq, turn);
-  for (const object of sink.touched?.objects() ?? []) files.add(object);
+  for (const object of sink.touched?.objects() ?? []) {
+    files.add(object);
+    if (turn.over()) await turn.take();
+  }
   for (const object of sink.damaged) files.add(object);
   let lacking = 0;
   for (const object of files) {

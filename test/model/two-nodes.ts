@@ -9,7 +9,7 @@ import { type AskTouched, TouchedThere } from "../../primary/ship/touched-there.
 import { createFilesStore } from "../../primary/stores/files/files-store.ts";
 import { applyNext } from "../../replica/apply/apply.ts";
 import { seal, takeOver } from "../../replica/promote/promote.ts";
-import { demote, settleFiles } from "../../replica/rejoin/demote.ts";
+import { demote, goBack, settleFiles } from "../../replica/rejoin/demote.ts";
 import type { ReplicaContext } from "../../replica/replica-context.ts";
 import { blockBirth } from "../../shared/catalog/content-change.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
@@ -27,6 +27,8 @@ export class TwoNodes implements AsyncDisposable {
   readonly directory = mkdtempSync(join(tmpdir(), "understudy-two-"));
   readonly nodes: readonly [Node, Node] = [new Node(this.directory, "alpha", 0), new Node(this.directory, "bravo", 1)];
 
+  readonly #others: Node[] = [];
+
   static async start(): Promise<TwoNodes> {
     const pair = new TwoNodes();
     for (const { root } of pair.nodes) mkdirSync(root, { recursive: true });
@@ -36,8 +38,18 @@ export class TwoNodes implements AsyncDisposable {
     return pair;
   }
 
+  /** One more replica of the first one. */
+  async another(name: string): Promise<Node> {
+    const node = new Node(this.directory, name, 2);
+    this.#others.push(node);
+    mkdirSync(node.root, { recursive: true });
+    await node.becomeReplica();
+    node.follow(this.nodes[0]);
+    return node;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const node of this.nodes) await node.close();
+    for (const node of [...this.nodes, ...this.#others]) await node.close();
     rmSync(this.directory, { recursive: true, force: true });
   }
 }
@@ -155,7 +167,7 @@ export class Node {
       receiver.abort();
       throw refusal ?? new Error("the cut was not sent");
     }
-    if (taken.fresh && receiver.ended.length === 0) {
+    if (taken.shippedTo.length > 0 && receiver.ended.length === 0) {
       receiver.abort();
       throw new Error("no cut came whole");
     }
@@ -167,7 +179,7 @@ export class Node {
   /** Takes over from what it holds. */
   async promote(): Promise<void> {
     seal(this.replica);
-    takeOver(this.replica, true, { member: this.#member, members: 2 });
+    takeOver(this.replica, true, { member: this.#member, members: 3 });
     await this.becomePrimary();
   }
 
@@ -183,6 +195,14 @@ export class Node {
       ),
     );
     demote(replica, common, settled, true);
+    return common;
+  }
+
+  /** A replica that has more of the past than its new primary gives that up. */
+  goBack(other: Node): CutId {
+    const common = commonCut(this.catalog.standing, other.catalog.standing);
+    if (common === undefined) throw new Error("the two have nothing in common");
+    goBack(this.replica, common);
     return common;
   }
 

@@ -36,7 +36,65 @@ describe("a node that rejoins, after random histories of both", () => {
     for (let run = 0; run < runs; run++) await partAndRejoin(first + run);
     console.log(`      seeds ${first} to ${first + runs - 1}`);
   });
+
+  it("does so as a replica that was ahead of the one that was promoted, and as the primary of both", async function () {
+    this.timeout(runs * 20_000);
+    const first = Number(process.env.UNDERSTUDY_SEED ?? Math.floor(Math.random() * 2 ** 31));
+    for (let run = 0; run < runs; run++) await leaveBehindAndRejoin(first + run);
+    console.log(`      seeds ${first} to ${first + runs - 1}`);
+  });
 });
+
+async function leaveBehindAndRejoin(seed: number): Promise<void> {
+  const random = randomOf(seed);
+  const log: string[] = [];
+  await using pair = await TwoNodes.start();
+  const [alpha, bravo] = pair.nodes;
+  const charlie = await pair.another("charlie");
+  const work = (node: Node, most: number): void => {
+    for (let step = random(most); step >= 0; step--) log.push(`${node.name}: ${operate(node.root, random)}`);
+  };
+  try {
+    writeFileSync(join(alpha.root, "kept"), "");
+    for (let cut = 0; cut < 3; cut++) {
+      work(alpha, 12);
+      for (const to of [bravo, charlie]) await alpha.ship(to);
+      log.push("alpha cuts for both");
+    }
+    for (let cut = 1 + random(3); cut > 0; cut--) {
+      work(alpha, 8);
+      await alpha.ship(charlie);
+      log.push("alpha cuts for charlie");
+    }
+    if (random(2) === 0) {
+      work(alpha, 8);
+      await alpha.cut(0n);
+      log.push("alpha cuts for itself");
+    }
+    await bravo.promote();
+    log.push("bravo is promoted");
+    work(bravo, 8);
+    await bravo.cut(0n);
+    charlie.goBack(bravo);
+    await alpha.demote(bravo);
+    for (const node of [charlie, alpha]) {
+      node.follow(bravo);
+      const bytesMax = bravo.lackingBytes(node);
+      const { bytes } = await bravo.ship(node, { ahead: random(2) === 0 });
+      log.push(`${node.name} has rejoined`);
+      expectSame(bravo, node);
+      expect(bytes).to.be.at.most(bytesMax);
+      expect(anyTouched(node.catalog)).to.equal(false);
+    }
+    work(bravo, 8);
+    for (const node of [charlie, alpha]) {
+      await bravo.ship(node);
+      expectSame(bravo, node);
+    }
+  } catch (error) {
+    throw new Error(`seed ${seed} (UNDERSTUDY_SEED=${seed}):\n${log.join("\n")}`, { cause: error });
+  }
+}
 
 async function partAndRejoin(seed: number): Promise<void> {
   const random = randomOf(seed);
