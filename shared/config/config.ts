@@ -61,6 +61,8 @@ export interface GroupConfig {
   readonly ha: HaConfig;
   /** What `wait` asks for where it is not told; undefined: `durability: async`. */
   readonly semiSync: SemiSync | undefined;
+  /** Whether a former primary follows by itself once what only it has is kept, or waits for a person. */
+  readonly rejoin: "auto" | "manual";
 }
 
 /** What the file says for one replica; `replicaSettings` fills in what it does not. */

@@ -200,7 +200,10 @@ class Reader extends Sections {
             },
       ha: { engine: written.ha?.engine ?? "none" },
       semiSync: this.#durability(written, interval, replicas, path),
+      rejoin: written.rejoin ?? "manual",
     };
+    if (group.rejoin === "auto" && hooks.onFenced === undefined)
+      this.problem([...path, "rejoin"], "is auto, and nothing stops the service: give stop_service or on_fenced");
     if (group.limits.sweepMs < sweepMsMin)
       this.problem([...path, "limits", "sweep"], `is shorter than ${durationText(sweepMsMin)}`);
     this.#keepablePromises(group, path);

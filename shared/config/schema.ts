@@ -289,6 +289,7 @@ export const groupSchema = strict({
       : strict({ semi_sync: strict({ replicas: replicaCount.default(1), timeout: duration.default(semiSyncMs) }) }),
   ).optional(),
   ha: strict({ engine: engine.default("none") }).optional(),
+  rejoin: oneOf(["auto", "manual"]).optional(),
 });
 
 export const kindSchema = oneOf(storeKinds);

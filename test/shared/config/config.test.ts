@@ -116,6 +116,7 @@ describe("configuration", () => {
     });
     expect(app.scrub).to.deep.equal({ everyMs: 604_800_000, bytesPerSecond: 20 * 2 ** 20 });
     expect(app.ha).to.deep.equal({ engine: "none" });
+    expect(app.rejoin).to.equal("manual");
     expect(app.semiSync).to.equal(undefined);
   });
 
@@ -305,6 +306,11 @@ describe("configuration", () => {
         groupLine("ha: { engine: etcd }"),
         /:10: groups.app.ha.engine: "etcd" is an unknown engine: the known ones are none, pacemaker/,
       ],
+      ["another way to rejoin", groupLine("rejoin: always"), /:10: groups.app.rejoin: must be one of auto, manual/],
+      [
+        "a rejoin that nobody's service is stopped for",
+        groupLine("rejoin: auto"),
+        /:10: groups.app.rejoin: is auto, and nothing stops the service/,
       ["another durability", groupLine("durability: sync"), /:10: groups.app.durability: must be one of async/],
       [
         "an unknown key of durability",
