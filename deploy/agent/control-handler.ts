@@ -27,7 +27,7 @@ import type {
   WaitOptions,
 } from "../control/api.ts";
 import { cutRef, GroupUnknown, jsonNumber } from "../control/api.ts";
-import type { ExportAnswer, ExportOptions, ForkAnswer, ForksAnswer } from "../control/fork-answers.ts";
+import type { ExportAnswer, ExportOptions, ForkAnswer, ForksAnswer, RejoinAnswer } from "../control/fork-answers.ts";
 import type { HaAnswer, HaRequest } from "../control/ha-api.ts";
 import type { Forks } from "./forks.ts";
 import type { GroupAgent } from "./group.ts";
@@ -203,6 +203,10 @@ export class AgentControl implements ControlHandler {
 
   async ha(name: string, request: HaRequest): Promise<HaAnswer> {
     return await this.#group(name).ha.answer(request);
+  }
+
+  async rejoin(name: string): Promise<RejoinAnswer> {
+    return await this.#group(name).rejoin.rejoin("operator");
   }
 
   #group(name: string): GroupAgent {

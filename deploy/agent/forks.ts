@@ -23,7 +23,7 @@ type ForkWorker = WorkerThread<ForkMainCalls, ForkWorkerCalls>;
 const pathsShownMax = 1000;
 
 /** The forks that are kept on this node. */
-export class Forks implements ForkHandler {
+export class Forks implements Omit<ForkHandler, "rejoin"> {
   readonly #stateDirectory: string;
   readonly #log: Log;
   readonly #events: EventLog;
@@ -118,7 +118,7 @@ export class Forks implements ForkHandler {
   }
 }
 
-function description({
+export function description({
   name,
   group,
   node,

@@ -9,6 +9,7 @@ import type { Hello, SourceState, SwitchoverMessage } from "../../shared/wire/me
 import { type CutId, cutText, type NodeName } from "../../shared/words.ts";
 import type { ReplicaStanding } from "../workers/replica-worker.ts";
 import { Following } from "./following.ts";
+import type { ForkMet } from "./group-rejoin.ts";
 import type { GroupWorkers, ReplicaWorker } from "./group-workers.ts";
 import { PeerAnswers } from "./peer-answers.ts";
 import { RefusedByPeer, type Session } from "./session.ts";
@@ -51,6 +52,9 @@ export interface RoleChanges {
   handedOver(by: bigint, peer: string, common: CutId): Promise<void>;
   /** What the primary says of a switchover. */
   switchover(following: Following, message: SwitchoverMessage): Promise<void>;
+  /** A primary goes on from less than this node has; until `parted`. */
+  forked(met: ForkMet): void;
+  parted(session: Session): void;
 }
 
 /** The conversations about one group: who is there, what we are for each other, what a primary has that we have not. */
@@ -114,9 +118,10 @@ export class GroupPeers {
       else await session.welcome(ours);
       const { theirs } = session;
       if (theirs.node !== peer) throw new WrongPeer(peer, theirs.node);
-      // Cut off to what a catalog can be asked for: a number beyond it is no cut's, and refused by the table.
+      // Cut off to what a catalog can be asked for: a number beyond it is no cut's, and refused by the table. Whose reign is
+      // over is told at once, whatever the catalog's worker has to do.
       const digest =
-        workers.primary === undefined
+        workers.primary === undefined || isOver(ours, theirs)
           ? undefined
           : await workers.primary.worker.call("digestAt", { seq: BigInt.asUintN(53, theirs.committed.seq) });
       const decision = decide(ours, theirs, {
@@ -228,20 +233,14 @@ export class GroupPeers {
       }
       case "demote": {
         const { theirs } = session;
-        await changes.handedOver(
-          theirs.epochSeen > theirs.epoch ? theirs.epochSeen : theirs.epoch,
-          peer,
-          decision.common,
-        );
+        const by = theirs.epochSeen > theirs.epoch ? theirs.epochSeen : theirs.epoch;
+        if (primary === undefined) await this.#forked(session, decision.common, changes);
+        else await changes.handedOver(by, peer, decision.common);
         return;
       }
-      case "fork": {
-        const reason = `this node has what the primary ${peer} has not; ${commonText(decision.common)}`;
-        this.#notes.set(peer, { state: "refused", reason, unformed: false });
-        log.warn("fork.found", { peer, reason });
-        await this.#drain(session);
+      case "fork":
+        await this.#forked(session, decision.common, changes);
         return;
-      }
       case "replica-newer": {
         const reason = `the replica ${peer} is newer (cut ${cutText(decision.theirs)}) than this primary: promote it`;
         await primary?.reign.standStill(reason);
@@ -262,6 +261,21 @@ export class GroupPeers {
         session.channel.close();
         return;
       }
+    }
+  }
+
+  /** As long as the session lasts it is known from where this node could follow. */
+  async #forked(session: Session, common: CutId | undefined, changes: RoleChanges): Promise<void> {
+    const { peer } = session;
+    const reason = `this node has what the primary ${peer} has not; ${commonText(common)}`;
+    this.#notes.set(peer, { state: "refused", reason, unformed: false });
+    this.#lastPrimary = peer;
+    this.#workers.log.warn("fork.found", { peer, reason });
+    changes.forked({ session, common });
+    try {
+      await this.#drain(session);
+    } finally {
+      changes.parted(session);
     }
   }
 
@@ -503,6 +517,11 @@ export class GroupPeers {
 
 function silent(session: Session): boolean {
   return performance.now() - session.lastHeardAt >= silenceMsMax;
+}
+
+/** Whatever else the other says, it has heard of a later reign than ours. */
+function isOver(ours: Hello, theirs: Hello): boolean {
+  return theirs.epoch > ours.epoch || theirs.epochSeen > ours.epoch;
 }
 
 class WrongPeer extends UnderstudyError {

@@ -1,15 +1,20 @@
 import { mkdir } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
-import { runHook } from "../../shared/hooks.ts";
 import { sourceStep } from "../../shared/session/switchover.ts";
 import type { SwitchoverMessage } from "../../shared/wire/messages.ts";
 import type { CutId } from "../../shared/words.ts";
 import type { Following } from "./following.ts";
 import type { GroupPeers, RoleChanges } from "./group-peers.ts";
 import type { GroupPromotion } from "./group-promotion.ts";
+import type { ForkMet, GroupRejoin } from "./group-rejoin.ts";
 import type { GroupService } from "./group-service.ts";
 import type { GroupSwitchover } from "./group-switchover.ts";
-import { type Demotion, ForkNotKept, type GroupWorkers, WrongRole } from "./group-workers.ts";
+import { type Demotion, ForkNotKept, type GroupWorkers, type KeepFork, WrongRole } from "./group-workers.ts";
+import type { Session } from "./session.ts";
+
+/** So long a hook waits for the higher epoch to be durable here. */
+const fenceMsMax = 1000;
 
 /** A group is not formed while a replica might have it already. */
 export class NotAnswered extends UnderstudyError {
@@ -32,6 +37,7 @@ export class GroupRoles implements RoleChanges {
   readonly #promotion: GroupPromotion;
   readonly #service: GroupService;
   readonly #switchover: GroupSwitchover;
+  readonly #rejoin: GroupRejoin;
 
   constructor(
     workers: GroupWorkers,
@@ -39,12 +45,14 @@ export class GroupRoles implements RoleChanges {
     promotion: GroupPromotion,
     service: GroupService,
     switchover: GroupSwitchover,
+    rejoin: GroupRejoin,
   ) {
     this.#workers = workers;
     this.#peers = peers;
     this.#promotion = promotion;
     this.#service = service;
     this.#switchover = switchover;
+    this.#rejoin = rejoin;
   }
 
   /** Goes on in the role that the catalog has. */
@@ -61,8 +69,7 @@ export class GroupRoles implements RoleChanges {
       await this.#switchover.restarted();
     } else if (standing.role === "replica") await workers.openCopy();
     else if (standing.role === "promoting") await this.#promotion.resume();
-    // Its service may have been started again meanwhile, or the agent died before it was told to stop.
-    else if (standing.role === "fenced") this.#onFenced().catch((error: unknown) => workers.options.onFatal(error));
+    this.#rejoin.started();
     workers.log.info("group.opened", {
       role: workers.role,
       epoch: workers.standing?.epoch ?? 0,
@@ -118,23 +125,26 @@ export class GroupRoles implements RoleChanges {
     // It may have begun a reign above that one meanwhile.
     if (by <= primary.reign.standing.epoch) return;
     workers.log.error("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
-    await primary.reign.fence(by);
+    const fenced = primary.reign.fence(by);
+    // Its service must not run on for longer than that, whatever the worker is at.
+    await Promise.race([fenced, sleep(fenceMsMax)]);
+    this.#rejoin.fenced(by);
+    await fenced;
     this.#switchover.superseded("fenced", peer);
     await workers.event("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
+    await this.#service.update("start");
     await workers.closePrimary();
     this.#peers.missingSince(await workers.openReplica());
     this.#peers.closeSessions();
-    await this.#onFenced();
-    await this.#service.update("start");
   }
 
   /**
    * An ex-primary goes on as a replica of what it has: see `GroupWorkers.demote`. For whoever is at a change of role already;
    * its service is stopped.
    */
-  async demote(common: CutId, keepFork?: (own: CutId) => Promise<void>): Promise<Demotion> {
+  async demote(common: CutId, keep?: KeepFork): Promise<Demotion> {
     const workers = this.#workers;
-    const demotion = await workers.demote(common, keepFork);
+    const demotion = await workers.demote(common, keep);
     if (workers.replicaStanding !== undefined) this.#peers.missingSince(workers.replicaStanding);
     this.#peers.closeSessions();
     return demotion;
@@ -169,16 +179,12 @@ export class GroupRoles implements RoleChanges {
     await this.#switchover.asked(following, message);
   }
 
-  async #onFenced(): Promise<void> {
-    const { config, log, standing } = this.#workers;
-    const hook = config.hooks.onFenced ?? config.hooks.stopService;
-    if (hook === undefined) return;
-    const reason = `fenced by epoch ${standing?.epochSeen ?? 0n}`;
-    try {
-      await runHook("on_fenced", hook, { ...this.#workers.environment(), UNDERSTUDY_REASON: reason });
-    } catch (error) {
-      log.error("hook.failed", { hook: "on_fenced", error });
-    }
+  forked(met: ForkMet): void {
+    this.#rejoin.met(met);
+  }
+
+  parted(session: Session): void {
+    this.#rejoin.parted(session);
   }
 
   /**
@@ -189,12 +195,14 @@ export class GroupRoles implements RoleChanges {
     const workers = this.#workers;
     await workers.exclusively(async () => {
       const { replica, role } = workers;
-      if (replica === undefined || (role !== "replica" && role !== "unformed"))
-        throw new WrongRole("a copy is adopted by a replica", role);
+      if (replica === undefined || (role !== "replica" && role !== "unformed" && role !== "fenced"))
+        throw new WrongRole("a copy is adopted by a replica, or by a primary that was fenced", role);
+      if (role === "fenced") await this.#rejoin.stopService("adopt");
       workers.following = undefined;
       this.#peers.closeSessions();
       workers.replicaStanding = await replica.call("adopt", undefined);
-      workers.log.warn("copy.adopting", {});
+      workers.log.warn("copy.adopting", { role });
+      await workers.event("copy.adopting", { role });
     });
   }
 

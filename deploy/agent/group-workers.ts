@@ -1,4 +1,6 @@
 import { join } from "node:path";
+import type { ForkRecord } from "../../replica/rejoin/fork-bundle.ts";
+import type { ForkPlace } from "../../replica/rejoin/make-fork.ts";
 import {
   type Config,
   type GroupConfig,
@@ -72,6 +74,8 @@ export class ForkNotKept extends UnderstudyError {
 export interface Demotion extends Demoted {
   /** Its own last cut, which is beyond `cut` where it had a fork. */
   readonly own: CutId;
+  /** What it had beyond `cut`, as it is kept; undefined where that was nothing. */
+  readonly fork: ForkRecord | undefined;
 }
 
 export interface GroupOptions {
@@ -88,6 +92,13 @@ export interface GroupOptions {
   readonly metrics: Metrics;
   /** Something happened after which only a restart through recovery is safe. */
   readonly onFatal: (error: unknown) => void;
+}
+
+/** What becomes of what lies beyond the common cut. */
+export interface KeepFork {
+  readonly place: ForkPlace;
+  /** It is durable, and nothing of it is given up yet. */
+  kept(fork: ForkRecord): Promise<void>;
 }
 
 const demoteAttemptsMax = 3;
@@ -476,20 +487,20 @@ export class GroupWorkers {
   /**
    * An ex-primary becomes a replica of what it has, at `common`, a cut of its own history; its service is stopped, and
    * whoever asks does so within `exclusively`, and begins every conversation anew afterwards. Before that it takes one more
-   * cut, for no replica, and the stores come to an orderly end. What lies beyond `common` then is for `keepFork` to keep, as of
-   * the cut `own`: all of it is in the catalog and in the stores' own files, and nobody changes either. When it fails, the node
+   * cut, for no replica, and the stores come to an orderly end. What lies beyond `common` then is kept as a fork before it is given
+   * up: all of it is in the catalog and in the stores' own files, and nobody changes either. When it fails, the node
    * is what it was. A replica that is ahead of its primary's history goes back to `common` in the same way.
    */
-  async demote(common: CutId, keepFork?: (own: CutId) => Promise<void>): Promise<Demotion> {
+  async demote(common: CutId, keep?: KeepFork): Promise<Demotion> {
     const { role } = this;
-    if (role === "replica") return await this.#goBack(common, keepFork);
+    if (role === "replica") return await this.#goBack(common, keep);
     if (role !== "primary" && role !== "fenced") throw new WrongRole("only an ex-primary is demoted", role);
     let worker = await this.#endReign();
     let demotion: Demotion | undefined;
     try {
       for (let attempt = 1; demotion === undefined; attempt++) {
         try {
-          demotion = await this.#demote(worker, common, keepFork);
+          demotion = await this.#demote(worker, common, keep);
         } catch (error) {
           if (attempt === demoteAttemptsMax || !isStillWritten(error)) throw error;
           this.log.warn("demotion.retried", { error });
@@ -502,8 +513,14 @@ export class GroupWorkers {
       if (demotion === undefined && role === "primary") await this.becomePrimary();
       else await this.openReplica();
     }
-    const { touched, ...said } = demotion;
-    this.log.info("primary.demoted", { ...said, own: cutText(demotion.own), cut: cutText(demotion.cut), ...touched });
+    const { touched, fork, ...said } = demotion;
+    this.log.info("primary.demoted", {
+      ...said,
+      fork: fork?.name ?? "",
+      own: cutText(demotion.own),
+      cut: cutText(demotion.cut),
+      ...touched,
+    });
     await this.event("primary.demoted", {
       cut: cutText(demotion.cut),
       own: cutText(demotion.own),
@@ -514,11 +531,7 @@ export class GroupWorkers {
     return demotion;
   }
 
-  async #demote(
-    worker: PrimaryWorker,
-    common: CutId,
-    keepFork: ((own: CutId) => Promise<void>) | undefined,
-  ): Promise<Demotion> {
+  async #demote(worker: PrimaryWorker, common: CutId, keep: KeepFork | undefined): Promise<Demotion> {
     await worker.call("start", undefined);
     const { cut: own } = await worker.call("cut", {
       depth: "scan",
@@ -528,29 +541,29 @@ export class GroupWorkers {
       sinks: [],
       forgottenUpTo: 0n,
     });
-    if (own.seq > common.seq && keepFork === undefined)
+    if (own.seq > common.seq && keep === undefined)
       throw new ForkNotKept(`this node has cut ${cutText(own)}, the common one is ${cutText(common)}`);
     await worker.call("settle", this.#places);
-    if (own.seq > common.seq) await keepFork?.(own);
+    const fork = keep === undefined ? undefined : await worker.call("keepFork", { ...keep.place, common });
+    if (fork !== undefined) await keep?.kept(fork);
     const demoted = await worker.call("demote", { common, keepHistory: this.#keepsHistory() });
-    return { ...demoted, own };
+    return { ...demoted, own, fork };
   }
 
-  async #goBack(common: CutId, keepFork: ((own: CutId) => Promise<void>) | undefined): Promise<Demotion> {
+  async #goBack(common: CutId, keep: KeepFork | undefined): Promise<Demotion> {
     const worker = this.#replica;
     if (worker === undefined) throw new WrongRole("a replica goes back", this.role);
     const { committed: own } = await worker.call("settle", undefined);
-    if (own.seq > common.seq) {
-      if (keepFork === undefined)
-        throw new ForkNotKept(`this node has cut ${cutText(own)}, the common one is ${cutText(common)}`);
-      await keepFork(own);
-    }
+    if (own.seq > common.seq && keep === undefined)
+      throw new ForkNotKept(`this node has cut ${cutText(own)}, the common one is ${cutText(common)}`);
+    const fork = keep === undefined ? undefined : await worker.call("keepFork", { ...keep.place, common });
+    if (fork !== undefined) await keep?.kept(fork);
     const { touched, standing } = await worker.call("goBack", { common });
     this.replicaStanding = standing;
     const cut = standing.committed;
     this.log.info("replica.went_back", { own: cutText(own), cut: cutText(cut), ...touched });
     await this.event("replica.went_back", { cut: cutText(cut), own: cutText(own), touchedPaths: touched.paths });
-    return { own, cut, touched, filesRead: 0, bytesRead: 0, damaged: 0 };
+    return { own, cut, fork, touched, filesRead: 0, bytesRead: 0, damaged: 0 };
   }
 
   /** The worker of a primary that takes no cuts by itself any more, and whose stores are not followed. */

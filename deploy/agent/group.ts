@@ -7,6 +7,7 @@ import { GroupHistory } from "./group-history.ts";
 import { GroupPausing } from "./group-pausing.ts";
 import { GroupPeers } from "./group-peers.ts";
 import { GroupPromotion } from "./group-promotion.ts";
+import { GroupRejoin } from "./group-rejoin.ts";
 import { GroupRoles } from "./group-roles.ts";
 import { GroupService } from "./group-service.ts";
 import { GroupSwitchover } from "./group-switchover.ts";
@@ -25,6 +26,7 @@ export class GroupAgent {
   readonly history: GroupHistory;
   readonly ha: GroupHa;
   readonly switchover: GroupSwitchover;
+  readonly rejoin: GroupRejoin;
 
   constructor(options: GroupOptions) {
     this.workers = new GroupWorkers(options);
@@ -34,7 +36,8 @@ export class GroupAgent {
     this.history = new GroupHistory(this.workers);
     this.promotion = new GroupPromotion(this.workers, this.peers, this.history, this.service);
     this.switchover = new GroupSwitchover(this.workers, this.peers, this.promotion, this.service);
-    this.roles = new GroupRoles(this.workers, this.peers, this.promotion, this.service, this.switchover);
+    this.rejoin = new GroupRejoin(this.workers, this.peers);
+    this.roles = new GroupRoles(this.workers, this.peers, this.promotion, this.service, this.switchover, this.rejoin);
     this.ha = new GroupHa(this.workers, this.peers, this.promotion, this.roles, this.service);
   }
 
@@ -75,6 +78,7 @@ export class GroupAgent {
     this.workers.stopping();
     this.service.stop();
     this.switchover.stop();
+    this.rejoin.stop();
     this.peers.closeSessions();
     await this.workers.stop();
   }

@@ -92,6 +92,8 @@ function switchoverStatus({ switchover }: GroupAgent): Pick<GroupStatus, "switch
 function halted(group: GroupAgent): Reason | null {
   const { reign, standing } = group;
   const { following, copyProblem, copyHint } = group.workers;
+  const { waiting } = group.rejoin;
+  if (waiting !== undefined) return waiting;
   const reason = (message: string, hint: string): Reason => ({ code: "HALTED", message, hint, flag: null });
   if (reign !== undefined && reign.halted !== "") return reason(reign.halted, reign.haltedHint);
   if (standing !== undefined && standing.halted !== "") return reason(standing.halted, "See the agent's log.");

@@ -16,7 +16,7 @@ import {
 import { connectControl } from "../control/client.ts";
 import { bridgeSocketPath, controlSocketPath, eventLogPath, identityDirectory } from "../control/state-layout.ts";
 import { callerName } from "./caller.ts";
-import { droppedText, exportedText, forksText, forkText } from "./fork-text.ts";
+import { droppedText, exportedText, forksText, forkText, rejoinedText } from "./fork-text.ts";
 import { type HaOptions, haActions, haRequest, haText } from "./ha.ts";
 import { parseRestorePoint } from "./restore-point.ts";
 import { followSwitchover, outcomeCode, outcomeText, planText, stepText } from "./switchover.ts";
@@ -458,6 +458,18 @@ class CommandLine {
 
   /** What former primaries had beyond the last common cut. */
   #forkVerbs(program: Command): void {
+    common(program.command("rejoin"))
+      .summary("let a former primary follow the one that was promoted")
+      .description(
+        "Stops the service here, keeps what only this node has as a fork, and lets it follow the primary from the last common cut: only what differs is shipped.",
+      )
+      .argument("[group]", "may be left out where there is only one")
+      .option("--json", "print JSON")
+      .action(async (name: string | undefined, options: CommonOptions) => {
+        const { agent, group } = await this.#group(name, options);
+        this.#answer(options, await agent.rejoin(group), (answer) => rejoinedText(group, answer));
+      });
+
     common(program.command("forks"))
       .summary("list, show, give out or drop what is kept of forks")
       .description(

@@ -6,6 +6,7 @@ import type {
   ForkDescription,
   ForkPathAnswer,
   ForksAnswer,
+  RejoinAnswer,
 } from "../control/fork-answers.ts";
 import { count, table } from "./text.ts";
 
@@ -44,6 +45,14 @@ export function forkText({ fork, paths }: ForkAnswer): string {
 export function exportedText({ name, to, files, bytes, metadataPartial }: ExportAnswer): string {
   const partial = metadataPartial === 0 ? "" : `; owner or mode of ${count(metadataPartial, "path")} could not be set`;
   return `exported ${name} to ${to}: ${count(files, "file")}, ${sizeText(bytes)}, all as they were kept${partial}\n`;
+}
+
+export function rejoinedText(group: string, { peer, cut, fork }: RejoinAnswer): string {
+  const kept =
+    fork === null
+      ? "there was nothing beyond it"
+      : `what was beyond it is kept as ${fork.name}: ${countsText(fork.counts)}, ${sizeText(fork.counts.bytes)}`;
+  return `${group}: follows ${peer} from cut ${cutRefText(cut)}; ${kept}\n`;
 }
 
 export function droppedText({ fork }: ForkAnswer): string {

@@ -108,6 +108,7 @@ export function connectControl(
     exportFork: (name, options, signal) => post("/forks/export", { name, ...options }, undefined, signal),
     dropFork: (name) => post("/forks/drop", { name }),
     ha: (group, request) => post("/ha", { group, request }),
+    rejoin: (group) => post("/rejoin", { group }),
   };
 }
 

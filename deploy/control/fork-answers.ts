@@ -9,6 +9,8 @@ export interface ForkHandler {
   exportFork(name: string, options: ExportOptions, signal?: AbortSignal): Promise<ExportAnswer>;
   /** For ever. */
   dropFork(name: string): Promise<ForkAnswer>;
+  /** What only this node has is kept as a fork, and it follows the primary that was promoted in its place. */
+  rejoin(group: string): Promise<RejoinAnswer>;
 }
 
 export interface ExportOptions {
@@ -58,6 +60,15 @@ export type ForkPathAnswer = NamedPath & {
   /** What of a file is kept: all of it, its changed blocks, or nothing, since its bytes are as in the common cut. */
   readonly content?: "whole" | "blocks" | "same" | "none";
 };
+
+export interface RejoinAnswer {
+  /** The primary that it follows. */
+  readonly peer: string;
+  /** The last common cut, at which it stands now. */
+  readonly cut: CutRef;
+  /** What it had beyond that; null where that was nothing. */
+  readonly fork: ForkDescription | null;
+}
 
 export interface ExportAnswer {
   readonly name: string;

@@ -251,6 +251,7 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
     route(z.strictObject({ group, request: haRequest }), (handler, input) => handler.ha(input.group, input.request)),
   ],
   ["POST /adopt", route(ofGroup, (handler, input) => handler.adopt(input.group))],
+  ["POST /rejoin", route(ofGroup, (handler, input) => handler.rejoin(input.group))],
   ["GET /forks", route(nothing, (handler) => handler.forks())],
   ["GET /forks/show", route(ofFork, (handler, input) => handler.showFork(input.name))],
   [

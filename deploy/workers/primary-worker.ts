@@ -7,6 +7,8 @@ import type { PrimaryContext } from "../../primary/primary-context.ts";
 import { dropFrameMemory, frameBytesMax, giveFrameMemory, takeFrameMemory } from "../../primary/ship/frame-memory.ts";
 import type { ReplicaSink, StagedQuestion } from "../../primary/ship/shipment.ts";
 import { checkPlaces, demote, type Settled, settleFiles } from "../../replica/rejoin/demote.ts";
+import type { ForkRecord } from "../../replica/rejoin/fork-bundle.ts";
+import { type ForkRequest, makeFork } from "../../replica/rejoin/make-fork.ts";
 import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
 import { openStoreHomes, type StorePlacement } from "../../replica/store-home.ts";
 import { Catalog, type Standing } from "../../shared/catalog/catalog.ts";
@@ -113,6 +115,8 @@ export type PrimaryWorkerCalls = {
    * follows them. Before `demote` the node is what it was; this worker is of no more use then, but to be closed.
    */
   settle(argument: CopyPlaces): Promise<void>;
+  /** All that is beyond the common cut, once the stores are settled; undefined where that is nothing. */
+  keepFork(argument: ForkRequest): Promise<ForkRecord | undefined>;
   /** What was settled is the copy of a replica from here on, which stands at the cut `common`. */
   demote(argument: { common: CutId; keepHistory: boolean }): Demoted;
   standing(argument: undefined): PrimaryStanding;
@@ -457,6 +461,13 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       } finally {
         if (settled === undefined) closeCopies(copies);
       }
+    },
+    async keepFork(request) {
+      assert(settled !== undefined, "the stores are settled first");
+      const { catalog, manifest, disk, homes, nowUs } = settled.copies;
+      const placements = [...homes.values()].map((home) => home.placement);
+      const foreign = new Set(settled.files.damaged.map(({ object }) => object));
+      return await makeFork({ catalog, manifest, disk, placements, nowUs }, { ...request, foreign }, closing.signal);
     },
     demote({ common, keepHistory }) {
       assert(settled !== undefined, "the stores are settled first");

@@ -16,6 +16,8 @@ import { CutDamaged, SenderRefused } from "../../replica/receive/refusals.ts";
 import { noteUnproven, unproven } from "../../replica/receive/rejoin.ts";
 import { adopting, forgetOpenCut, recoverStaging, stagedRunDigests } from "../../replica/receive/resume.ts";
 import { goBack, NotApplied } from "../../replica/rejoin/demote.ts";
+import type { ForkRecord } from "../../replica/rejoin/fork-bundle.ts";
+import { type ForkRequest, makeFork } from "../../replica/rejoin/make-fork.ts";
 import { anyDamage, askedOfPrimary, type Damage } from "../../replica/repair/damage.ts";
 import { Repairing, strangersCodes } from "../../replica/repair/repairing.ts";
 import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
@@ -101,6 +103,8 @@ export type ReplicaWorkerCalls = {
    * @throws when it cannot be
    */
   settle(argument: undefined): ReplicaStanding;
+  /** All that is beyond the common cut; undefined where that is nothing. After `settle`. */
+  keepFork(argument: ForkRequest): Promise<ForkRecord | undefined>;
   /** It has cuts that the new primary's history has not: see replica/rejoin/demote.ts. After `settle`. */
   goBack(argument: { common: CutId }): { readonly touched: Touched; readonly standing: ReplicaStanding };
   /** `acceptSuspect`: also with a copy that somebody else changed. */
@@ -318,6 +322,13 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       if (applied !== committed.seq) throw new NotApplied(`cut ${cutText(committed)} is not applied`);
       return standing();
     },
+    async keepFork(request) {
+      const { catalog, manifest, disk, homes } = openContext();
+      const placements = [...homes.values()].map((home) => home.placement);
+      const foreign = new Set(catalog.all("SELECT object FROM damaged").map((row) => Number(row.object) as ObjectId));
+      const never = new AbortController().signal;
+      return await makeFork({ catalog, manifest, disk, placements, nowUs }, { ...request, foreign }, never);
+    },
     goBack({ common }) {
       const of = openContext();
       const touched = goBack(of, common);
@@ -420,7 +431,8 @@ function openCopy(): void {
   const opened = openCatalog();
   // A primary's files are its application's: nothing of the replica's recovery may touch them.
   const { role } = opened.standing;
-  assert(role === "replica" || role === "promoting", `a copy is opened by a replica, not by a ${role} node`);
+  const given = role === "fenced" && isAdopting();
+  assert(role === "replica" || role === "promoting" || given, `a copy is opened by a replica, not by a ${role} node`);
   const disk = traceDisk(new RealDisk());
   enterStage("recover");
   opened.transaction("stores", () => {

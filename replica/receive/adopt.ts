@@ -18,7 +18,8 @@ import { adopting, rehashStaged } from "./resume.ts";
 const pieceBytes = 1024 * 1024;
 
 /**
- * Forgets everything that this node knows of the group's cuts, but not the group: the next session sends a first cut, and
+ * Forgets everything that this node knows of the group's cuts, but not the group; a primary that was fenced becomes a
+ * replica by it. The next session sends a first cut, and
  * what lies in the copy's place is compared with it. Files stay where they are; what the first cut does not have goes to
  * `strangers/`. Recovery points are given up. Until the first cut is durable there is nothing to promote.
  */
@@ -46,6 +47,8 @@ export function beginAdoption(context: ReplicaContext): void {
     catalog.event("replica.adopting", {}, context.nowUs());
     catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('adopting', 1)");
     catalog.stand({
+      role: "replica",
+      halted: "",
       // As before the first cut: a primary of whatever epoch would take any other one for a cut that it never sent.
       committed: { epoch: epoch(0), seq: seq(0) },
       applied: seq(0),

@@ -212,7 +212,8 @@ class StoreSettling {
     }
     this.#refuseShared(path, version.object, stat);
     if (seen !== undefined && this.#isAsSeen(stat, seen)) {
-      if (seen.inode !== BigInt(stat.inode) || seen.ctimeNs !== stat.ctimeNs) this.#keep(version.object, stat);
+      const left = this.#withMeta(path, version, stat);
+      if (seen.inode !== BigInt(left.inode) || seen.ctimeNs !== left.ctimeNs) this.#keep(version.object, left);
       return;
     }
     if (this.#isSettled(version.object, stat)) return; // By another of its paths.
@@ -393,7 +394,7 @@ function checkCommon({ catalog }: ReplicaContext, common: Seq): void {
     );
 }
 
-/** Within a transaction. */
+/** Within a transaction: what this node has beyond a cut of its own counts as touched, and it stands at that cut. */
 function giveUpBeyond({ catalog }: ReplicaContext, common: Seq): Touched {
   const { committed, epochs } = catalog.standing;
   // No point of before can be read from now on, and nothing pending is anybody's.

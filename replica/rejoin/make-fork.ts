@@ -50,16 +50,22 @@ export interface ForkSource {
   readonly nowUs: () => number;
 }
 
-export interface ForkRequest {
+/** Where a fork is kept, and whose promotion made it one. */
+export interface ForkPlace {
   /** Absolute: where the bundles of the group are. */
   readonly directory: string;
   readonly group: string;
   readonly node: string;
+  /** Whose reign goes on from the common cut. */
+  readonly promotion: { readonly node: string; readonly epoch: bigint };
+}
+
+export interface ForkRequest extends ForkPlace {
   /** The last cut that both have. */
   readonly common: CutId;
-  /** Whose reign goes on from there. */
-  readonly promotion: { readonly node: string; readonly epoch: bigint };
   readonly wholeBytesMax?: number;
+  /** Objects whose files are known to be somebody else's: what lies there is kept aside when they are mended. */
+  readonly foreign?: ReadonlySet<ObjectId>;
 }
 
 /** Somebody still writes into the stores: they are not what the last cut says any more. */
@@ -350,6 +356,7 @@ class ForkWriter {
         return bare;
       }
       case "file": {
+        if (this.#request.foreign?.has(object) === true) return bare;
         if (!touched) return { ...bare, content: "same" };
         const before = this.#written.get(object);
         if (before === undefined) {

@@ -285,6 +285,9 @@ describe("command line", () => {
       expect(await forks(["drop", name], { answer: "y" })).to.include({ code: exitCodes.done });
       expect((await forks(["drop", name, "--yes"])).out).to.equal(`dropped ${name}\n`);
       expect(agent.calls.flat().filter((call) => call === "dropFork")).to.have.length(2);
+      expect((await run(["rejoin", "app", "--state", served.state])).out).to.equal(
+        `app: follows bravo from cut 1.42; what was beyond it is kept as ${name}: 3 paths (1 created, 1 changed, 1 removed), 8 KiB\n`,
+      );
       agent.current = statusWith({ app: { ...replicaGroup, forks: { count: 1, names: [name] } } });
       expect((await run(["status", "--state", served.state])).out).to.include(`1 fork kept here: ${name}`);
     });

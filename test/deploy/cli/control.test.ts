@@ -74,6 +74,7 @@ describe("control socket", () => {
     await client.showFork("a b&c");
     await client.exportFork("a", { to: "/x" });
     await client.dropFork("a");
+    expect((await client.rejoin("app")).peer).to.equal("bravo");
     expect(agent.calls).to.deep.equal([
       ["isPrimary", "app"],
       ["points", "app"],
@@ -94,6 +95,7 @@ describe("control socket", () => {
       ["showFork", "a b&c"],
       ["exportFork", "a", "/x"],
       ["dropFork", "a"],
+      ["rejoin", "app"],
     ]);
   });
 

@@ -225,6 +225,8 @@ export class FakeAgent implements ControlHandler {
     this.#called(["confirm", group, options], { role: "primary", epoch: 1 });
   ha: ControlHandler["ha"] = (group, request) => this.#called(["ha", group, request], haAnswer);
   adopt: ControlHandler["adopt"] = (group) => this.#called(["adopt", group], { role: "replica", epoch: 1 });
+  rejoin: ControlHandler["rejoin"] = (group) =>
+    this.#called(["rejoin", group], { peer: "bravo", cut: forkDescription.common, fork: forkDescription });
   forks = () => this.#called(["forks"], { forks: [forkDescription], damaged: [] });
   showFork: ControlHandler["showFork"] = (name) =>
     this.#called(["showFork", name], {
