@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, open, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
@@ -229,32 +229,18 @@ describe("README.md", function () {
       expect(ordersIn(join(directory, "bravo", "app", "app.db"))).to.deep.equal(["first", "second"]);
     });
 
-    it("rejoin: the former primary is fenced, and follows again from what it has", async () => {
+    it("rejoin: the former primary is fenced, keeps what only it has, and follows", async () => {
       await writeFile(join(directory, "alpha", "app", "uploads", "a.txt"), "beyond the last cut");
-      const [away, start, adopt] = linesOf(block("rejoin"));
+      const start = linesOf(block("run")).find(({ command, on }) => on.includes("alpha") && command.includes(" run "));
       await startAgent(start?.command ?? "", "alpha");
       await until(
-        async () => (await group("alpha").catch(() => undefined))?.role === "fenced",
+        async () => (await group("alpha").catch(() => undefined))?.halted?.code === "FORK",
         30_000,
-        "alpha is fenced",
+        "alpha is fenced and has met bravo",
       );
-      await agents.get("alpha")?.stop();
-      expect(await shell(onMachine(away?.command ?? "", "alpha"), "alpha")).to.include({ code: 0 });
-      await startAgent(start?.command ?? "", "alpha");
-      await until(
-        async () => {
-          const { code } = await shell(onMachine(adopt?.command ?? "", "alpha"), "alpha");
-          return code === 0;
-        },
-        30_000,
-        "alpha's agent answers",
-      );
-      await until(async () => (await group("alpha"))?.cut ?? undefined, 30_000, "alpha has a cut of bravo's");
-      const waited = await shell(
-        onMachine("deploy/understudy wait app --timeout 30s --state /var/lib/understudy", "bravo"),
-        "bravo",
-      );
-      expect(waited, waited.stderr).to.include({ code: 0 });
+      const [rejoin, list] = linesOf(block("rejoin"));
+      const rejoined = await shell(onMachine(rejoin?.command ?? "", "alpha"), "alpha");
+      expect(rejoined, rejoined.stderr).to.include({ code: 0 });
       const app = join(directory, "alpha", "app");
       await until(
         async () => (await readFile(join(app, "uploads", "a.txt"), "utf8")) === "second",
@@ -262,11 +248,19 @@ describe("README.md", function () {
         "alpha's copy is bravo's",
       );
       expect((await group("alpha"))?.role).to.equal("replica");
-      const kept = await readdir(join(app, ".understudy"), { recursive: true, withFileTypes: true });
-      const texts = kept
-        .filter((entry) => entry.isFile())
-        .map(async (entry) => await readFile(join(entry.parentPath, entry.name), "latin1"));
-      expect(await Promise.all(texts)).to.include("beyond the last cut");
+      const waited = await shell(
+        onMachine("deploy/understudy wait app --timeout 30s --state /var/lib/understudy", "bravo"),
+        "bravo",
+      );
+      expect(waited, waited.stderr).to.include({ code: 0 });
+      const [name = ""] = (await group("alpha"))?.forks.names ?? [];
+      const listed = await shell(onMachine(list?.command ?? "", "alpha"), "alpha");
+      expect(listed.stdout).to.include(name).and.include("bravo, epoch 2");
+      const shown = await shell(
+        onMachine(`deploy/understudy forks show ${name} --state /var/lib/understudy`, "alpha"),
+        "alpha",
+      );
+      expect(shown.stdout).to.include('changed uploads "a.txt": 19 B');
     });
 
     it("openssh: the node's line is right", async () => {

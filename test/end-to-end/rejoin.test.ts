@@ -1,0 +1,285 @@
+import { execFile } from "node:child_process";
+import { appendFile, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import { promisify } from "node:util";
+import { expect } from "chai";
+import type { ForkAnswer, ForkPathAnswer } from "../../deploy/control/fork-answers.ts";
+import { type Cluster, type ClusterNode, type ClusterPaths, promote, startCluster, until } from "./harness.ts";
+
+const deadlineMs = 30_000;
+
+/** A tree and a database on each member; what its hooks are told is in `hooks` of its directory. */
+function groupOf(members: readonly string[], more = "") {
+  const [primary = "", ...replicas] = members;
+  return async ({ data, directory }: ClusterPaths): Promise<string> => {
+    const script = join(directory, "hook");
+    await writeFile(
+      script,
+      `#!/bin/sh\ntest ! -e "${directory}/$UNDERSTUDY_NODE/refuse" || { echo refused >&2; exit 7; }\necho "$1 $UNDERSTUDY_ROLE $UNDERSTUDY_REASON" >> "${directory}/$UNDERSTUDY_NODE/hooks"\n`,
+      { mode: 0o755 },
+    );
+    await mkdir(join(data(primary), "files", "old"), { recursive: true });
+    for (const name of ["kept", "changed", "removed", "old/deep"])
+      await writeFile(join(data(primary), "files", name), `${name} at first`);
+    using database = new DatabaseSync(join(data(primary), "app.db"));
+    database.exec("PRAGMA journal_mode=WAL; CREATE TABLE rows (text); INSERT INTO rows VALUES ('first')");
+    const at = (name: string): string =>
+      replicas.map((replica) => `${replica}: ${JSON.stringify(join(data(replica), name))}`).join(", ");
+    return `  app:
+    primary: ${primary}
+    replicas: [${replicas.join(", ")}]
+    stores:
+      db: { kind: sqlite, path: ${JSON.stringify(join(data(primary), "app.db"))}, at: { ${at("app.db")} } }
+      files: { kind: files, path: ${JSON.stringify(join(data(primary), "files"))}, at: { ${at("files")} } }
+    hooks: { stop_service: [${script}, stop] }
+${more}`;
+  };
+}
+
+function fileOf(node: ClusterNode, name: string): string {
+  return join(node.dataDirectory, "files", name);
+}
+
+function sql(node: ClusterNode, text: string): void {
+  // What a killed agent left running may hold it for a moment.
+  using database = new DatabaseSync(join(node.dataDirectory, "app.db"), { timeout: 10_000 });
+  database.exec(text);
+}
+
+async function rowsIn(path: string): Promise<string[]> {
+  const { stdout } = await promisify(execFile)("sqlite3", [path, "PRAGMA integrity_check; SELECT text FROM rows"]);
+  return stdout.trim().split("\n");
+}
+
+async function hooksOf(node: ClusterNode): Promise<string[]> {
+  const text = await readFile(join(node.stateDirectory, "..", "hooks"), "utf8").catch(() => "");
+  return text.split("\n").filter((line) => line !== "");
+}
+
+async function started(node: ClusterNode): Promise<void> {
+  await node.start();
+  await node.until(() => true, deadlineMs);
+}
+
+async function durable(primary: ClusterNode, ...replicas: string[]): Promise<void> {
+  const waited = await primary.cli("wait", "app", "--timeout", "30s", "--replica", ...replicas);
+  expect(waited, waited.stderr).to.include({ code: 0 });
+}
+
+async function events(node: ClusterNode): Promise<Record<string, unknown>[]> {
+  const text = await readFile(join(node.stateDirectory, "events.jsonl"), "utf8");
+  return text
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
+}
+
+async function eventsUntil(node: ClusterNode, event: string): Promise<Record<string, unknown>[]> {
+  return await until(
+    async () => {
+      const all = await events(node);
+      return all.some((item) => item.event === event) ? all : undefined;
+    },
+    deadlineMs,
+    `${node.name} said ${event}`,
+  );
+}
+
+function pathsOf({ paths }: ForkAnswer): string[] {
+  const name = (path: ForkPathAnswer): string => ("path" in path ? path.path : path.pathB64);
+  return paths.map((path) => `${path.what} ${path.store} ${name(path)}`).toSorted();
+}
+
+/** Both have the same cut and digest, and the copy is what they say. */
+async function equal(primary: ClusterNode, replica: ClusterNode): Promise<void> {
+  await durable(primary, replica.name);
+  await until(
+    async () => {
+      const [ours, theirs] = [await primary.group(), await replica.group()];
+      const applied = Object.values(theirs?.peers ?? {})[0]?.applied;
+      return ours?.cut?.digest === theirs?.cut?.digest && applied?.seq === ours?.cut?.seq;
+    },
+    deadlineMs,
+    `${replica.name} is equal to ${primary.name}`,
+  );
+  const verified = await replica.cli("verify", "app");
+  expect(verified, verified.stdout).to.include({ code: 0 });
+}
+
+describe("who comes back", function () {
+  this.timeout(120_000);
+
+  describe("as a primary that had written more", () => {
+    let cluster: Cluster;
+    let alpha: ClusterNode;
+    let bravo: ClusterNode;
+    let fork: string;
+    before(async () => {
+      cluster = await startCluster({ groupYaml: groupOf(["alpha", "bravo"]) });
+      [alpha, bravo] = [cluster.node("alpha"), cluster.node("bravo")];
+      await bravo.until(({ cut }) => cut !== null, deadlineMs);
+      await durable(alpha, "bravo");
+    });
+    after(async () => await cluster?.[Symbol.asyncDispose]());
+
+    it("is fenced and its service stopped at once, and again at each start until that succeeds", async () => {
+      await bravo.kill9();
+      await writeFile(fileOf(alpha, "changed"), "changed and lost");
+      sql(alpha, "INSERT INTO rows VALUES ('cut and lost')");
+      const cut = await alpha.cli("cut", "app");
+      expect(cut, cut.stderr).to.include({ code: 0 });
+      await rm(fileOf(alpha, "removed"));
+      await writeFile(fileOf(alpha, "created"), "created and lost");
+      await alpha.kill9();
+      // What no cut has seen is no less lost.
+      sql(alpha, "INSERT INTO rows VALUES ('not even cut')");
+      await started(bravo);
+      await promote(bravo, "app", deadlineMs);
+      await writeFile(fileOf(bravo, "changed"), "changed by bravo");
+      await writeFile(fileOf(bravo, "old/deep"), "deep by bravo");
+      sql(bravo, "INSERT INTO rows VALUES ('by bravo')");
+
+      await writeFile(join(alpha.stateDirectory, "..", "refuse"), "");
+      await alpha.start();
+      const fenced = await alpha.until(({ role, halted }) => role === "fenced" && halted !== null, deadlineMs);
+      await until(
+        async () => (await alpha.group())?.halted?.code === "SERVICE_NOT_STOPPED",
+        deadlineMs,
+        `alpha says that its service may run: ${JSON.stringify(fenced.halted)}`,
+      );
+      const refused = await until(
+        async () => {
+          const result = await alpha.cli("rejoin", "app");
+          return /NO_PRIMARY|no primary/.test(result.stderr) ? undefined : result;
+        },
+        deadlineMs,
+        "alpha has met bravo",
+      );
+      expect(refused.code, refused.stderr).to.equal(3);
+      expect(refused.stderr).to.match(/the service may still run here: .*hook on_fenced exited with 7/);
+      expect(await hooksOf(alpha)).to.deep.equal([]);
+      await rm(join(alpha.stateDirectory, "..", "refuse"));
+      await alpha.restart();
+      await until(async () => (await hooksOf(alpha)).length > 0, deadlineMs, "the service was stopped");
+      expect(await hooksOf(alpha)).to.deep.equal(["stop fenced fenced by epoch 2"]);
+      await alpha.until(({ halted }) => halted?.code === "FORK", deadlineMs);
+      const status = await alpha.cli("status");
+      expect(status.stdout).to.match(/has what the primary bravo has not; the last common cut is 1\.\d+/);
+      expect(status.stdout).to.include("understudy rejoin app");
+      expect(await readFile(fileOf(alpha, "changed"), "utf8"), "nothing was touched").to.equal("changed and lost");
+    });
+
+    it("rejoins by the verb: its fork has exactly the lost writes, and it follows what the other has", async () => {
+      const rejoined = await alpha.cli("rejoin", "app", "--json");
+      expect(rejoined, rejoined.stderr).to.include({ code: 0 });
+      const answer = JSON.parse(rejoined.stdout) as { peer: string; fork: { name: string } };
+      expect(answer.peer).to.equal("bravo");
+      fork = answer.fork.name;
+      await alpha.until(({ role, peers }) => role === "replica" && peers.bravo?.state === "streaming", deadlineMs);
+      await equal(bravo, alpha);
+      expect(await readFile(fileOf(alpha, "changed"), "utf8")).to.equal("changed by bravo");
+      expect(await readFile(fileOf(alpha, "old/deep"), "utf8")).to.equal("deep by bravo");
+      expect((await readdir(fileOf(alpha, ""))).toSorted()).to.deep.equal(["changed", "kept", "old", "removed"]);
+      expect(await rowsIn(join(alpha.dataDirectory, "app.db"))).to.deep.equal(["ok", "first", "by bravo"]);
+
+      const shown = await alpha.control.showFork(fork);
+      expect(pathsOf(shown)).to.deep.equal([
+        "changed db app.db",
+        "changed files changed",
+        "created files created",
+        "removed files removed",
+      ]);
+      const promoted = (await events(bravo)).find(({ event }) => event === "replica.promoted");
+      const { common } = shown.fork;
+      expect(`${common.epoch}.${common.seq}`, "what was promoted").to.equal(promoted?.cut);
+      const to = join(cluster.directory, "lost");
+      const exported = await alpha.cli("forks", "export", fork, "--to", to);
+      expect(exported, exported.stderr).to.include({ code: 0 });
+      const lost = async (name: string): Promise<string> => await readFile(join(to, "files", "files", name), "utf8");
+      expect(await lost("changed")).to.equal("changed and lost");
+      expect(await lost("created")).to.equal("created and lost");
+      expect(await rowsIn(join(to, "files", "db", "app.db"))).to.deep.equal([
+        "ok",
+        "first",
+        "cut and lost",
+        "not even cut",
+      ]);
+
+      const status = await alpha.group();
+      expect(status?.forks).to.deep.equal({ count: 1, names: [fork] });
+      expect(await alpha.control.metrics()).to.include('understudy_forks{group="app"} 1');
+      const said = (await eventsUntil(alpha, "rejoin.done")).map(({ event }) => event);
+      for (const event of ["primary.fenced", "rejoin.begun", "fork.made", "primary.demoted", "rejoin.done"])
+        expect(said).to.include(event);
+      expect((await alpha.cli("rejoin", "app")).stderr).to.match(/follows bravo/);
+    });
+
+    it("takes over again, and the other one comes back with nothing to keep", async () => {
+      await appendFile(fileOf(bravo, "kept"), ", more");
+      sql(bravo, "INSERT INTO rows VALUES ('the last by bravo')");
+      await equal(bravo, alpha);
+      await bravo.stop();
+      await promote(alpha, "app", deadlineMs);
+      await writeFile(fileOf(alpha, "kept"), "back at alpha");
+      sql(alpha, "INSERT INTO rows VALUES ('back at alpha')");
+      await bravo.start();
+      await bravo.until(({ halted }) => halted?.code === "FORK", deadlineMs);
+      const rejoined = await bravo.cli("rejoin", "app");
+      expect(rejoined, rejoined.stderr).to.include({ code: 0 });
+      expect(rejoined.stdout).to.match(/^app: follows alpha from cut \d+\.\d+; there was nothing beyond it\n$/);
+      await equal(alpha, bravo);
+      expect(await rowsIn(join(bravo.dataDirectory, "app.db"))).to.include("back at alpha");
+      expect((await bravo.group())?.forks.count).to.equal(0);
+      const dropped = await alpha.cli("forks", "drop", fork, "--yes");
+      expect(dropped, dropped.stderr).to.include({ code: 0 });
+      expect((await alpha.group())?.forks.count).to.equal(0);
+      expect((await events(alpha)).at(-1)).to.include({ event: "fork.dropped", name: fork });
+    });
+  });
+
+  it("follows by itself where that is configured, as a primary that had more and as a replica that was ahead", async () => {
+    await using cluster = await startCluster({
+      groupYaml: groupOf(["alpha", "bravo", "charlie"], "    rejoin: auto"),
+      nodes: ["alpha", "bravo", "charlie"],
+    });
+    const [alpha, bravo, charlie] = [cluster.node("alpha"), cluster.node("bravo"), cluster.node("charlie")];
+    for (const node of [bravo, charlie]) await node.until(({ cut }) => cut !== null, deadlineMs);
+    await durable(alpha, "bravo", "charlie");
+    await bravo.kill9();
+    await writeFile(fileOf(alpha, "changed"), "bravo never had it");
+    await rm(fileOf(alpha, "removed"));
+    sql(alpha, "INSERT INTO rows VALUES ('bravo never had it')");
+    await durable(alpha, "charlie");
+    await alpha.kill9();
+    await charlie.kill9();
+    await writeFile(fileOf(alpha, "kept"), "nobody else had it");
+    await started(bravo);
+    await promote(bravo, "app", deadlineMs);
+    await writeFile(fileOf(bravo, "created"), "by bravo");
+    await Promise.all([alpha.start(), charlie.start()]);
+    const lost = ["changed db app.db", "changed files changed", "removed files removed"];
+    for (const [node, paths] of [
+      [charlie, lost],
+      [alpha, [...lost, "changed files kept"].toSorted()],
+    ] as const) {
+      const group = await node.until(({ role, forks }) => role === "replica" && forks.count === 1, deadlineMs);
+      await equal(bravo, node);
+      expect((await readdir(fileOf(node, ""))).toSorted()).to.deep.equal([
+        "changed",
+        "created",
+        "kept",
+        "old",
+        "removed",
+      ]);
+      const [name = ""] = group.forks.names;
+      expect(pathsOf(await node.control.showFork(name)), node.name).to.deep.equal(paths);
+      const to = join(cluster.directory, `lost-by-${node.name}`);
+      await node.control.exportFork(name, { to });
+      expect(await rowsIn(join(to, "files", "db", "app.db"))).to.deep.equal(["ok", "first", "bravo never had it"]);
+      expect((await hooksOf(node)).at(-1)).to.match(node === alpha ? /^stop fenced / : /^stop replica rejoin$/);
+      const begun = (await eventsUntil(node, "rejoin.done")).find(({ event }) => event === "rejoin.begun");
+      expect(begun).to.include({ by: "auto", peer: "bravo" });
+    }
+  });
+});
