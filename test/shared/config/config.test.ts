@@ -311,6 +311,7 @@ describe("configuration", () => {
         "a rejoin that nobody's service is stopped for",
         groupLine("rejoin: auto"),
         /:10: groups.app.rejoin: is auto, and nothing stops the service/,
+      ],
       ["another durability", groupLine("durability: sync"), /:10: groups.app.durability: must be one of async/],
       [
         "an unknown key of durability",
