@@ -1,9 +1,11 @@
+import { nodeNamed } from "../../shared/config/config.ts";
 import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 import { type HookCommand, runHook } from "../../shared/hooks.ts";
 import { type OutOfService, type ServiceState, serviceState } from "../../shared/session/in-service.ts";
 import { epoch } from "../../shared/words.ts";
 import type { GroupPeers } from "./group-peers.ts";
 import { type GroupWorkers, WrongRole } from "./group-workers.ts";
+import { PrimaryTarget, targetCommands } from "./primary-target.ts";
 
 /** Whether a session with a member has ended, or the source is newer than a replica, is looked for so often. */
 const lookEveryMs = 1000;
@@ -50,6 +52,7 @@ export class GroupService {
   #said = "";
   #timer: NodeJS.Timeout | undefined;
   #looking = false;
+  readonly #target: PrimaryTarget;
   lastStart: ServiceStart | undefined;
   /** The service is started, or was tried to be; within the change of role that led to it. */
   onEntered: (start: ServiceStart) => void = () => {};
@@ -57,6 +60,9 @@ export class GroupService {
   constructor(workers: GroupWorkers, peers: GroupPeers) {
     this.#workers = workers;
     this.#peers = peers;
+    const { config, options, log } = workers;
+    const { primaryTarget } = nodeNamed(options.config, options.node);
+    this.#target = new PrimaryTarget(targetCommands(primaryTarget, config.name), log);
   }
 
   get state(): ServiceState {
@@ -103,6 +109,8 @@ export class GroupService {
     if (!this.#serving) return;
     const { state } = this;
     this.#say(state);
+    // Also where a former run was killed before it could say so. What is under way in a change of role does not hold it up.
+    if (state.kind === "out") this.#tellTarget(false).catch((error: unknown) => this.#workers.options.onFatal(error));
     const due = state.kind === "confirmable" || (state.kind === "in-service") !== this.#entered;
     if (!due || this.#looking || (state.kind === "in-service" && this.#mayBeObjectedTo())) return;
     this.#looking = true;
@@ -140,6 +148,7 @@ export class GroupService {
     const at = standing?.epoch ?? epoch(0);
     log.info("service.entered", { epoch: at, reason });
     await this.#workers.event("service.entered", { epoch: at, reason });
+    await this.#tellTarget(true);
     const start = await this.#start(config.hooks.startService, reason);
     this.lastStart = start;
     this.onEntered(start);
@@ -154,6 +163,11 @@ export class GroupService {
     this.#reason = "start";
     log.info("service.left", { epoch: at, reason });
     await this.#workers.event("service.left", { epoch: at, reason });
+    await this.#tellTarget(false);
+  }
+
+  async #tellTarget(reached: boolean): Promise<void> {
+    await this.#target.tell(reached, this.#workers.environment());
   }
 
   /** A node is what it is, whatever its service does: said loudly, and left to the operator. */

@@ -353,7 +353,7 @@ async function attributes(path: string, subject: string): Promise<Finding[]> {
 }
 
 async function hooks({ groups, node }: CheckContext): Promise<Finding[]> {
-  const findings: Finding[] = [];
+  const findings: Finding[] = await primaryTarget(node);
   for (const group of groups) {
     const commands: [string, Command | undefined][] = Object.entries(group.hooks);
     for (const configured of group.stores.values()) {
@@ -374,6 +374,21 @@ async function hooks({ groups, node }: CheckContext): Promise<Finding[]> {
           failed(subject, `${program} is no command that this user may run`, "Give its path, or install it."),
         );
     }
+  }
+  return findings;
+}
+
+async function primaryTarget({ primaryTarget: target }: CheckContext["node"]): Promise<Finding[]> {
+  if (target === undefined) return [];
+  const programs = target === "systemd" ? ["systemctl"] : [target.start.run[0], target.stop.run[0]];
+  const findings: Finding[] = [];
+  for (const program of new Set(programs)) {
+    const subject = "primary target";
+    if (await executable(program)) findings.push(ok(subject, program));
+    else
+      findings.push(
+        failed(subject, `${program} is no command that this user may run`, "Give its path, or install it."),
+      );
   }
   return findings;
 }

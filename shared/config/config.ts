@@ -17,6 +17,8 @@ export interface NodeConfig {
   /** `ssh-ed25519 AAAA...` without comment, at least one; several while one is rotated. Host key and client key alike. */
   readonly keys: readonly string[];
   readonly line: LineConfig;
+  /** Whom the agent tells of each group when it comes into service on this node, and when it leaves it. */
+  readonly primaryTarget: "systemd" | { readonly start: Command; readonly stop: Command } | undefined;
   /** Where others ask over HTTP who is what; undefined: nowhere. */
   readonly roleListener: { readonly host: string; readonly port: number } | undefined;
 }

@@ -117,6 +117,7 @@ class Reader extends Sections {
       name,
       address,
       roleListener,
+      primaryTarget: written.primary_target,
       keys,
       line: { rateBytesPerSecond: written.line?.rate, compress: written.line?.compress ?? "auto" },
     };

@@ -188,6 +188,9 @@ export const nodeSchema = strict({
     .refine((keys) => keys.length > 0, { error: "names no key" })
     .optional(),
   role_listener: parsed(parseListener, '"host:port" of this machine, such as "127.0.0.1:7523"').optional(),
+  primary_target: byForm<"systemd" | { start: Command; stop: Command }>((value) =>
+    typeof value === "string" ? oneOf(["systemd"]) : strict({ start: command, stop: command }),
+  ).optional(),
   line: strict({ rate: rate.optional(), compress: oneOf(["auto", "always", "never"]).default("auto") }).optional(),
 });
 

@@ -1,4 +1,5 @@
-import { chmod, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { expect } from "chai";
@@ -21,6 +22,14 @@ describe("a service that is started where its primary is", function () {
   let bravo: ClusterNode;
   let said: string;
   let ports: number[] = [];
+  let directory: string;
+  let targets: string;
+
+  /** What the manager of services was told of a node last. */
+  async function target(node: ClusterNode): Promise<string | undefined> {
+    const lines = (await readFile(targets, "utf8").catch(() => "")).split("\n");
+    return lines.findLast((line) => line.startsWith(`${node.name} `))?.split(" ")[1];
+  }
 
   /** What a load balancer is told. */
   async function role(
@@ -34,8 +43,14 @@ describe("a service that is started where its primary is", function () {
 
   before(async () => {
     ports = await freePorts(2);
+    directory = await mkdtemp(join(tmpdir(), "us-service-"));
+    targets = join(directory, "targets");
     cluster = await startCluster({
-      nodeYaml: (node) => `role_listener: "127.0.0.1:${ports[node === "alpha" ? 0 : 1]}"`,
+      nodeYaml: (node) => {
+        const told = (word: string): string => `[sh, -c, 'echo "$UNDERSTUDY_NODE ${word}" >> ${targets}']`;
+        const target = `primary_target: { start: ${told("reached")}, stop: ${told("left")} }`;
+        return `role_listener: "127.0.0.1:${ports[node === "alpha" ? 0 : 1]}", ${target}`;
+      },
       groupYaml: async ({ directory, data }) => {
         said = join(directory, "said");
         const hook = join(directory, "hook");
@@ -68,7 +83,10 @@ echo "$line" >> ${said}\n`,
     [alpha, bravo] = [cluster.node("alpha"), cluster.node("bravo")];
     await bravo.until(({ cut }) => cut !== null, deadlineMs);
   });
-  after(async () => await cluster?.[Symbol.asyncDispose]());
+  after(async () => {
+    await cluster?.[Symbol.asyncDispose]();
+    await rm(directory, { recursive: true, force: true });
+  });
 
   /** What the hooks wrote since the last look, once there is something. */
   async function heard(): Promise<string[]> {
@@ -90,6 +108,8 @@ echo "$line" >> ${said}\n`,
     expect(await heard()).to.deep.equal(["start alpha 1 form", yes(1)]);
     expect((await bravo.cli("is-primary", "app")).code).to.equal(1);
     expect(await role(alpha, "primary")).to.deep.equal({ status: 200, epoch: "1", why: null });
+    expect(await target(alpha)).to.equal("reached");
+    await until(async () => (await target(bravo)) === "left", deadlineMs, "bravo's target is left");
     expect(await role(bravo, "primary")).to.deep.equal({ status: 503, epoch: "1", why: "this node is replica" });
     await until(async () => (await role(bravo, "replica?lag=5s")).status === 200, deadlineMs, "bravo is near enough");
     expect(await role(bravo, "replica")).to.deep.equal({ status: 200, epoch: "1", why: null });
@@ -121,6 +141,7 @@ echo "$line" >> ${said}\n`,
     expect(asked.stderr).to.match(/bravo did not answer .* understudy confirm app --accept-unreachable/);
     expect((await alpha.cli("status")).stdout).to.match(/It is not in service: since the machine was started, bravo/);
     expect((await role(alpha, "primary")).why).to.match(/bravo did not answer/);
+    await until(async () => (await target(alpha)) === "left", deadlineMs, "alpha's target is left");
     const refused = await alpha.cli("confirm", "app");
     expect(refused.code, refused.stderr).to.equal(3);
     expect(refused.stderr).to.match(/--accept-unreachable/);
@@ -159,6 +180,8 @@ echo "$line" >> ${said}\n`,
     expect((await alpha.cli("confirm", "app", "--accept-unreachable")).code).to.equal(3);
     expect(await role(alpha, "primary")).to.include({ status: 503, why: "this node is fenced" });
     expect(await role(bravo, "primary")).to.include({ status: 200, epoch: "2" });
+    await until(async () => (await target(alpha)) === "left", deadlineMs, "alpha's target is left");
+    expect(await target(bravo)).to.equal("reached");
     await bravo.restart();
     expect(await heard()).to.deep.equal(["start bravo 2 start", yes(2)]);
   });

@@ -30,7 +30,7 @@ function publicKey(letter: string): string {
 
 /** The example of the documentation, with real keys. */
 const example = `nodes:
-  alpha:   { address: "10.0.0.1:7522", key: "${keyA} alpha@rack1", role_listener: "127.0.0.1:7523" }
+  alpha:   { address: "10.0.0.1:7522", key: "${keyA} alpha@rack1", role_listener: "127.0.0.1:7523", primary_target: systemd }
   bravo:   { address: "10.0.0.2:7522", keys: ["${keyB}", "${keyE}"] }
   charlie: { key: "${keyC}", line: { rate: 1.5Mbit/s, compress: auto } }
 groups:
@@ -90,6 +90,7 @@ describe("configuration", () => {
       address: { kind: "embedded", host: "10.0.0.1", port: 7522 },
       keys: [keyA],
       roleListener: { host: "127.0.0.1", port: 7523 },
+      primaryTarget: "systemd",
       line: { rateBytesPerSecond: undefined, compress: "auto" },
     });
     expect(nodeNamed(config, "bravo").keys).to.deep.equal([keyB, keyE]);
@@ -352,6 +353,16 @@ describe("configuration", () => {
       ["a missing kind", storeLine("{ path: /a }"), /:9: .*kind: is missing/],
       ["a missing path", storeLine("{ kind: sqlite }"), /:9: .*path: is missing/],
       ["a missing primary", least().replace("    primary: alpha\n", ""), /:5: groups.app.primary: is missing/],
+      [
+        "a manager of services that is not known",
+        nodeLine(`{ address: "a:1", key: "${keyA}", primary_target: upstart }`),
+        /:2: nodes.alpha.primary_target: must be one of systemd/,
+      ],
+      [
+        "a target that is only reached",
+        nodeLine(`{ address: "a:1", key: "${keyA}", primary_target: { start: [a] } }`),
+        /:2: nodes.alpha.primary_target.stop: is missing/,
+      ],
       [
         "a role listener that is none",
         nodeLine(`{ address: "a:1", key: "${keyA}", role_listener: "ssh://u@a" }`),
