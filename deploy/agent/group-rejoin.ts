@@ -52,7 +52,8 @@ export class GroupRejoin {
   /** Why the service may still run although this node is fenced. */
   #unstopped: Reason | undefined;
   #stopping: Promise<void> | undefined;
-  #timer: NodeJS.Timeout | undefined;
+  #hookTimer: NodeJS.Timeout | undefined;
+  #rejoinTimer: NodeJS.Timeout | undefined;
   #watch: NodeJS.Timeout | undefined;
   #trying = false;
   /** Forks that were made in this run of the agent. */
@@ -82,7 +83,8 @@ export class GroupRejoin {
   }
 
   stop(): void {
-    clearTimeout(this.#timer);
+    clearTimeout(this.#hookTimer);
+    clearTimeout(this.#rejoinTimer);
     clearTimeout(this.#watch);
   }
 
@@ -90,13 +92,16 @@ export class GroupRejoin {
   fenced(by: bigint): void {
     this.stopService(`fenced by epoch ${by}`).catch(() => {
       // Said where it failed.
-      if (!this.#workers.stopped && this.#workers.role === "fenced") this.#later(() => this.fenced(by));
+      if (this.#workers.stopped || this.#workers.role === "replica") return;
+      clearTimeout(this.#hookTimer);
+      this.#hookTimer = setTimeout(() => this.fenced(by), retryMs).unref();
     });
   }
 
   /** A session tells of a primary that goes on from less than this node has; until `parted`. */
-  met(met: ForkMet): void {
-    this.#met = met;
+  met({ session, common }: ForkMet): void {
+    // Before the first cut there is nothing that could be common.
+    this.#met = { session, common: common?.seq === 0n ? undefined : common };
     this.#failure = undefined;
     if (this.#workers.config.rejoin === "auto") this.#tryByItself();
   }
@@ -114,16 +119,12 @@ export class GroupRejoin {
       .catch((error: unknown) => {
         if (this.#workers.stopped) return;
         this.#workers.log.error("rejoin.failed", { error });
-        this.#later(() => this.#tryByItself());
+        clearTimeout(this.#rejoinTimer);
+        this.#rejoinTimer = setTimeout(() => this.#tryByItself(), retryMs).unref();
       })
       .finally(() => {
         this.#trying = false;
       });
-  }
-
-  #later(again: () => void): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(again, retryMs).unref();
   }
 
   /** @throws what stands in the way; the node is what it was then, but for its service, which is stopped */

@@ -236,6 +236,24 @@ describe("who comes back", function () {
       expect((await alpha.group())?.forks.count).to.equal(0);
       expect((await events(alpha)).at(-1)).to.include({ event: "fork.dropped", name: fork });
     });
+
+    it("begins from what it has where it is told so, and what only it has is beside the store", async () => {
+      await alpha.kill9();
+      await writeFile(fileOf(alpha, "kept"), "kept beside");
+      await promote(bravo, "app", deadlineMs);
+      await alpha.start();
+      await alpha.until(({ halted }) => halted?.code === "FORK", deadlineMs);
+      const adopted = await alpha.cli("adopt", "app");
+      expect(adopted, adopted.stderr).to.include({ code: 0 });
+      await equal(bravo, alpha);
+      expect(await readFile(fileOf(alpha, "kept"), "utf8")).to.equal("back at alpha");
+      const beside = join(alpha.dataDirectory, ".understudy");
+      const kept = (await readdir(beside, { recursive: true, withFileTypes: true }))
+        .filter((entry) => entry.isFile())
+        .map(async (entry) => await readFile(join(entry.parentPath, entry.name), "latin1"));
+      expect(await Promise.all(kept)).to.include("kept beside");
+      expect((await events(alpha)).find(({ event }) => event === "copy.adopting")).to.include({ role: "fenced" });
+    });
   });
 
   it("follows by itself where that is configured, as a primary that had more and as a replica that was ahead", async () => {

@@ -1,0 +1,103 @@
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { expect } from "chai";
+import type { GroupPeers } from "../../../deploy/agent/group-peers.ts";
+import { GroupRejoin } from "../../../deploy/agent/group-rejoin.ts";
+import { GroupRoles } from "../../../deploy/agent/group-roles.ts";
+import type { GroupWorkers } from "../../../deploy/agent/group-workers.ts";
+import { silentLog } from "../../../shared/log.ts";
+
+/** A primary whose worker is at something long; `said` are the hook's words and what happened to the node, in order. */
+class BusyPrimary implements AsyncDisposable {
+  readonly directory: string;
+  readonly written = Promise.withResolvers<void>();
+  readonly roles: GroupRoles;
+  readonly rejoin: GroupRejoin;
+  readonly did: string[] = [];
+  role = "primary";
+
+  private constructor(directory: string) {
+    this.directory = directory;
+    const standing = { epoch: 1n, epochSeen: 1n };
+    const fence = async (): Promise<void> => {
+      await this.written.promise;
+      this.role = "fenced";
+      this.did.push("written down");
+    };
+    const noted = (what: string) => async (): Promise<void> => {
+      this.did.push(what);
+    };
+    const node = this;
+    const workers = {
+      get role() {
+        return node.role;
+      },
+      primary: { reign: { standing, fence } },
+      standing,
+      config: {
+        rejoin: "manual",
+        hooks: { onFenced: { run: ["/bin/sh", join(directory, "hook")], timeoutMs: 10_000 } },
+      },
+      log: silentLog,
+      stopped: false,
+      exclusively: async (change: () => Promise<void>) => await change(),
+      environment: () => ({ UNDERSTUDY_ROLE: node.role }),
+      event: noted("event"),
+      closePrimary: noted("closed"),
+      openReplica: noted("opened"),
+    } as unknown as GroupWorkers;
+    const peers = { missingSince: () => {}, closeSessions: () => {} } as unknown as GroupPeers;
+    this.rejoin = new GroupRejoin(workers, peers);
+    const [promotion, service, switchover] = [{}, { update: noted("service") }, { superseded: () => {} }] as never[];
+    this.roles = new GroupRoles(workers, peers, promotion!, service!, switchover!, this.rejoin);
+  }
+
+  static async start(hook: string): Promise<BusyPrimary> {
+    const node = new BusyPrimary(await mkdtemp(join(tmpdir(), "us-fencing-")));
+    const said = join(node.directory, "said");
+    await writeFile(join(node.directory, "hook"), `echo "$UNDERSTUDY_ROLE $UNDERSTUDY_REASON" >> ${said}\n${hook}\n`);
+    return node;
+  }
+
+  async said(): Promise<string[]> {
+    for (const end = performance.now() + 20_000; performance.now() < end; await sleep(10)) {
+      const text = await readFile(join(this.directory, "said"), "utf8").catch(() => "");
+      if (text !== "") return text.trim().split("\n");
+    }
+    throw new Error("the hook did not run");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.rejoin.stop();
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}
+
+describe("a primary that meets a higher epoch", () => {
+  it("stops its service although its worker cannot write that down yet, and closes only then", async () => {
+    await using node = await BusyPrimary.start("");
+    const fenced = node.roles.fence(2n, "bravo");
+    expect(await node.said()).to.deep.equal(["fenced fenced by epoch 2"]);
+    expect(node.did, "nothing else happened").to.deep.equal([]);
+    node.written.resolve();
+    await fenced;
+    expect(node.did).to.deep.equal(["written down", "event", "service", "closed", "opened"]);
+    expect(await node.said(), "once").to.have.length(1);
+    expect(node.rejoin.waiting).to.equal(undefined);
+  });
+
+  it("says that its service may still run where that failed, and refuses to rejoin", async () => {
+    await using node = await BusyPrimary.start("echo stuck >&2; exit 3");
+    node.written.resolve();
+    await node.roles.fence(2n, "bravo");
+    await node.said();
+    const failure = await node.rejoin.stopService("rejoin").then(
+      () => undefined,
+      (error: Error) => error,
+    );
+    expect(failure).to.include({ code: "SERVICE_NOT_STOPPED" });
+    expect(node.rejoin.waiting).to.include({ code: "SERVICE_NOT_STOPPED" }).and.property("hint").match(/stuck/);
+  });
+});
