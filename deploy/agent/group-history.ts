@@ -35,7 +35,7 @@ export class GroupHistory {
       "cut" in options.at ? { cut: cutIdOf(options.at.cut) } : { timeUs: Date.parse(options.at.time) * 1000 };
     const point = choosePoint(points, wanted);
     return await this.#read(point.cut.seq, signal, async (worker) => {
-      const restored = await worker.call("restore", { at: point.cut.seq, to: options.to });
+      const restored = await worker.call("restore", { at: point.cut.seq, to: options.to, only: options.only });
       return {
         cut: { ...cutRef(point.cut), takenAt: new Date(point.takenAtUs / 1000).toISOString() },
         to: options.to,

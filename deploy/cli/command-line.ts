@@ -300,10 +300,12 @@ class CommandLine {
       .summary("write a former state into a directory")
       .requiredOption("--at <point>", "a cut (1.42), a time, or `5m ago`: the newest cut that is not younger")
       .requiredOption("--to <directory>", "does not exist yet, or is empty")
-      .action(async (name: string | undefined, options: CommonOptions & { at: string; to: string }) => {
+      .option("--only <path>", "a store, or what is at or below a path in one: uploads/reports")
+      .action(async (name: string | undefined, options: CommonOptions & { at: string; to: string; only?: string }) => {
         const at = parseRestorePoint(options.at, Date.now());
         const { agent, group } = await this.#group(name, options);
-        const answer = await agent.restore(group, { at, to: resolve(options.to) }, this.#terminal.signal);
+        const part = options.only === undefined ? {} : { only: options.only };
+        const answer = await agent.restore(group, { at, to: resolve(options.to), ...part }, this.#terminal.signal);
         this.#answer(options, answer, restoredText);
       });
 

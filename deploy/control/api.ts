@@ -71,6 +71,8 @@ export interface RestoreOptions {
   readonly at: RestorePoint;
   /** Absolute; does not exist yet, or is empty. */
   readonly to: string;
+  /** A store, or what is at or below a path in one: `uploads/reports`. Absent: everything. */
+  readonly only?: string;
 }
 
 /** A cut, or the newest one that was taken at or before a time. */

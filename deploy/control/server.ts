@@ -181,8 +181,10 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
         group,
         at: z.union([z.strictObject({ cut: cutRefSchema }), z.strictObject({ time: z.iso.datetime() })]),
         to: z.string().startsWith("/"),
+        only: z.string().min(1).optional(),
       }),
-      (handler, { group, ...options }, signal) => handler.restore(group, options, signal),
+      (handler, { group, only, ...options }, signal) =>
+        handler.restore(group, { ...options, ...(only === undefined ? {} : { only }) }, signal),
     ),
   ],
   [

@@ -21,7 +21,7 @@ export type HistoryWorkerCalls = {
     placements: readonly StorePlacement[];
     exclude: ReadonlyMap<string, readonly string[]>;
   }): void;
-  restore(argument: { at: bigint; to: string }): Promise<Restored>;
+  restore(argument: { at: bigint; to: string; only: string | undefined }): Promise<Restored>;
   verify(argument: { at: bigint; quick: boolean }): Promise<Verified>;
   /** After a promotion: the files of recovery points that are none any more. */
   discard(argument: undefined): number;
@@ -52,8 +52,9 @@ new PortPeer<HistoryWorkerCalls, HistoryMainCalls>(
         limits: defaultReplicaLimits,
       };
     },
-    async restore({ at, to }) {
-      return await restore(opened(), { at: seq(at), to }, () => {}, cancelled.signal);
+    async restore({ at, to, only }) {
+      const part = only === undefined ? {} : { only };
+      return await restore(opened(), { at: seq(at), to, ...part }, () => {}, cancelled.signal);
     },
     async verify({ at, quick }) {
       return quick

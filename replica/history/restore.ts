@@ -73,17 +73,25 @@ export interface RestoreRequest {
   readonly at: Seq;
   /** Absolute path of a directory that is new or empty. */
   readonly to: string;
+  /** A store, or what is at or below a path in one: `uploads/reports`. Default: everything. */
+  readonly only?: string;
+}
+
+/** What of the group is wanted; `path` "": the whole store. */
+interface Part {
+  readonly home: StoreHome;
+  readonly path: string;
 }
 
 /**
  * Writes the group as of a recovery point to DIR/<store>/, or DIR/<store>/<file> for a store of a single file. Every
- * block is compared with the manifest on its way. Apply may go on meanwhile; the point must be kept from thinning.
+ * block is compared with the manifest on its way, and the whole group with the cut's digest. Apply may go on meanwhile; the point must be kept from thinning.
  * @throws {NotReadable} @throws {RestoreRefused} @throws {ContentDiffers} @throws {FileGone} @throws {PointDamaged}
  * @throws {RestoreFailed}
  */
 export async function restore(
   context: ReplicaContext,
-  { at, to }: RestoreRequest,
+  { at, to, only }: RestoreRequest,
   progress: (so: { readonly files: number; readonly bytes: number }) => void,
   signal: AbortSignal,
 ): Promise<Restored> {
@@ -95,13 +103,15 @@ export async function restore(
       throw new RestoreRefused(`store ${name} is in cut ${at} and not in this node's configuration`);
     }
   }
+  const part = only === undefined ? undefined : partNamed(context, inBytes(only), at);
   const target = openTarget(disk, to);
   try {
-    const writer = new RestoreWriter(view, progress, new Breath(undefined, signal));
+    const writer = new RestoreWriter(view, progress, new Breath(undefined, signal), part?.path ?? "");
     writing(() => disk.closeFile(disk.openFile(target, incompleteName, "create")));
-    for (const home of homes.values()) await writer.store(home, target);
+    for (const home of part === undefined ? homes.values() : [part.home]) await writer.store(home, target);
+    // Of a part each file is proven by its own hashes.
     const digest = catalog.cut(at)?.digest;
-    if (digest === undefined || !equalBytes(digest, writer.digest.bytes())) {
+    if (part === undefined && (digest === undefined || !equalBytes(digest, writer.digest.bytes()))) {
       throw new PointDamaged(`what the catalog has of cut ${at} does not add up to the digest of that cut`);
     }
     writing(() => {
@@ -115,6 +125,21 @@ export async function restore(
   }
 }
 
+function partNamed({ homes, manifest }: ReplicaContext, only: string, at: Seq): Part {
+  const [name = "", ...rest] = only.replace(/\/+$/, "").split("/");
+  const path = rest.join("/");
+  const home = [...homes.values()].find(({ placement }) => placement.name === name);
+  if (home === undefined) throw new RestoreRefused(`there is no store ${name} to restore ${only} from`);
+  const there =
+    home.placement.shape === "tree"
+      ? manifest.objectAtPath(home.number, path as StorePath, at) !== undefined
+      : manifest
+          .children(home.number, "" as StorePath, at)
+          .some((child) => path === "" || home.local(child.name as StorePath) === path);
+  if (!there) throw new RestoreRefused(`${only} is not in cut ${at}`);
+  return { home, path };
+}
+
 class RestoreWriter {
   files = 0;
   bytes = 0;
@@ -124,12 +149,15 @@ class RestoreWriter {
   readonly #view: CopyView;
   readonly #progress: (so: { readonly files: number; readonly bytes: number }) => void;
   readonly #breath: Breath;
+  readonly #only: string;
 
   constructor(
     view: CopyView,
     progress: (so: { readonly files: number; readonly bytes: number }) => void,
     breath: Breath,
+    only: string,
   ) {
+    this.#only = only;
     this.#view = view;
     this.#progress = progress;
     this.#breath = breath;
@@ -149,7 +177,7 @@ class RestoreWriter {
       } else {
         for (const { name: path, object } of manifest.children(home.number, "" as StorePath, at)) {
           const version = manifest.object(object, at);
-          if (version?.type !== "file") continue;
+          if (version?.type !== "file" || !this.#wanted(home.local(path as StorePath))) continue;
           this.#count(home, path as StorePath, version);
           await this.#file(home, tree, path as StorePath, home.local(path as StorePath), version);
         }
@@ -173,7 +201,7 @@ class RestoreWriter {
     this.#count(home, directory, version);
     for (const { name, object } of manifest.children(home.number, directory, at)) {
       const path = joinPath(directory, name);
-      const child = manifest.object(object, at);
+      const child = this.#wanted(path) ? manifest.object(object, at) : undefined;
       if (child === undefined) continue;
       if (child.type !== "directory") this.#count(home, path, child);
       if (child.type === "directory") {
@@ -193,6 +221,12 @@ class RestoreWriter {
     const opened = directory === "" ? tree.root : tree.directory(directory);
     if (opened === undefined) throw new RestoreFailed(`directory ${directory} was made and is gone again`);
     this.#meta((meta) => disk.setDirectoryMeta(opened, meta), version);
+  }
+
+  /** What was asked for, what lies below it, and the directories that lead to it. */
+  #wanted(path: string): boolean {
+    const only = this.#only;
+    return only === "" || path === only || path.startsWith(`${only}/`) || only.startsWith(`${path}/`);
   }
 
   #count(home: StoreHome, path: StorePath, version: ObjectVersion): void {

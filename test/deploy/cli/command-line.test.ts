@@ -197,6 +197,12 @@ describe("command line", () => {
       expect(agent.calls).to.deep.equal([
         ["restore", "app", { at: { cut: { epoch: 1, seq: 40 } }, to: join(process.cwd(), "there") }],
       ]);
+      await run(["restore", "app", "--state", served.state, "--at", "1.40", "--to", "/there", "--only", "up/a"]);
+      expect(agent.calls.at(-1)).to.deep.equal([
+        "restore",
+        "app",
+        { at: { cut: { epoch: 1, seq: 40 } }, to: "/there", only: "up/a" },
+      ]);
     });
 
     it("verifies, and ends with 1 where something differs", async () => {

@@ -1,5 +1,5 @@
 import { readdir, readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect } from "chai";
 import { runCommandLine } from "../../../deploy/cli/command-line.ts";
@@ -100,10 +100,10 @@ describe("operator's documents", () => {
   });
 
   it("link only to what is there", async () => {
-    const files = await readdir(docs);
+    const files = await readdir(docs, { recursive: true });
     for (const name of files.filter((file) => file.endsWith(".md"))) {
-      for (const [, target] of (await read(name)).matchAll(/\]\((?!https?:)([^)#]+)\)/g))
-        expect(files).to.include(target);
+      for (const [, target = ""] of (await read(name)).matchAll(/\]\((?!https?:)([^)#]+)\)/g))
+        expect(files, name).to.include(join(dirname(name), target));
     }
   });
 });

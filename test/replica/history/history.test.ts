@@ -122,6 +122,43 @@ describe("history", () => {
       expect(statSync(join(to, "tree/one")).nlink).to.equal(2);
     });
 
+    it("gives only what is asked for, with the directories that lead to it", async () => {
+      group.source.makeDirectory("d");
+      group.source.makeDirectory("d/e");
+      group.source.write("d/e/wanted", bytes(5000, 1));
+      group.source.write("d/e/beside", bytes(10, 2));
+      group.source.write("d/early", bytes(10, 3));
+      group.source.write("d.e", bytes(10, 4));
+      group.source.link("d/e/beside", "a second name");
+      const at = await group.cutAndApply();
+      group.source.write("d/e/wanted", bytes(5000, 9));
+      await group.cutAndApply();
+      using reader = group.reader();
+      const before = group.described.get(at)!;
+      for (const [only, names] of [
+        ["tree/d/e/wanted", ["d", "d/e", "d/e/wanted"]],
+        ["tree/d/e/", ["d", "d/e", "d/e/beside", "d/e/wanted"]],
+        ["tree/a second name", ["a second name"]],
+        ["tree", Object.keys(before).filter((name) => name !== "")],
+      ] as const) {
+        const to = group.newTarget();
+        await restore(reader, { at, to, only }, () => {}, never);
+        const found = describeTree(join(to, "tree"));
+        expect(
+          Object.keys(found).filter((name) => name !== ""),
+          only,
+        ).to.have.members([...names]);
+        expect(readFileSync(join(to, "tree", names.at(-1)!)).length, only).to.be.above(0);
+      }
+      for (const only of ["tree/d/e/gone", "tree/d/e/wanted/below", "another/d", "tree/../tree/d"]) {
+        const to = group.newTarget();
+        expect(await failure(restore(reader, { at, to, only }, () => {}, never)), only).to.be.instanceOf(
+          RestoreRefused,
+        );
+        expect(existsSync(to), "nothing is made").to.equal(false);
+      }
+    });
+
     it("leaves blocks of zeros as holes", async () => {
       group.source.write("sparse", bytes(4096, 5), 4 * 1024 * 1024);
       group.source.truncate("sparse", 8 * 1024 * 1024);

@@ -1,0 +1,211 @@
+import { execFile } from "node:child_process";
+import { chmod, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { AgentStatus, GroupStatus } from "../../../deploy/control/api.ts";
+import { controlOf, keyOf } from "../../../deploy/demo/local-agent.ts";
+import { isSystemError } from "../../../shared/errors.ts";
+import { until } from "../harness.ts";
+import { nodePorts } from "../node-ports.ts";
+
+/**
+ * The commands of a runbook, run by a shell exactly as they are printed, on directories that stand for machines: what is
+ * replaced is where a machine has its files and its address, and nothing else. `understudy` is installed below each machine's
+ * /opt, its options are in the environment, and `systemctl` starts and stops what it would on a real one.
+ */
+
+export interface Result {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+const checkout = fileURLToPath(new URL("../../../", import.meta.url));
+const places = ["/var/lib/understudy", "/var/tmp", "/etc", "/srv", "/opt"];
+
+/** `$MACHINE` is the machine's directory. */
+const systemctl = `#!/bin/sh
+set -eu
+pid=$MACHINE/agent.pid
+case "$*" in
+  "start understudy")
+    nohup understudy run >>"$MACHINE/log" 2>&1 </dev/null &
+    echo $! >"$pid" ;;
+  "stop understudy")
+    kill "$(cat "$pid")"
+    while kill -0 "$(cat "$pid")" 2>/dev/null; do sleep 0.05; done
+    rm "$pid" ;;
+  "restart understudy") "$0" stop understudy && "$0" start understudy ;;
+  "start app") touch "$MACHINE/app.runs" ;;
+  "stop app") rm -f "$MACHINE/app.runs" ;;
+  *) echo "no such unit: $*" >&2; exit 5 ;;
+esac
+`;
+
+export class ScratchMachines implements AsyncDisposable {
+  readonly directory: string;
+  readonly names: readonly string[];
+  /** Beside that of the test itself, of every command on every machine. */
+  readonly environment: Record<string, string> = {};
+  readonly #ports: readonly number[];
+  readonly #blocks: ReadonlyMap<string, string>;
+  readonly #walked = new Set<string>();
+
+  private constructor(directory: string, names: readonly string[], ports: readonly number[], runbook: string) {
+    this.directory = directory;
+    this.names = names;
+    this.#ports = ports;
+    this.#blocks = blocksOf(runbook);
+  }
+
+  /** Machines with `understudy` installed, and the runbook that is walked through on them. */
+  static async open(runbook: string, names: readonly string[] = ["alpha", "bravo"]): Promise<ScratchMachines> {
+    const directory = await mkdtemp(join(tmpdir(), "us-runbook-"));
+    const text = await readFile(join(checkout, "deploy/docs/runbooks", runbook), "utf8");
+    const machines = new ScratchMachines(directory, names, await nodePorts(names.length), text);
+    for (const name of names) {
+      for (const place of ["bin", ...places]) await mkdir(machines.path(name, place), { recursive: true });
+      await writeFile(machines.path(name, "bin/systemctl"), systemctl);
+      await chmod(machines.path(name, "bin/systemctl"), 0o755);
+      await symlink(machines.path(name, "opt/understudy/understudy"), machines.path(name, "bin/understudy"));
+      await symlink(join(checkout, "deploy"), machines.path(name, "opt/understudy"));
+    }
+    return machines;
+  }
+
+  /** Where a machine has a path. */
+  path(name: string, path: string): string {
+    return join(this.directory, name, path);
+  }
+
+  /** Writes the configuration of all: `groups` as it would be on real machines. */
+  async configure(groups: string): Promise<void> {
+    const lines: string[] = ["nodes:"];
+    for (const [index, name] of this.names.entries()) {
+      const key = await keyOf(this.path(name, "var/lib/understudy"));
+      lines.push(`  ${name}: { address: "127.0.0.1:${this.#ports[index]}", key: "${key}" }`);
+    }
+    for (const name of this.names)
+      await writeFile(
+        this.path(name, "etc/understudy.yaml"),
+        `${lines.join("\n")}\ngroups:\n${this.#onMachine(groups, name, true)}`,
+      );
+  }
+
+  async start(...names: string[]): Promise<void> {
+    for (const name of names.length === 0 ? this.names : names) {
+      const { code, stderr } = await this.shell("systemctl start understudy", name);
+      if (code !== 0) throw new Error(stderr);
+    }
+  }
+
+  /** A block of the runbook: each of its lines on the machines that its comment names. The results in this order. */
+  async walk(block: string): Promise<Result[]> {
+    const results: Result[] = [];
+    for (const { command, on } of this.lines(block))
+      for (const name of on) results.push(await this.shell(command, name));
+    return results;
+  }
+
+  /** As `walk`; fails where one of the commands does. */
+  async walkWell(block: string): Promise<Result[]> {
+    const results = await this.walk(block);
+    for (const [index, { code, stdout, stderr }] of results.entries())
+      if (code !== 0) throw new Error(`command ${index + 1} of ${block} ended with ${code}: ${stdout}${stderr}`);
+    return results;
+  }
+
+  lines(block: string): { readonly command: string; readonly on: readonly string[] }[] {
+    const text = this.#blocks.get(block);
+    if (text === undefined) throw new Error(`the runbook has no block with the marker <!-- test: ${block} -->`);
+    this.#walked.add(block);
+    return text
+      .split("\n")
+      .filter((line) => line.trim() !== "")
+      .map((command) => {
+        const where = /# on (each|[a-z]+)\b/.exec(command)?.[1] ?? "";
+        if (where !== "each" && !this.names.includes(where))
+          throw new Error(`the runbook does not say on which machine this is run: ${command}`);
+        return { command, on: where === "each" ? this.names : [where] };
+      });
+  }
+
+  /** Blocks that nobody has run. */
+  get notWalked(): string[] {
+    return [...this.#blocks.keys()].filter((block) => !this.#walked.has(block));
+  }
+
+  async shell(command: string, name: string): Promise<Result> {
+    const environment = {
+      ...process.env,
+      ...this.environment,
+      PATH: `${this.path(name, "bin")}:${process.env.PATH}`,
+      MACHINE: this.path(name, ""),
+      UNDERSTUDY_CONFIG: this.path(name, "etc/understudy.yaml"),
+      UNDERSTUDY_NODE: name,
+      UNDERSTUDY_STATE: this.path(name, "var/lib/understudy"),
+    };
+    return await new Promise((resolve) => {
+      const words = ["-c", this.#onMachine(command, name)];
+      execFile("bash", words, { cwd: this.directory, env: environment }, (error, stdout, stderr) => {
+        const code = error === null ? 0 : typeof error.code === "number" ? error.code : -1;
+        resolve({ code, stdout, stderr });
+      });
+    });
+  }
+
+  async group(name: string, group = "app"): Promise<GroupStatus | undefined> {
+    const status: AgentStatus | undefined = await controlOf(this.path(name, "var/lib/understudy"))
+      .status()
+      .catch(() => undefined);
+    return status?.groups[group];
+  }
+
+  async until(name: string, wish: (group: GroupStatus) => boolean, deadlineMs = 40_000): Promise<GroupStatus> {
+    let last: GroupStatus | undefined;
+    return await until(
+      async () => {
+        last = await this.group(name);
+        return last !== undefined && wish(last) ? last : undefined;
+      },
+      deadlineMs,
+      () => `${name}: ${wish.toString()}; it is ${JSON.stringify(last)}`,
+    );
+  }
+
+  async log(name: string): Promise<string> {
+    return await readFile(this.path(name, "log"), "utf8").catch(() => "");
+  }
+
+  /** `alpha:/srv/x` is what a copy between machines names. */
+  #onMachine(text: string, name: string, quoted = false): string {
+    const replaced = new RegExp(
+      `(?<![\\w/.])(?:(${this.names.join("|")}):)?(${places.join("|")})(?=[/\\s"',}]|$)`,
+      "gm",
+    );
+    return text.replaceAll(replaced, (_, of: string | undefined, place: string) =>
+      quoted ? this.path(name, place) : this.path(of ?? name, place),
+    );
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const name of this.names) {
+      const pid = Number(await readFile(this.path(name, "agent.pid"), "utf8").catch(() => "0"));
+      if (pid === 0) continue;
+      try {
+        process.kill(pid, "SIGKILL");
+      } catch (error) {
+        if (!isSystemError(error, "ESRCH")) throw error;
+      }
+    }
+    if (process.env.UNDERSTUDY_KEEP) process.stderr.write(`kept: ${this.directory}\n`);
+    else await rm(this.directory, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+/** Marker to text of the fenced block that follows it. */
+function blocksOf(markdown: string): Map<string, string> {
+  const found = markdown.matchAll(/<!-- test: ([a-z ]+) -->\n```\w+\n([\s\S]*?)```/g);
+  return new Map([...found].map(([, name = "", text = ""]) => [name, text]));
+}
