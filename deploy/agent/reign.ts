@@ -140,6 +140,8 @@ export class Reign {
   #sessions = 0;
   /** The last that was known of each replica, also while it is away. */
   readonly #known = new Map<string, { durable: CutId; applied: CutId; coveredAt: number }>();
+  /** Why each refused the last cut that it was sent; until one is durable there. */
+  readonly #rejections = new Map<string, string>();
   #standing: PrimaryStanding;
   #dirty = true;
   #dirtySince = performance.now();
@@ -577,7 +579,7 @@ export class Reign {
       const seconds = known === undefined ? undefined : this.#lagSeconds(known.durable, known.coveredAt);
       return {
         state: "connecting",
-        reason: "",
+        reason: this.#rejections.get(peer) ?? "",
         received: undefined,
         durable: known?.durable,
         applied: known?.applied,
@@ -606,7 +608,12 @@ export class Reign {
               : behind > allowed
                 ? "catching-up"
                 : "streaming",
-      reason: follower.suspect !== "" ? follower.suspect : aheadReason(follower) || rejoinReason(follower),
+      reason:
+        follower.suspect !== ""
+          ? follower.suspect
+          : [this.#rejections.get(peer) ?? "", aheadReason(follower) || rejoinReason(follower)]
+              .filter((reason) => reason !== "")
+              .join("; "),
       received: follower.received,
       durable: follower.durable,
       applied: follower.applied,
@@ -672,6 +679,7 @@ export class Reign {
           reason: message.message,
           remedy: message.remedy,
         });
+        this.#rejections.set(follower.session.peer, message.message);
         this.#release(follower, new Error(message.message));
         return;
       }
@@ -698,6 +706,7 @@ export class Reign {
     if (applied.seq > durable.seq)
       throw new ProtocolViolation(`cut ${cutText(applied)} was applied where only ${cutText(durable)} is durable`);
     if (compareCuts(durable, follower.durable) > 0) {
+      this.#rejections.delete(follower.session.peer);
       this.#options.log.debug("cut.acknowledged", {
         peer: follower.session.peer,
         epoch: durable.epoch,

@@ -143,7 +143,7 @@ function followerStatus(group: GroupAgent, peer: string): PeerStatus {
   };
   return {
     state,
-    reason: connected ? view.reason : (note?.reason ?? ""),
+    reason: connected ? view.reason : (note?.reason ?? "") || (view?.reason ?? ""),
     lag,
     received: optionalCut(view?.received),
     durable: optionalCut(view?.durable),

@@ -3,6 +3,7 @@ import { chmod, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import type { AgentStatus, GroupStatus } from "../../../deploy/control/api.ts";
 import { controlOf, keyOf } from "../../../deploy/demo/local-agent.ts";
 import { isSystemError } from "../../../shared/errors.ts";
@@ -21,6 +22,7 @@ export interface Result {
   readonly stderr: string;
 }
 
+const run = promisify(execFile);
 const checkout = fileURLToPath(new URL("../../../", import.meta.url));
 const places = ["/var/lib/understudy", "/var/tmp", "/etc", "/srv", "/opt"];
 
@@ -51,6 +53,7 @@ export class ScratchMachines implements AsyncDisposable {
   readonly #ports: readonly number[];
   readonly #blocks: ReadonlyMap<string, string>;
   readonly #walked = new Set<string>();
+  readonly #mounted: string[] = [];
 
   private constructor(directory: string, names: readonly string[], ports: readonly number[], runbook: string) {
     this.directory = directory;
@@ -77,6 +80,14 @@ export class ScratchMachines implements AsyncDisposable {
   /** Where a machine has a path. */
   path(name: string, path: string): string {
     return join(this.directory, name, path);
+  }
+
+  /** A small filesystem of its own. Who may not mount one must not take a test that needs it for passed. */
+  async mount(name: string, path: string, size: string): Promise<void> {
+    const at = this.path(name, path);
+    await mkdir(at, { recursive: true });
+    await run("mount", ["-t", "tmpfs", "-o", `size=${size},mode=700`, "understudy-test", at]);
+    this.#mounted.push(at);
   }
 
   /** Writes the configuration of all: `groups` as it would be on real machines. */
@@ -199,6 +210,17 @@ export class ScratchMachines implements AsyncDisposable {
         if (!isSystemError(error, "ESRCH")) throw error;
       }
     }
+    // Until the killed agents have let go of it.
+    for (const at of this.#mounted)
+      await until(
+        async () =>
+          await run("umount", [at]).then(
+            () => true,
+            () => false,
+          ),
+        10_000,
+        `${at} is unmounted`,
+      );
     if (process.env.UNDERSTUDY_KEEP) process.stderr.write(`kept: ${this.directory}\n`);
     else await rm(this.directory, { recursive: true, force: true, maxRetries: 5 });
   }
