@@ -2,6 +2,7 @@ import { hex } from "../../shared/manifest/digest.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import type { Coherency } from "../../shared/words.ts";
 import type {
+  AbortSwitchoverAnswer,
   AbortSwitchoverOptions,
   AgentStatus,
   ConfirmOptions,
@@ -21,6 +22,7 @@ import type {
   SwitchoverOptions,
   SwitchoverPlan,
   SwitchoverProgress,
+  SwitchoverSchedule,
   VerifyAnswer,
   VerifyOptions,
   WaitAnswer,
@@ -150,7 +152,11 @@ export class AgentControl implements ControlHandler {
     return await this.#group(name).switchover.progress(after);
   }
 
-  async abortSwitchover(name: string, { accept, by = "" }: AbortSwitchoverOptions): Promise<SwitchoverProgress> {
+  async scheduleSwitchover(name: string, options: SwitchoverOptions, at: string): Promise<SwitchoverSchedule> {
+    return await this.#group(name).switchover.schedule(options, at);
+  }
+
+  async abortSwitchover(name: string, { accept, by = "" }: AbortSwitchoverOptions): Promise<AbortSwitchoverAnswer> {
     const acceptUnreachable = accept.includes("unreachable-target");
     return await this.#group(name).switchover.abort({ acceptUnreachable, by });
   }

@@ -63,7 +63,7 @@ export class GroupRoles implements RoleChanges {
     await workers.options.forks.refresh(workers.config.name);
     const standing = await workers.openReplica();
     this.#peers.missingSince(standing);
-    await this.#switchover.times.load();
+    await this.#switchover.load();
     if (standing.role === "primary") {
       await workers.becomePrimary();
       await this.#switchover.restarted();
@@ -155,7 +155,7 @@ export class GroupRoles implements RoleChanges {
     await workers.exclusively(async () => {
       if (workers.primary === undefined || workers.role !== "primary") return;
       // It was sealed when it said hello: since then it may have gone back, and its service runs.
-      const { actions } = sourceStep(this.#switchover.record, { kind: "superseded", common });
+      const { actions } = sourceStep(workers.primary.reign.standing.switchover, { kind: "superseded", common });
       if (!actions.includes("demote")) {
         await this.#fence(by, peer);
         return;

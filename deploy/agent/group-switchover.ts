@@ -1,4 +1,6 @@
 import { randomBytes } from "node:crypto";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 import { type HookCommand, runHook } from "../../shared/hooks.ts";
 import { hex } from "../../shared/manifest/digest.ts";
@@ -11,13 +13,20 @@ import {
 import { type Obstacle, sourceObstacles } from "../../shared/session/switchover-plan.ts";
 import type { SwitchoverMessage } from "../../shared/wire/messages.ts";
 import { cutText, meets, unreachable } from "../../shared/words.ts";
-import type { SwitchoverOptions, SwitchoverPlan, SwitchoverProgress } from "../control/api.ts";
+import type {
+  AbortSwitchoverAnswer,
+  SwitchoverOptions,
+  SwitchoverPlan,
+  SwitchoverProgress,
+  SwitchoverSchedule,
+} from "../control/api.ts";
 import type { EventFields } from "./event-log.ts";
 import type { Following } from "./following.ts";
 import type { GroupPeers } from "./group-peers.ts";
 import type { GroupPromotion } from "./group-promotion.ts";
 import type { GroupService, ServiceStart } from "./group-service.ts";
 import { type GroupWorkers, WrongRole } from "./group-workers.ts";
+import { type PlannedSwitchover, PlannedSwitchovers } from "./planned-switchover.ts";
 import { hintOf, type Reign, WrittenMeanwhile } from "./reign.ts";
 import { SwitchoverRun } from "./switchover-run.ts";
 import { SwitchoverTarget } from "./switchover-target.ts";
@@ -27,8 +36,20 @@ type Ready = Extract<SwitchoverMessage, { kind: "switchoverReady" }>;
 
 /** How long whoever asks for news waits for some. */
 const newsMsMax = 5000;
+/** So many limits of a step it may take until a service that did not start is handed back. */
+const returnSteps = 3;
+const returnLookMs = 100;
 /** A record that could not be written is tried again after so long. */
 const keepAgainMs = 1000;
+
+/** What stands in the way of one at any time to come. */
+const lastingObstacles: ReadonlySet<string> = new Set([
+  "NOT_PRIMARY",
+  "NOT_A_MEMBER",
+  "PRIMARY_ALREADY",
+  "ENGINE_DECIDES",
+  "NO_STOP_SERVICE",
+]);
 
 /** Something stands in the way of the switchover. */
 export class SwitchoverRefused extends UnderstudyError {
@@ -76,6 +97,7 @@ export class GroupSwitchover {
   readonly #service: GroupService;
   readonly times: SwitchoverTimes;
   readonly #target: SwitchoverTarget;
+  readonly #plans: PlannedSwitchovers;
   #run: SwitchoverRun | undefined;
   /** What the machine says; the catalog may not have it yet where there was no room for it, and that only on the way back. */
   #record: SwitchoverRecord | undefined;
@@ -86,6 +108,8 @@ export class GroupSwitchover {
   #lateAt = 0;
   #timer: NodeJS.Timeout | undefined;
   #accepted = false;
+  /** The service did not start there, and the group comes back to this node. */
+  #comesBack = false;
   readonly #ready = new Map<string, PromiseWithResolvers<Ready>>();
 
   constructor(workers: GroupWorkers, peers: GroupPeers, promotion: GroupPromotion, service: GroupService) {
@@ -95,7 +119,17 @@ export class GroupSwitchover {
     this.#service = service;
     service.onEntered = (start) => this.#serviceEntered(start);
     this.times = new SwitchoverTimes(workers.directory, workers.log);
-    this.#target = new SwitchoverTarget(workers, promotion, this.times);
+    this.#target = new SwitchoverTarget(workers, promotion, this.times, (from, reason) => {
+      this.#handBack(from, reason).catch(workers.options.onFatal);
+    });
+    this.#plans = new PlannedSwitchovers(
+      join(workers.directory, "planned-switchover.json"),
+      {
+        due: async (plan) => await this.#due(plan),
+        missed: async (plan) => await this.#missed(plan, "no agent ran then"),
+      },
+      workers.options.onFatal,
+    );
     workers.onReign = (reign) => this.#attach(reign);
   }
 
@@ -116,6 +150,17 @@ export class GroupSwitchover {
     reign.onSwitchover = (peer, message) => this.#heard(peer, message);
   }
 
+  /** One that is to begin by itself. */
+  get planned(): SwitchoverSchedule | undefined {
+    const { plan } = this.#plans;
+    return plan === undefined ? undefined : { to: plan.to, at: plan.at, by: plan.by };
+  }
+
+  async load(): Promise<void> {
+    await this.times.load();
+    await this.#plans.load();
+  }
+
   /** The agent finds what it had begun: it goes back, unless the target has taken over. */
   async restarted(): Promise<void> {
     const record = this.#record;
@@ -127,6 +172,7 @@ export class GroupSwitchover {
 
   stop(): void {
     clearTimeout(this.#timer);
+    this.#plans.stop();
     this.#action?.abort.abort(new Error("the agent stops"));
     for (const ready of this.#ready.values()) ready.reject(new Error("the agent stops"));
   }
@@ -177,6 +223,40 @@ export class GroupSwitchover {
     return begun.progress(0);
   }
 
+  /** @throws {SwitchoverRefused} for what would stand in the way at any time */
+  async schedule(options: SwitchoverOptions, at: string): Promise<SwitchoverSchedule> {
+    const known = this.#plans.plan;
+    const obstacles = this.#ownObstacles(options).filter(({ code }) => lastingObstacles.has(code));
+    if (known !== undefined)
+      obstacles.push({
+        code: "PLANNED_ALREADY",
+        message: `one to ${known.to} is planned for ${known.at}`,
+        hint: `understudy switchover ${this.#workers.config.name} --abort takes it back.`,
+      });
+    if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
+    const { to, accept, by = "" } = options;
+    const plan = { to, at, accept: [...accept], by };
+    await this.#plans.set(plan);
+    this.#workers.log.info("switchover.planned", plan);
+    await this.#workers.event("switchover.planned", { to, at, by });
+    return { to, at, by };
+  }
+
+  async #due({ to, at, accept, by }: PlannedSwitchover): Promise<void> {
+    this.#workers.log.info("switchover.due", { to, at, by });
+    try {
+      this.begin({ to, accept, by });
+    } catch (error) {
+      if (!(error instanceof SwitchoverRefused)) throw error;
+      await this.#missed({ to, at, accept, by }, explain(error));
+    }
+  }
+
+  async #missed({ to, at, by }: PlannedSwitchover, reason: string): Promise<void> {
+    this.#workers.log.error("switchover.missed", { to, at, by, reason });
+    await this.#workers.event("switchover.missed", { to, at, by, reason });
+  }
+
   async progress(after: number): Promise<SwitchoverProgress> {
     const run = this.#run;
     if (run === undefined) throw new NoSwitchover("there was no switchover since the agent was started");
@@ -185,10 +265,17 @@ export class GroupSwitchover {
   }
 
   /** Takes back one that is under way, as far as that is still possible. */
-  async abort({ acceptUnreachable, by }: { acceptUnreachable: boolean; by: string }): Promise<SwitchoverProgress> {
+  async abort({ acceptUnreachable, by }: { acceptUnreachable: boolean; by: string }): Promise<AbortSwitchoverAnswer> {
+    const plan = await this.#plans.cancel();
+    if (plan !== undefined)
+      await this.#workers.event("switchover.cancelled", { to: plan.to, at: plan.at, plannedBy: plan.by, by });
+    const cancelled = plan === undefined ? null : { to: plan.to, at: plan.at, by: plan.by };
     const record = this.#record;
     const run = this.#run;
-    if (record === undefined || run === undefined) throw new NoSwitchover("there is no switchover to abort");
+    if (record === undefined || run === undefined) {
+      if (cancelled === null) throw new NoSwitchover("there is no switchover to abort");
+      return { cancelled, ended: null };
+    }
     this.#note("abort", by === "" ? "it was aborted" : `${by} aborts it`);
     const connected = this.#workers.primary?.reign.follower(record.to) !== undefined;
     if (record.step === "handing" && !connected) {
@@ -203,7 +290,7 @@ export class GroupSwitchover {
       await this.#on({ kind: "abandoned" });
     } else if (record.step !== "rolling-back") await this.#on({ kind: "failed", reason: "it was aborted" });
     await this.#ended(run);
-    return run.progress(0);
+    return { cancelled, ended: run.progress(0) };
   }
 
   async #ended(run: SwitchoverRun): Promise<void> {
@@ -564,7 +651,7 @@ export class GroupSwitchover {
     this.#timer = setTimeout(() => {
       if (run?.over !== false) return;
       this.#note("service-unknown", `whether the service runs on ${record.to} was not heard`);
-      run.end("done");
+      this.#done(run);
     }, this.#workers.config.limits.switchoverStepMs);
     this.#timer.unref();
   }
@@ -579,10 +666,55 @@ export class GroupSwitchover {
     const run = this.#run;
     if (run === undefined || run.id !== id || run.over) return;
     clearTimeout(this.#timer);
-    if (reason === "") this.#note("started", `the service runs on ${peer}, ${ms} ms after its epoch began`, { ms });
-    else this.#note("start-failed", `the service could not be started on ${peer}: ${reason}`, { reason });
-    run.pauseEnds(ms);
-    run.end(reason === "" ? "done" : "service-failed", reason, reason === "" ? "" : `Look there: ${peer} is primary.`);
+    if (reason === "") {
+      this.#note("started", `the service runs on ${peer}, ${ms} ms after its epoch began`, { ms });
+      run.pauseEnds(ms);
+      this.#done(run);
+      return;
+    }
+    this.#note("start-failed", `the service could not be started on ${peer}, which hands it back: ${reason}`, {
+      reason,
+    });
+    this.#comesBack = true;
+    this.#timer = setTimeout(() => {
+      this.#comesBack = false;
+      run.end("service-failed", reason, `Look there: ${peer} is primary.`);
+    }, returnSteps * this.#workers.config.limits.switchoverStepMs).unref();
+  }
+
+  #done(run: SwitchoverRun): void {
+    const { pauseMs } = run.progress(0);
+    this.#event("done", { id: run.id, to: run.to, pauseMs });
+    run.end("done");
+  }
+
+  /** The service that this node took over does not start here: as soon as the former primary follows, it gets it back. */
+  async #handBack(from: string, reason: string): Promise<void> {
+    const workers = this.#workers;
+    // It did not start there either.
+    if (this.#comesBack || workers.config.hooks.stopService === undefined) return;
+    const { log } = workers;
+    const end = performance.now() + returnSteps * workers.config.limits.switchoverStepMs;
+    while (!workers.stopped && workers.role === "primary" && performance.now() < end) {
+      const follower = workers.primary?.reign.follower(from);
+      if (follower?.state === "streaming") {
+        log.error("switchover.returned", { to: from, reason });
+        await workers.event("switchover.returned", { to: from, reason });
+        try {
+          this.begin({ to: from, accept: [], by: "start_service failed" });
+          return;
+        } catch (error) {
+          if (!(error instanceof SwitchoverRefused)) throw error;
+          log.warn("switchover.refused", { to: from, error });
+        }
+      }
+      await sleep(returnLookMs);
+    }
+    log.error("switchover.not_returned", {
+      to: from,
+      reason,
+      hint: "This node is primary: start the service by hand.",
+    });
   }
 
   // --- parts -------------------------------------------------------------------------------------------------------
@@ -597,6 +729,18 @@ export class GroupSwitchover {
     const record = this.#record;
     const noted = failure === "" ? this.times.note({ startMs: Math.round(ms) }) : Promise.resolve();
     noted.catch((error: unknown) => this.#workers.options.onFatal(error));
+    const run = this.#run;
+    if (this.#comesBack && run !== undefined) {
+      this.#comesBack = false;
+      clearTimeout(this.#timer);
+      this.#note(
+        "came-back",
+        `${this.#workers.options.node} is primary again${failure === "" ? ", and its service runs" : ""}`,
+      );
+      run.pauseEnds();
+      run.end("rolled-back", `the service could not be started on ${run.to}`, failure);
+      return;
+    }
     if (record?.step !== "rolling-back") return;
     const again = failure === "" ? "the service runs here again" : `the service could not be started here: ${failure}`;
     this.#note("rolled-back", again, { reason: record.reason });

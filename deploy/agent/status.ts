@@ -81,11 +81,12 @@ export function outOfService(state: ServiceState): Reason | null {
   return { code, message, hint, flag: flag ?? null };
 }
 
-function switchoverStatus({ switchover }: GroupAgent): Pick<GroupStatus, "switchover"> {
-  const { record } = switchover;
-  if (record === undefined) return {};
-  const { to, step, reason } = record;
-  return { switchover: { to, step, reason } };
+function switchoverStatus({ switchover }: GroupAgent): Pick<GroupStatus, "switchover" | "plannedSwitchover"> {
+  const { record, planned } = switchover;
+  return {
+    ...(record === undefined ? {} : { switchover: { to: record.to, step: record.step, reason: record.reason } }),
+    ...(planned === undefined ? {} : { plannedSwitchover: planned }),
+  };
 }
 
 /** Why the group stands still, on this node or where it is followed. */

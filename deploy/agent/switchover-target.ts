@@ -30,11 +30,18 @@ export class SwitchoverTarget {
   readonly #workers: GroupWorkers;
   readonly #promotion: GroupPromotion;
   readonly #times: SwitchoverTimes;
+  readonly #onStartFailed: (from: string, reason: string) => void;
   /** Refused or revoked: what comes of them again is of no more effect. */
   readonly #over = new Set<string>();
   #started: { readonly from: string; readonly message: Started } | undefined;
 
-  constructor(workers: GroupWorkers, promotion: GroupPromotion, times: SwitchoverTimes) {
+  constructor(
+    workers: GroupWorkers,
+    promotion: GroupPromotion,
+    times: SwitchoverTimes,
+    onStartFailed: (from: string, reason: string) => void,
+  ) {
+    this.#onStartFailed = onStartFailed;
     this.#workers = workers;
     this.#promotion = promotion;
     this.#times = times;
@@ -142,6 +149,7 @@ export class SwitchoverTarget {
       const ms = Math.round(performance.now() - begun);
       this.#started = { from, message: { kind: "serviceStarted", id, ms, reason: short(failure) } };
       this.joined(from);
+      if (failure !== "") this.#onStartFailed(from, failure);
     } catch (error) {
       // Its next start finds a primary.
       workers.options.onFatal(error);

@@ -18,8 +18,17 @@ import { bridgeSocketPath, controlSocketPath, eventLogPath, identityDirectory } 
 import { callerName } from "./caller.ts";
 import { droppedText, exportedText, forksText, forkText, rejoinedText } from "./fork-text.ts";
 import { type HaOptions, haActions, haRequest, haText } from "./ha.ts";
+import { parsePlannedTime } from "./planned-time.ts";
 import { parseRestorePoint } from "./restore-point.ts";
-import { followSwitchover, outcomeCode, outcomeText, planText, stepText } from "./switchover.ts";
+import {
+  cancelledText,
+  followSwitchover,
+  outcomeCode,
+  outcomeText,
+  planText,
+  scheduledText,
+  stepText,
+} from "./switchover.ts";
 import { confirmed, type Terminal } from "./terminal.ts";
 import {
   brokenPromises,
@@ -350,7 +359,8 @@ class CommandLine {
       )
       .option("--to <node>", "who is to be primary")
       .option("--dry-run", "only say what would happen, how long nobody would be served and what stands in the way")
-      .option("--abort", "take back the one that is under way")
+      .option("--at <time>", "have it begin by itself: 02:30, or a date and time")
+      .option("--abort", "take back the one that is under way, or planned")
       .action(async (name: string | undefined, options: CommonOptions & SwitchoverFlags) => {
         await this.#switchover(name, options);
       });
@@ -548,14 +558,26 @@ class CommandLine {
     const accept = acceptedIn(options, "switchover");
     const by = callerName(this.#terminal.environment);
     let progress: SwitchoverProgress;
-    if (options.abort) progress = await agent.abortSwitchover(group, { accept, by });
-    else {
+    if (options.abort) {
+      const { cancelled, ended } = await agent.abortSwitchover(group, { accept, by });
+      if (ended === null || (cancelled !== null && !options.json)) {
+        this.#answer(options, { cancelled, ended }, () => cancelledText(group, cancelled));
+        if (ended === null) return;
+      }
+      progress = ended;
+    } else {
       const { to } = options;
       if (to === undefined) throw new OptionMissing("the node that is to be primary", "Give it with --to NODE.");
       if (options.dryRun) {
         const plan = await agent.planSwitchover(group, { to, accept, by });
         this.#answer(options, plan, (answer) => planText(group, answer));
         if (plan.obstacles.length > 0) this.#exitCode = exitCodes.refused;
+        return;
+      }
+      if (options.at !== undefined) {
+        const at = parsePlannedTime(options.at, new Date());
+        const plan = await agent.scheduleSwitchover(group, { to, accept, by }, at);
+        this.#answer(options, plan, (answer) => scheduledText(group, answer));
         return;
       }
       const begun = await agent.switchover(group, { to, accept, by });
@@ -697,6 +719,7 @@ interface PromoteFlags extends Record<string, unknown> {
 interface SwitchoverFlags extends Record<string, unknown> {
   readonly to?: string;
   readonly dryRun?: boolean;
+  readonly at?: string;
   readonly abort?: boolean;
 }
 

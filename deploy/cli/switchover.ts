@@ -1,6 +1,12 @@
 import { type ExitCode, exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { durationText } from "../../shared/units.ts";
-import type { ControlHandler, SwitchoverPlan, SwitchoverProgress, SwitchoverStep } from "../control/api.ts";
+import type {
+  ControlHandler,
+  SwitchoverPlan,
+  SwitchoverProgress,
+  SwitchoverSchedule,
+  SwitchoverStep,
+} from "../control/api.ts";
 import { reasonText } from "./text.ts";
 
 /** Nobody follows the switchover any more; it goes on all the same. */
@@ -60,6 +66,14 @@ export function outcomeText(group: string, { from, to, outcome, reason, pauseMs 
 export function outcomeCode({ outcome }: SwitchoverProgress): ExitCode {
   if (outcome === "done") return exitCodes.done;
   return outcome === "refused" ? exitCodes.refused : exitCodes.failed;
+}
+
+export function scheduledText(group: string, { to, at }: SwitchoverSchedule): string {
+  return `${group}: it is moved to ${to} at ${at}, by the agent of this node.\n`;
+}
+
+export function cancelledText(group: string, cancelled: SwitchoverSchedule | null): string {
+  return cancelled === null ? "" : `${group}: it is not moved to ${cancelled.to} at ${cancelled.at} any more.\n`;
 }
 
 export function planText(group: string, plan: SwitchoverPlan): string {

@@ -122,7 +122,9 @@ function momentText(at: Date, now: Date): string {
 /** What is to be known of a group at 3 a.m., in one sentence (and a second one where something stands still). */
 export function groupSentence(name: string, group: GroupStatus): string {
   const paused = group.paused === null ? "" : `${pausedText(name, group.paused)}.`;
-  return [roleSentence(name, group), serviceSentence(group), paused, haltSentence(group.halted)]
+  const { plannedSwitchover: plan } = group;
+  const planned = plan === undefined ? "" : `It is moved to ${plan.to} at ${plan.at}.`;
+  return [roleSentence(name, group), serviceSentence(group), planned, paused, haltSentence(group.halted)]
     .filter((sentence) => sentence !== "")
     .join(" ");
 }

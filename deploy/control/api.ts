@@ -38,8 +38,10 @@ export interface ControlHandler extends ForkHandler {
   switchover(group: string, options: SwitchoverOptions): Promise<SwitchoverProgress>;
   /** Of the one that is under way, or was last: what comes from step `after` on; waits a while for some. */
   switchoverProgress(group: string, after: number): Promise<SwitchoverProgress>;
-  /** Takes back one that is under way as far as that is possible. Returns when it has ended. */
-  abortSwitchover(group: string, options: AbortSwitchoverOptions): Promise<SwitchoverProgress>;
+  /** Has one begin by itself at a time to come, ISO 8601. */
+  scheduleSwitchover(group: string, options: SwitchoverOptions, at: string): Promise<SwitchoverSchedule>;
+  /** Takes back one that is under way as far as that is possible, or the plan of one. Returns when it has ended. */
+  abortSwitchover(group: string, options: AbortSwitchoverOptions): Promise<AbortSwitchoverAnswer>;
   form(group: string, options: FormOptions): Promise<RoleAnswer>;
   /** Holds back shipping (a primary's), promotion by an engine, or both. */
   pause(group: string, options: PauseOptions): Promise<PausedAnswer>;
@@ -200,6 +202,8 @@ export interface GroupStatus {
   readonly forks: ForksStatus;
   /** A switchover that this node leads; absent where none is under way. */
   readonly switchover?: SwitchoverStatus;
+  /** One that begins here by itself; absent where none is planned. */
+  readonly plannedSwitchover?: SwitchoverSchedule;
   /** How long the last cut froze the application; absent where there are no freeze hooks. */
   readonly lastFreezeMs?: number;
 }
@@ -416,6 +420,20 @@ export interface PromoteAnswer {
   readonly seconds: number;
 }
 
+export interface SwitchoverSchedule {
+  readonly to: string;
+  readonly at: string;
+  /** Who planned it. */
+  readonly by: string;
+}
+
+export interface AbortSwitchoverAnswer {
+  /** What was planned, and is not any more; null where nothing was. */
+  readonly cancelled: SwitchoverSchedule | null;
+  /** How the one that was under way ended; null where none was. */
+  readonly ended: SwitchoverProgress | null;
+}
+
 export interface SwitchoverStatus {
   readonly to: string;
   /** `stopping`, `cutting`, `handing`, `rolling-back`. */
@@ -453,7 +471,8 @@ export interface SwitchoverProgress {
   /** What to ask for next. */
   readonly next: number;
   /**
-   * `done`: the target is primary and its service runs. `service-failed`: it is, and its service could not be started.
+   * `done`: the target is primary and its service runs. `service-failed`: it is, its service could not be started, and the
+   * former primary did not get it back.
    * `refused`: nothing was done. `rolled-back`: the former primary is in service. `in-doubt`: the target is not connected and
    * may have taken over; it goes on by itself when it is back. `superseded`: somebody else was promoted. Null: under way.
    */

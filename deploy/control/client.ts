@@ -97,6 +97,7 @@ export function connectControl(
     planSwitchover: (group, options) => post("/switchover/plan", { group, ...options }),
     switchover: (group, options) => post("/switchover", { group, ...options }),
     switchoverProgress: (group, after) => get("/switchover", { group, after: String(after) }),
+    scheduleSwitchover: (group, options, at) => post("/switchover/schedule", { group, ...options, at }),
     abortSwitchover: (group, options) => post("/switchover/abort", { group, ...options }),
     form: (group, options) => post("/form", { group, ...options }),
     pause: (group, options) => post("/pause", { group, ...options }),

@@ -222,6 +222,12 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
     ),
   ],
   [
+    "POST /switchover/schedule",
+    route(z.strictObject({ ...switchover, at: z.iso.datetime() }), (handler, { group, at, ...options }) =>
+      handler.scheduleSwitchover(group, caller(options), at),
+    ),
+  ],
+  [
     "POST /switchover/abort",
     route(z.strictObject({ group, accept: acceptNames, by: callerName }), (handler, { group, ...options }) =>
       handler.abortSwitchover(group, caller(options)),

@@ -52,7 +52,7 @@ export function serviceState(facts: ServiceFacts): ServiceState {
     const message = `${above.node} knows epoch ${above.highestEpoch}, and this reign is of epoch ${epoch}`;
     return out("SUPERSEDED", message, "Another node is primary by now, or was.");
   }
-  const moving = outForSwitchover(facts.switchover);
+  const moving = outForSwitchover(group, facts.switchover);
   if (moving !== undefined) return moving;
   if (facts.halted !== "") {
     const hint = `Promote the replica, or, if what this node has is what you want: understudy cut ${group} --accept-source`;
@@ -75,7 +75,7 @@ export function serviceState(facts: ServiceFacts): ServiceState {
 }
 
 /** Until it is handed over the service stands still here; a switchover that goes back has it started again. */
-function outForSwitchover(record: SwitchoverRecord | undefined): ServiceState | undefined {
+function outForSwitchover(group: string, record: SwitchoverRecord | undefined): ServiceState | undefined {
   if (record === undefined) return undefined;
   switch (record.step) {
     case "stopping":
@@ -87,7 +87,11 @@ function outForSwitchover(record: SwitchoverRecord | undefined): ServiceState | 
           "the cluster has demoted this node",
           "The cluster promotes another one, or this one again.",
         );
-      const hint = "It ends by itself, here or there; see `understudy status` and `understudy events`.";
+      const ends = "It ends by itself, here or there; see `understudy events`.";
+      const hint =
+        record.step === "handing"
+          ? `${ends} Only where ${record.to} is gone for ever: understudy switchover ${group} --abort --accept-unreachable-target`
+          : ends;
       return out("SWITCHOVER", `the group is being moved to ${record.to} (${record.step})`, hint);
     }
     case "rolling-back":

@@ -297,6 +297,18 @@ describe("a switchover that fails", function () {
     });
   }
 
+  it("comes back where the service does not start there", async () => {
+    const { from, to, text } = await begin();
+    await mode(to, "start", "fail");
+    const failed = await from.cli("switchover", "app", "--to", to.name);
+    expect(failed.code, failed.stdout + failed.stderr).to.equal(1);
+    expect(failed.stdout).to.match(
+      /could not be started on .*, which hands it back: .*is primary again, and its service runs/s,
+    );
+    await wellAgain();
+    expect((await kept(text)).primary.name).to.equal(from.name);
+  });
+
   it("is taken back while the service is being stopped, and is not begun twice", async () => {
     const { from, to, text } = await begin();
     await mode(from, "stop", "hang");
@@ -306,10 +318,31 @@ describe("a switchover that fails", function () {
     expect(String(second)).to.match(/is under way/);
     expect((await from.control.isPrimary("app")).primary, "nobody is served").to.equal(false);
     expect((await from.group())?.switchover).to.deep.equal({ to: to.name, step: "stopping", reason: "" });
-    const aborted = await from.control.abortSwitchover("app", { accept: [], by: "somebody" });
-    expect(aborted).to.include({ outcome: "rolled-back", reason: "it was aborted" });
-    expect(aborted.steps.map((step) => step.text).join("\n")).to.match(/somebody aborts it/);
+    const { ended } = await from.control.abortSwitchover("app", { accept: [], by: "somebody" });
+    expect(ended).to.include({ outcome: "rolled-back", reason: "it was aborted" });
+    expect(ended?.steps.map((step) => step.text).join("\n")).to.match(/somebody aborts it/);
     expect((await kept(text)).primary.name).to.equal(from.name);
+  });
+
+  it("begins by itself at the time that was said, also after a restart, unless it is taken back", async () => {
+    const { from, to, text } = await begin();
+    const at = new Date(Date.now() + 3600_000).toISOString();
+    const planned = await from.cli("switchover", "app", "--to", to.name, "--at", at);
+    expect(planned.stdout, planned.stderr).to.include(at);
+    await from.kill9();
+    await start(from);
+    const group = await from.until(({ plannedSwitchover }) => plannedSwitchover !== undefined, deadlineMs);
+    expect(group.plannedSwitchover).to.include({ to: to.name, at });
+    const second = await from.cli("switchover", "app", "--to", to.name, "--at", at);
+    expect(second.code, second.stdout).to.equal(3);
+    expect((await from.cli("switchover", "app", "--abort")).stdout).to.match(/is not moved to .* any more/);
+    await settled();
+    const soon = new Date(Date.now() + 300).toISOString();
+    await from.control.scheduleSwitchover("app", { to: to.name, accept: [] }, soon);
+    await until(async () => (await to.group())?.role === "primary", deadlineMs, `${to.name} took over`);
+    expect((await kept(text)).primary.name).to.equal(to.name);
+    for (const name of ["switchover.planned", "switchover.cancelled", "switchover.done"])
+      await until(async () => (await events(from)).some(({ event }) => event === name), deadlineMs, `${name} is told`);
   });
 
   it("is in doubt while the target is away, until a person gives it up in an epoch that fences it", async () => {

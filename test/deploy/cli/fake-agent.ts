@@ -209,11 +209,12 @@ export class FakeAgent implements ControlHandler {
     this.#called(["switchover", group, options], { ...this.#told, ...this.progress.shift() });
   switchoverProgress: ControlHandler["switchoverProgress"] = (group, after) =>
     this.#called(["switchoverProgress", group, after], { ...this.#told, next: after, ...this.progress.shift() });
+  scheduleSwitchover: ControlHandler["scheduleSwitchover"] = (group, options, at) =>
+    this.#called(["scheduleSwitchover", group, options, at], { to: options.to, at, by: options.by ?? "" });
   abortSwitchover: ControlHandler["abortSwitchover"] = (group, options) =>
     this.#called(["abortSwitchover", group, options], {
-      ...this.#told,
-      outcome: "rolled-back",
-      reason: "it was aborted",
+      cancelled: { to: "bravo", at: "2026-11-22T02:30:00.000Z", by: "root" },
+      ended: { ...this.#told, outcome: "rolled-back", reason: "it was aborted" },
     });
   form: ControlHandler["form"] = (group, options) =>
     this.#called(["form", group, options], { role: "primary", epoch: 1 });
