@@ -73,6 +73,7 @@ export class ScratchMachines implements AsyncDisposable {
       await chmod(machines.path(name, "bin/systemctl"), 0o755);
       await symlink(machines.path(name, "opt/understudy/understudy"), machines.path(name, "bin/understudy"));
       await symlink(join(checkout, "deploy"), machines.path(name, "opt/understudy"));
+      await symlink(process.execPath, machines.path(name, "bin/node"));
     }
     return machines;
   }
