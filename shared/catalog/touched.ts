@@ -12,15 +12,14 @@ const rowsMax = 2000;
 const entryBytes = 29;
 
 /**
- * The highest object that a primary may take for known here. While this node rejoins it has objects of its own fork, and the
- * primary's history may have reigns in between: none of their objects is here, whatever its number.
+ * The highest object that a primary may take for known here. While this node rejoins it has objects of reigns that the
+ * primary never had, and the primary those of reigns in between, or of more of the common one: none of them is here.
  */
 export function lastObjectOf(catalog: Catalog): number {
   const { committed } = catalog.standing;
-  const last = Number(
-    catalog.get("SELECT max(object) AS last FROM object_versions WHERE birth <= ?", committed.seq)?.last ?? 0,
-  );
-  return anyTouched(catalog) ? Math.min(last, firstObjectOf(committed.epoch + 1n) - 1) : last;
+  const below = anyTouched(catalog) ? firstObjectOf(committed.epoch + 1n) : Number.MAX_SAFE_INTEGER;
+  const sql = "SELECT max(object) AS last FROM object_versions WHERE object < ? AND birth <= ?";
+  return Number(catalog.get(sql, below, committed.seq)?.last ?? 0);
 }
 
 /** Within the transaction that makes what is here a cut again. */

@@ -1,10 +1,12 @@
 import { randomBytes } from "node:crypto";
+import { DatabaseSync } from "node:sqlite";
 import { expect } from "chai";
 import { connectControl } from "../../deploy/control/client.ts";
 import { controlSocketPath } from "../../deploy/control/state-layout.ts";
 import { features } from "../../shared/session/connect.ts";
 import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { Hello, Message } from "../../shared/wire/messages.ts";
+import { unpackTouchedList } from "../../shared/wire/touched-list.ts";
 import { epoch, type ObjectId, type StorePath, seq } from "../../shared/words.ts";
 import { until } from "./agent-process.ts";
 import { usualDraft } from "./cut-cases.ts";
@@ -424,6 +426,67 @@ describe("a replica under hostile sessions", () => {
       await stage.alpha.ship(alive, usualDraft(stage.alpha.draft()));
       alive.channel.close();
       await alive.end();
+    });
+  });
+
+  describe("while it rejoins", () => {
+    const page = { store: "", path: "" as StorePath, object: 0, run: 0 };
+    beforeEach(() => alter("INSERT INTO touched_paths VALUES (1, 'docs', 'b.txt')"));
+    afterEach(() => alter("DELETE FROM touched_paths; DELETE FROM standing WHERE key = 'unproven'"));
+
+    /** What a demotion leaves is all that tells the agent that it rejoins. */
+    function alter(sql: string): void {
+      using catalog = new DatabaseSync(stage.catalog, { timeout: 10_000 });
+      catalog.exec(sql);
+    }
+
+    async function rejoins(): Promise<boolean> {
+      const conversation = await stage.alpha.follow();
+      const { hello } = await conversation.expect("welcome");
+      conversation.channel.close();
+      await conversation.end();
+      return hello.features.includes(features.rejoining);
+    }
+
+    it("tells what it has otherwise, and ends the session of whoever asks from a place that is none", async () => {
+      const conversation = await stage.alpha.follow();
+      await conversation.send({ kind: "forkRequest", ...page });
+      expect((await conversation.expect("forkHeld")).last).to.equal(true);
+      const held = conversation.received.find(({ message }) => message.kind === "forkHeld");
+      const stores = ["db", "uploads"].map((store) => ({ kind: "path", store, path: "docs/b.txt" }));
+      expect(stores).to.deep.include(unpackTouchedList(held!.payload)?.[0]);
+      await stage.unharmed(
+        async () => {
+          await conversation.send({ kind: "forkRequest", ...page, store: "nowhere" });
+          return conversation;
+        },
+        "PROTOCOL_VIOLATION",
+        /a list goes on in store "nowhere"/,
+      );
+    });
+
+    it("commits nothing that does not come to the primary's digest, and rejoins by comparison from then on", async () => {
+      expect(await rejoins()).to.equal(true);
+      const tree = stage.footprint().tree;
+      const conversation = await stage.alpha.follow();
+      const parts = usualDraft(stage.alpha.draft())
+        .parts()
+        .map(
+          (part): Part =>
+            part.message.kind === "cutEnd" ? { ...part, message: { ...part.message, digest: randomBytes(32) } } : part,
+        );
+      await conversation.sendParts(parts);
+      const rejected = await conversation.expect("cutRejected");
+      expect(rejected).to.include({ code: "REJOIN_UNPROVEN", remedy: "stop" });
+      await conversation.end();
+      expect(stage.footprint().tree).to.equal(tree);
+      expect(await rejoins()).to.equal(false);
+      await stage.healthy();
+    });
+
+    it("knows with the commit of the cut that proves it that nothing is otherwise any more", async () => {
+      await stage.takesTheNextCut();
+      expect(await rejoins()).to.equal(false);
     });
   });
 

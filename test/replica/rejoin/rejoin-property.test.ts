@@ -75,21 +75,30 @@ async function leaveBehindAndRejoin(seed: number): Promise<void> {
     log.push("bravo is promoted");
     work(bravo, 8);
     await bravo.cut(0n);
-    charlie.goBack(bravo);
-    await alpha.demote(bravo);
-    for (const node of [charlie, alpha]) {
-      node.follow(bravo);
-      const bytesMax = bravo.lackingBytes(node);
-      const { bytes } = await bravo.ship(node, { ahead: random(2) === 0 });
-      log.push(`${node.name} has rejoined`);
-      expectSame(bravo, node);
+    // Or the other is promoted, too, without having heard of it: the higher reign counts.
+    const both = random(2) === 0;
+    const [winner, loser] = both ? [charlie, bravo] : [bravo, charlie];
+    if (both) {
+      await charlie.promote();
+      log.push("charlie is promoted");
+      work(charlie, 8);
+      await charlie.cut(0n);
+      await bravo.demote(charlie);
+    } else charlie.goBack(bravo);
+    await alpha.demote(winner);
+    for (const node of [loser, alpha]) {
+      node.follow(winner);
+      const bytesMax = winner.lackingBytes(node);
+      log.push(`${node.name} rejoins`);
+      const { bytes } = await winner.ship(node, { ahead: random(2) === 0 });
+      expectSame(winner, node);
       expect(bytes).to.be.at.most(bytesMax);
       expect(anyTouched(node.catalog)).to.equal(false);
     }
-    work(bravo, 8);
-    for (const node of [charlie, alpha]) {
-      await bravo.ship(node);
-      expectSame(bravo, node);
+    work(winner, 8);
+    for (const node of [loser, alpha]) {
+      await winner.ship(node);
+      expectSame(winner, node);
     }
   } catch (error) {
     throw new Error(`seed ${seed} (UNDERSTUDY_SEED=${seed}):\n${log.join("\n")}`, { cause: error });
