@@ -197,6 +197,11 @@ function openStoreHome(
   throw new CopyNotThere(`no directory on the mount of ${placement.path} can hold the private files`);
 }
 
+/** Within a transaction: where the private directories are is not known any more, and they are made anew. */
+export function forgetStoreHomes(catalog: Catalog, placements: readonly StorePlacement[]): void {
+  for (const placement of placements) catalog.run("DELETE FROM standing WHERE key = ?", homeKey(placement));
+}
+
 function homeKey(placement: StorePlacement): string {
   return `home.${placement.name}`;
 }

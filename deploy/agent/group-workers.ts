@@ -16,14 +16,9 @@ import type { Turn } from "../../shared/session/epochs.ts";
 import type { ReplicaReport } from "../../shared/wire/messages.ts";
 import { type CutId, cutText, type NodeName, type Role, sameCut } from "../../shared/words.ts";
 import { groupDirectory } from "../control/state-layout.ts";
+import type { CopyPlaces } from "../workers/own-copies.ts";
 import { RemoteError } from "../workers/port-peer.ts";
-import type {
-  CopyPlaces,
-  Demoted,
-  PrimaryMainCalls,
-  PrimaryStanding,
-  PrimaryWorkerCalls,
-} from "../workers/primary-worker.ts";
+import type { Demoted, PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
 import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
 import { excludesOf, placementOf } from "../workers/store-adapters.ts";
 import type { EventFields, EventLog } from "./event-log.ts";
@@ -521,6 +516,11 @@ export class GroupWorkers {
       cut: cutText(demotion.cut),
       ...touched,
     });
+    if (demotion.linkedOutside > 0)
+      this.log.warn("copy.linked_outside", {
+        files: demotion.linkedOutside,
+        hint: "They have names outside of the store: what is written into them from here on is seen there as well.",
+      });
     await this.event("primary.demoted", {
       cut: cutText(demotion.cut),
       own: cutText(demotion.own),
@@ -563,7 +563,7 @@ export class GroupWorkers {
     const cut = standing.committed;
     this.log.info("replica.went_back", { own: cutText(own), cut: cutText(cut), ...touched });
     await this.event("replica.went_back", { cut: cutText(cut), own: cutText(own), touchedPaths: touched.paths });
-    return { own, cut, fork, touched, filesRead: 0, bytesRead: 0, damaged: 0 };
+    return { own, cut, fork, touched, filesRead: 0, bytesRead: 0, damaged: 0, linkedOutside: 0 };
   }
 
   /** The worker of a primary that takes no cuts by itself any more, and whose stores are not followed. */

@@ -9,8 +9,7 @@ import type { ReplicaSink, StagedQuestion } from "../../primary/ship/shipment.ts
 import { checkPlaces, demote, type Settled, settleFiles } from "../../replica/rejoin/demote.ts";
 import type { ForkRecord } from "../../replica/rejoin/fork-bundle.ts";
 import { type ForkRequest, makeFork } from "../../replica/rejoin/make-fork.ts";
-import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
-import { openStoreHomes, type StorePlacement } from "../../replica/store-home.ts";
+import type { ReplicaContext } from "../../replica/replica-context.ts";
 import { Catalog, type Standing } from "../../shared/catalog/catalog.ts";
 import { CatalogFailed, CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import type { Touched } from "../../shared/catalog/collapse.ts";
@@ -27,7 +26,7 @@ import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { CutStore, StagedPlace, TouchedPlace } from "../../shared/wire/messages.ts";
 import { unpackStagedList } from "../../shared/wire/staged-list.ts";
 import { type CutId, epoch, type GroupId, type ObjectId, sameCut, seq } from "../../shared/words.ts";
-import { endStores } from "./end-stores.ts";
+import { type CopyPlaces, closeCopies, endStores, openOwnCopies } from "./own-copies.ts";
 import { type PlainError, PortPeer, plainError } from "./port-peer.ts";
 import { SinkSession } from "./sink-session.ts";
 import { enterStage, traceAdapter, traceCommits, traceDisk } from "./step-trace.ts";
@@ -142,12 +141,6 @@ export type PrimaryMainCalls = {
   failed(argument: { error: PlainError }): void;
 };
 
-/** Where the copies of a replica lie on this node: where the stores are. */
-export interface CopyPlaces {
-  readonly groupName: string;
-  readonly placements: readonly StorePlacement[];
-}
-
 export interface Demoted {
   /** Where it stands as a replica. */
   readonly cut: CutId;
@@ -158,6 +151,8 @@ export interface Demoted {
   readonly bytesRead: number;
   /** Left out by the configuration and changed since: the primary brings what the cut has. */
   readonly damaged: number;
+  /** Files that have names outside of their store, where what they get from here on is seen as well. */
+  readonly linkedOutside: number;
 }
 
 export interface CutResult extends TakenCut {
@@ -473,8 +468,9 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       assert(settled !== undefined, "the stores are settled first");
       const { copies, files } = settled;
       const touched = demote(copies, common, files, keepHistory);
-      const { filesRead, bytesRead, damaged } = files;
-      return { cut: copies.catalog.standing.committed, touched, filesRead, bytesRead, damaged: damaged.length };
+      const { filesRead, bytesRead, damaged, linkedOutside } = files;
+      const { committed: cut } = copies.catalog.standing;
+      return { cut, touched, filesRead, bytesRead, damaged: damaged.length, linkedOutside };
     },
     standing,
     async close() {
@@ -495,16 +491,8 @@ function opened(): PrimaryContext {
   return context;
 }
 
-/** The stores' own files as a replica sees its copies; here they are not empty, and are the group's all the same. */
-function openCopies({ groupName, placements }: CopyPlaces): ReplicaContext {
-  const { catalog, manifest, nowUs } = opened();
-  const disk = traceDisk(new RealDisk());
-  const homes = openStoreHomes(disk, catalog, groupName, placements, true);
-  return { catalog, manifest, disk, homes, nowUs, limits: defaultReplicaLimits };
-}
-
-function closeCopies({ homes }: ReplicaContext): void {
-  for (const home of homes.values()) home.close();
+function openCopies(places: CopyPlaces): ReplicaContext {
+  return openOwnCopies(opened(), traceDisk(new RealDisk()), places);
 }
 
 /**

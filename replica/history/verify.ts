@@ -173,7 +173,9 @@ class CopyChecker {
 
   async run(): Promise<Verified> {
     using _view = this.#view;
-    const committed = this.#context.catalog.cut(this.#at);
+    const { committed, digest: newest } = this.#context.catalog.standing;
+    // Of a node that rejoins, the cut is not what is here: it says itself what is.
+    const expected = this.#at === committed.seq ? newest : this.#context.catalog.cut(this.#at)?.digest;
     for (const home of this.#context.homes.values()) await this.#store(home);
     const digest = this.#digest.bytes();
     return {
@@ -182,7 +184,7 @@ class CopyChecker {
       bytes: this.#bytes,
       ...this.#differences.result(),
       digest: hex(digest),
-      digestEqual: committed !== undefined && equalBytes(digest, committed.digest),
+      digestEqual: expected !== undefined && equalBytes(digest, expected),
       metadataPartial: this.#metadataPartial,
     };
   }
@@ -346,8 +348,9 @@ class CopyChecker {
       const path = joinPath(directory, name);
       if (this.#cameOrWent(home.number, path)) continue;
       if (manifest.objectAtPath(home.number, path, this.#end()) !== undefined) continue;
-      const isDirectory = home.tree.stat(path)?.type === "directory";
-      if (this.#options.excluded?.(home.placement.name, path, isDirectory) === true)
+      const type = home.tree.stat(path)?.type;
+      if (type === "other") this.#differ(home, path, "derived", "is what no cut has: a fifo, a socket or a device");
+      else if (this.#options.excluded?.(home.placement.name, path, type === "directory") === true)
         this.#differ(home, path, "excluded", "is left out by the configuration");
       else this.#differ(home, path, "stranger", "is not in the manifest");
     }

@@ -123,6 +123,8 @@ export function settleFiles(context: ReplicaContext, ended: ReadonlyMap<number, 
 export class Settled {
   readonly moving: string[] = [];
   movingCount = 0;
+  /** Files that have names outside of their store: what a copy gets is written into them there as well. */
+  linkedOutside = 0;
   /** Files that were read, since their stamps did not vouch for them, and how much of them. */
   filesRead = 0;
   bytesRead = 0;
@@ -211,6 +213,7 @@ class StoreSettling {
       return;
     }
     this.#refuseShared(path, version.object, stat);
+    this.#countLinks(path, version.object, stat);
     if (seen !== undefined && this.#isAsSeen(stat, seen)) {
       const left = this.#withMeta(path, version, stat);
       if (seen.inode !== BigInt(left.inode) || seen.ctimeNs !== left.ctimeNs) this.#keep(version.object, left);
@@ -245,6 +248,13 @@ class StoreSettling {
       `${this.#text(path)} is another name of a file that the cuts took for two, since they came from a copied snapshot`,
       "Give each name a file of its own, or run `understudy adopt GROUP` once this node follows another.",
     );
+  }
+
+  #countLinks(path: StorePath, object: ObjectId, stat: Stat): void {
+    if (stat.type !== "file" || stat.links < 2) return;
+    const { catalog, manifest } = this.#context;
+    const names = manifest.pathsOf(object, catalog.standing.committed.seq);
+    if (names[0]?.path === path && stat.links > names.length) this.#settled.linkedOutside++;
   }
 
   #isSettled(object: ObjectId, stat: Stat): boolean {
@@ -312,12 +322,14 @@ class StoreSettling {
   }
 }
 
+/** Each filesystem once: a private directory is on that of its copy. */
 function syncAll({ disk, homes }: ReplicaContext): void {
-  for (const home of homes.values()) {
-    failing(() => {
-      disk.syncFilesystem(home.tree.root);
-      disk.syncFilesystem(home.home);
-    });
+  const synced = new Set<number>();
+  for (const { tree } of homes.values()) {
+    const { device } = disk.statDirectory(tree.root);
+    if (synced.has(device)) continue;
+    synced.add(device);
+    failing(() => disk.syncFilesystem(tree.root));
   }
 }
 

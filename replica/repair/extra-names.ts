@@ -88,8 +88,9 @@ export class ExtraNames {
 
   #belongs(home: StoreHome, path: StorePath, name: string): boolean {
     if (name === privateName || (path === "lost+found" && name === path)) return true;
-    const directory = home.tree.stat(path)?.type === "directory";
-    return this.#excluded(home.placement.name, path, directory);
+    const type = home.tree.stat(path)?.type;
+    // What no cut ever has: a fifo, a socket, a device of the service that ran here.
+    return type === "other" || this.#excluded(home.placement.name, path, type === "directory");
   }
 
   /** False where it cannot be moved, as a filesystem that is mounted there cannot: `verify` tells of it. */

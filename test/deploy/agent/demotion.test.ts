@@ -16,7 +16,7 @@ import { silentLog } from "../../../shared/log.ts";
 import { createMetrics } from "../../../shared/metrics.ts";
 import { type CutId, cutText, type GroupName, type NodeName } from "../../../shared/words.ts";
 
-const deadlineMs = 20_000;
+const deadlineMs = 60_000;
 
 async function until(condition: () => boolean | Promise<boolean>, what: string): Promise<void> {
   for (const end = performance.now() + deadlineMs; !(await condition()); await sleep(10)) {
@@ -165,14 +165,14 @@ class Pair implements AsyncDisposable {
 }
 
 describe("two agents that swap their roles", function () {
-  this.timeout(60_000);
+  this.timeout(120_000);
 
   it("go on from what each of them has, there and back", async () => {
     await using pair = await Pair.start();
     await until(() => (pair.agent("bravo").standing?.committed.seq ?? 0n) > 0n, "bravo has a cut");
     const { ino } = await stat(pair.file("alpha"));
     let [primary, replica]: [string, string] = ["alpha", "bravo"];
-    for (let round = 1; round <= 3; round++) {
+    for (let round = 1; round <= 2; round++) {
       await pair.swap(primary, replica);
       [primary, replica] = [replica, primary];
       await writeFile(pair.file(primary), `round ${round}`, { flag: "r+" });

@@ -1,6 +1,9 @@
+import { execFileSync } from "node:child_process";
 import {
   chmodSync,
+  existsSync,
   linkSync,
+  lstatSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
@@ -15,7 +18,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
-import { StillWritten } from "../../../replica/rejoin/demote.ts";
+import { NoPlaceForCopy, StillWritten } from "../../../replica/rejoin/demote.ts";
 import { askedOfPrimary, unexamined } from "../../../replica/repair/damage.ts";
 import { SwapNode } from "./swap-node.ts";
 
@@ -141,6 +144,62 @@ describe("the files of an ex-primary", function () {
     expect([...unexamined(node.replica)].map(({ path }) => path)).to.deep.equal(["scratch"]);
     expect(askedOfPrimary(node.replica)).to.deep.equal([]);
     expect(readFileSync(join(node.tree, "scratch"), "utf8")).to.equal("what nobody cuts any more");
+  });
+
+  it("may have a fifo among them, which stays where it is", async () => {
+    await using node = await primary();
+    execFileSync("mkfifo", [join(node.tree, "docs", "fifo")]);
+    const last = await node.cut();
+    await node.demote(last);
+    node.openReplica();
+    expect(node.strangers()).to.deep.equal([]);
+    const { differences, differenceCount } = await node.verify();
+    expect(differences.map(({ path, what }) => [path, what])).to.deep.equal([["docs/fifo", "derived"]]);
+    expect(differenceCount).to.equal(0);
+    expect(lstatSync(join(node.tree, "docs", "fifo")).isFIFO()).to.equal(true);
+  });
+
+  it("are counted where they have names outside of the store, and what they are as a fork adds up", async () => {
+    await using node = await primary();
+    linkSync(join(node.tree, "docs", "two"), join(directory, "backup"));
+    const first = await node.cut();
+    writeFileSync(join(node.tree, "docs", "one"), "a fork");
+    await node.cut();
+    const { settled, touched } = await node.demote(first);
+    expect(settled.linkedOutside).to.equal(1);
+    expect(touched).to.include({ paths: 0, objects: 1 });
+    node.openReplica();
+    const { differences, digestEqual } = await node.verify();
+    expect(differences).to.deep.equal([]);
+    expect(digestEqual, "of what is here").to.equal(true);
+  });
+
+  it("get another private directory where they were moved since this node was a replica", async () => {
+    await using node = await primary();
+    await node.demote(await node.cut());
+    node.openReplica();
+    node.promote();
+    const moved = join(directory, "elsewhere", "tree");
+    mkdirSync(join(directory, "elsewhere"));
+    renameSync(node.tree, moved);
+    node.tree = moved;
+    await node.reign();
+    await node.demote(await node.cut());
+    node.openReplica();
+    expect(node.strangers()).to.deep.equal([]);
+    expect(existsSync(join(directory, "elsewhere", ".understudy", "app.tree"))).to.equal(true);
+  });
+
+  it("are not a copy where the path of a single file is a symlink to it", async () => {
+    await using node = new SwapNode(directory, "alpha", { kinds: ["sqlite"] });
+    const real = join(directory, "real.db");
+    writeFileSync(real, "");
+    symlinkSync(real, node.database);
+    node.form();
+    await node.reign();
+    const refusal = await node.demote(await node.cut()).catch((error: unknown) => error);
+    expect(refusal).to.be.instanceOf(NoPlaceForCopy);
+    expect((refusal as NoPlaceForCopy).message).to.match(/is a symlink/);
   });
 
   it("are read only where their stamps do not vouch for them", async () => {

@@ -1,6 +1,6 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { endStores } from "../../../deploy/workers/end-stores.ts";
+import { closeCopies, endStores, openOwnCopies } from "../../../deploy/workers/own-copies.ts";
 import { createAdapter, placementOf, singleFilePath } from "../../../deploy/workers/store-adapters.ts";
 import type { PrimaryContext } from "../../../primary/primary-context.ts";
 import { applyNext, recoverApply } from "../../../replica/apply/apply.ts";
@@ -9,7 +9,7 @@ import { type Verified, verify } from "../../../replica/history/verify.ts";
 import { seal, takeOver } from "../../../replica/promote/promote.ts";
 import { Receiver } from "../../../replica/receive/receive.ts";
 import { recoverStaging } from "../../../replica/receive/resume.ts";
-import { demote, type Settled, settleFiles } from "../../../replica/rejoin/demote.ts";
+import { checkPlaces, demote, type Settled, settleFiles } from "../../../replica/rejoin/demote.ts";
 import { ExtraNames } from "../../../replica/repair/extra-names.ts";
 import { defaultReplicaLimits, type ReplicaContext } from "../../../replica/replica-context.ts";
 import { openStoreHomes } from "../../../replica/store-home.ts";
@@ -35,8 +35,8 @@ export interface SwapOptions {
 
 /** A node with a real tree and a real database, which becomes what its test says. */
 export class SwapNode implements AsyncDisposable {
-  readonly tree: string;
-  readonly database: string;
+  tree: string;
+  database: string;
   readonly catalogPath: string;
   #options: SwapOptions;
   readonly #turn: Turn;
@@ -126,25 +126,25 @@ export class SwapNode implements AsyncDisposable {
     for (const { adapter } of stores) await adapter.start(() => {});
   }
 
-  openReplica(adopt = false): void {
+  openReplica(): void {
     const { catalog } = this;
     catalog.transaction("stores", () => {
       for (const { name, kind } of this.stores) catalog.storeNumber(name, kind);
     });
-    this.#replica = this.#copies(adopt);
+    this.#replica = this.#copies();
     recoverStaging(this.#replica);
     recoverApply(this.#replica);
     this.receiver = new Receiver(this.#replica, testIncarnation);
   }
 
-  #copies(adopt: boolean): ReplicaContext {
+  #copies(): ReplicaContext {
     const { catalog } = this;
     const disk = this.#options.disk ?? new RealDisk();
     return {
       catalog,
       manifest: new Manifest(catalog),
       disk,
-      homes: openStoreHomes(disk, catalog, "app", this.stores.map(placementOf), adopt),
+      homes: openStoreHomes(disk, catalog, "app", this.stores.map(placementOf), false),
       nowUs,
       limits: { ...defaultReplicaLimits, freeBytesMin: 0 },
     };
@@ -175,14 +175,16 @@ export class SwapNode implements AsyncDisposable {
   /** The adapters' end and the transaction, as the worker does it; the node is open as a replica afterwards. */
   async demote(common: CutId): Promise<{ touched: Touched; settled: Settled }> {
     const primary = this.primary;
-    const copies = this.#copies(true);
+    const disk = this.#options.disk ?? new RealDisk();
+    const copies = openOwnCopies(primary, disk, { groupName: "app", placements: this.stores.map(placementOf) });
     try {
+      checkPlaces(copies);
       const settled = settleFiles(copies, await endStores(primary.stores, this.stores));
       const touched = demote(copies, common, settled, true);
       this.#primary = undefined;
       return { touched, settled };
     } finally {
-      for (const home of copies.homes.values()) home.close();
+      closeCopies(copies);
     }
   }
 
