@@ -119,7 +119,9 @@ export class GroupPromotion {
       const { beforePromote } = workers.config.hooks;
       if (beforePromote !== undefined)
         await runHook("before_promote", beforePromote, { ...workers.environment(), UNDERSTUDY_REASON: "promote" });
-      workers.replicaStanding = await worker.call("seal", undefined);
+      workers.replicaStanding = await worker.call("seal", {
+        heard: granted === undefined ? this.#peers.answers.highest : 0n,
+      });
       workers.following = undefined;
       this.#peers.closeSessions();
       const { epoch, cut } = await this.#finish(options.accept.includes("suspect"), granted);
@@ -243,7 +245,11 @@ export class GroupPromotion {
       await worker.call("openCopy", undefined);
       const taken = await worker.call("takeOver", {
         acceptSuspect,
-        turn: { ...workers.turn, ...(granted === undefined ? {} : { granted }) },
+        turn: {
+          ...workers.turn,
+          // A cluster that grants an epoch has compared what its nodes know.
+          ...(granted === undefined ? { heard: this.#peers.answers.highest } : { granted }),
+        },
       });
       workers.replicaStanding = await worker.call("standing", undefined);
       return taken;

@@ -42,6 +42,14 @@ export class PeerAnswers {
     this.#answers.get(peer)?.sessions.delete(session);
   }
 
+  /** The highest epoch that anybody ever spoke of in this run. */
+  get highest(): bigint {
+    return [...this.#answers.values()].reduce(
+      (most, { highestEpoch }) => (highestEpoch > most ? highestEpoch : most),
+      0n,
+    );
+  }
+
   /** The highest epoch that it knows, for a node in `epoch`; undefined while it is not there to say so. */
   highestEpoch(peer: string, epoch: bigint): bigint | undefined {
     const answer = this.#answers.get(peer);

@@ -96,7 +96,8 @@ export type ReplicaWorkerCalls = {
   /** The point stays while somebody reads it. */
   pin(argument: { seq: bigint }): void;
   unpin(argument: { seq: bigint }): void;
-  seal(argument: undefined): ReplicaStanding;
+  /** `heard`: the highest epoch that another node spoke of. */
+  seal(argument: { heard: bigint }): ReplicaStanding;
   unseal(argument: undefined): ReplicaStanding;
   /**
    * What is committed is applied, and nothing more comes: what a fork is kept from.
@@ -304,10 +305,10 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
     unpin({ seq: at }) {
       pinned.unpin(seq(at));
     },
-    seal() {
+    seal({ heard }) {
       endSession();
       enterStage("promote");
-      seal(openContext());
+      seal(openContext(), heard);
       return standing();
     },
     unseal() {

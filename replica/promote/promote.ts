@@ -3,7 +3,7 @@ import { newReign, type Turn } from "../../shared/session/epochs.ts";
 import { confirmation } from "../../shared/session/in-service.ts";
 import { resuming } from "../../shared/session/paused.ts";
 import { type Handover, handoverRefusal } from "../../shared/session/switchover.ts";
-import { type Consistency, type CutId, cutText, type Engine, type Epoch, meets } from "../../shared/words.ts";
+import { type Consistency, type CutId, cutText, type Engine, type Epoch, epoch, meets } from "../../shared/words.ts";
 import { applyNext } from "../apply/apply.ts";
 import { ForeignChange } from "../apply/locate.ts";
 import { aheadOf } from "../receive/ahead.ts";
@@ -184,13 +184,17 @@ function names(members: PromotionCase["others"]): string {
   return members.map(({ node }) => node).join(", ");
 }
 
-/** Nothing is committed from here on. The caller has closed the session. */
-export function seal(context: ReplicaContext): void {
+/**
+ * Nothing is committed from here on. The caller has closed the session. `heard`: the highest epoch that another node spoke of:
+ * a reign below it would be over before it began.
+ */
+export function seal(context: ReplicaContext, heard = 0n): void {
   const { catalog } = context;
-  if (catalog.standing.sealed) return;
+  const { sealed, committed, epochSeen } = catalog.standing;
+  if (sealed) return;
   catalog.transaction("seal", () => {
-    catalog.event("promotion.sealed", { cut: cutText(catalog.standing.committed) }, context.nowUs());
-    catalog.stand({ sealed: true, role: "promoting" });
+    catalog.event("promotion.sealed", { cut: cutText(committed) }, context.nowUs());
+    catalog.stand({ sealed: true, role: "promoting", epochSeen: heard > epochSeen ? epoch(heard) : epochSeen });
   });
 }
 

@@ -17,6 +17,8 @@ export interface CutHistory {
 export interface Turn {
   readonly member: number;
   readonly members: number;
+  /** The highest epoch that another node spoke of: below it a reign would be over before it began. */
+  readonly heard?: bigint;
   /** What a cluster has granted: that epoch, or none. */
   readonly granted?: bigint;
 }
@@ -88,9 +90,9 @@ export interface Reign {
  */
 export function newReign(
   before: CutHistory & { readonly epoch: Epoch; readonly epochSeen: Epoch; readonly nextObject: number },
-  { member, members, granted }: Turn,
+  { member, members, granted, heard = 0n }: Turn,
 ): Reign {
-  const highest = before.epoch > before.epochSeen ? before.epoch : before.epochSeen;
+  const highest = [before.epoch, before.epochSeen, heard].reduce((a, b) => (a > b ? a : b));
   if (granted !== undefined && (granted <= highest || nextEpoch(granted - 1n, member, members) !== granted))
     throw new GrantStale(granted, highest);
   const next = epoch(granted ?? nextEpoch(highest, member, members));

@@ -404,6 +404,7 @@ export class Model {
         if ((action & 7) > 0) this.#setGhost(s, "accepted", 1);
         this.#excuse(s, i);
         s[n + at.Flags]! &= ~at.ASPIRING;
+        if (this.#rules.drivers.promotionHears) s[n + at.Seen] = Math.max(s[n + at.Seen]!, this.#heard(s, i));
         s[n + at.Role] = at.PROMOTING;
         this.#closeSessions(s, i);
         break;
@@ -632,7 +633,8 @@ export class Model {
   /** This side's end goes; the other one hears of it later, and may hear before it what was sent. */
   #endSession(s: Uint8Array, i: number, j: number): void {
     const session = this.layout.session(i, j);
-    const highest = s[session + at.Highest]!;
+    // What was never heard is not known.
+    const highest = s[session + at.End] === at.GREETING ? 0 : s[session + at.Highest]!;
     const under = s[session + at.Under]!;
     for (let field = 0; field < at.Queue; field++) s[session + field] = 0;
     s[session + at.Under] = under;
@@ -796,7 +798,7 @@ export class Model {
     const n = this.layout.node(i);
     const highest = BigInt(Math.max(s[n + at.Epoch]!, s[n + at.Seen]!));
     s[n + at.Seen] = Number(this.#rules.nextEpoch(highest, this.#target(s, i), this.#nodes));
-    this.#begin(s, i);
+    this.#begin(s, i, 0);
     this.#excuse(s, i);
     this.#closeSessions(s, i);
   }
@@ -833,7 +835,10 @@ export class Model {
     const handed = (s[n + at.Flags]! & at.HANDED) !== 0;
     const handedOver = s[n + at.Epoch]!;
     if (this.#isTouched(s, i)) this.#fail(`${members[i]} is promoted with what is no cut`);
-    this.#begin(s, i);
+    const heard = this.#heard(s, i);
+    this.#begin(s, i, handed || !this.#rules.drivers.promotionHears ? 0 : heard);
+    if (!handed && heard > s[n + at.Epoch]!)
+      this.#fail(`${members[i]} begins a reign that is over: another node spoke of epoch ${heard}`);
     // Whoever promoted beside a primary that he did not hear has accepted what that one may have handed over already.
     if (this.#ghost(s, "accepted") === 1 && (!handed || this.#ghost(s, "ackTop") > handedOver)) this.#excuse(s, i);
     if (handed) this.#answer(s, i, true);
@@ -857,7 +862,12 @@ export class Model {
     s[n + at.Flags]! &= ~at.HANDED;
   }
 
-  #begin(s: Uint8Array, i: number): void {
+  /** The highest epoch that another node spoke of. */
+  #heard(s: Uint8Array, i: number): number {
+    return Math.max(...this.#others(i).map((other) => this.#highest(s, i, other) ?? 0));
+  }
+
+  #begin(s: Uint8Array, i: number, heard: number): void {
     const n = this.layout.node(i);
     const reign = this.#rules.newReign(
       {
@@ -866,7 +876,7 @@ export class Model {
         epochSeen: epoch(s[n + at.Seen]!),
         nextObject: 1,
       },
-      { member: i, members: this.#nodes },
+      { member: i, members: this.#nodes, heard: BigInt(heard) },
     );
     const begun = Number(reign.epoch);
     if (begun >= at.reignsMax) {

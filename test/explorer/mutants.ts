@@ -263,6 +263,13 @@ export const mutants: readonly Mutant[] = [
     violates: /written after the seal|the service runs on alpha/,
   },
   {
+    name: "a promotion begins below an epoch of which others spoke",
+    nodes: 3,
+    bounds: bounds(0, 2),
+    rules: drivers({ promotionHears: false }),
+    violates: /begins a reign that is over/,
+  },
+  {
     name: "sessions outlive a change of role",
     nodes: 3,
     bounds: bounds(0, 2),

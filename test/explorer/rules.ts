@@ -49,6 +49,8 @@ export interface Drivers {
   readonly roleEndsSessions: boolean;
   /** What a replica said that it has is compared with what it has when it takes an epoch. */
   readonly hellosHold: boolean;
+  /** A promotion begins above every epoch that any other node spoke of. */
+  readonly promotionHears: boolean;
   /** A promotion without flags asks the others before it seals. */
   readonly promotionAsks: boolean;
 }
@@ -78,6 +80,7 @@ export const rules: Rules = {
     primaryAsks: true,
     roleEndsSessions: true,
     hellosHold: true,
+    promotionHears: true,
     promotionAsks: true,
   },
 };

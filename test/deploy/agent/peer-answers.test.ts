@@ -26,6 +26,14 @@ describe("what the others know", () => {
     expect(answers.highestEpoch("bravo", 1n)).to.equal(undefined);
   });
 
+  it("is above everybody's own", () => {
+    const answers = new PeerAnswers();
+    expect(answers.highest).to.equal(0n);
+    answers.begun("bravo", {}, ours, knows(4), false);
+    answers.begun("charlie", {}, ours, knows(3), true);
+    expect(answers.highest).to.equal(4n);
+  });
+
   it("is not forgotten where it is a higher epoch, by a node that has lost its disk either", () => {
     const answers = new PeerAnswers();
     const session = {};

@@ -52,6 +52,7 @@ describe("a new reign", () => {
       nextObject: firstObjectOf(3n),
     });
     expect(newReign({ ...standing, epochSeen: epoch(6) }, { member: 0, members: 2 }).epoch).to.equal(7n);
+    expect(newReign(standing, { member: 0, members: 2, heard: 6n }).epoch, "others know more").to.equal(7n);
   });
 
   it("has no past in reigns that this node has no cut of", () => {
