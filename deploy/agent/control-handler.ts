@@ -29,7 +29,14 @@ import type {
   WaitOptions,
 } from "../control/api.ts";
 import { cutRef, GroupUnknown, jsonNumber } from "../control/api.ts";
-import type { ExportAnswer, ExportOptions, ForkAnswer, ForksAnswer, RejoinAnswer } from "../control/fork-answers.ts";
+import type {
+  Caller,
+  ExportAnswer,
+  ExportOptions,
+  ForkAnswer,
+  ForksAnswer,
+  RejoinAnswer,
+} from "../control/fork-answers.ts";
 import type { HaAnswer, HaRequest } from "../control/ha-api.ts";
 import type { Forks } from "./forks.ts";
 import type { GroupAgent } from "./group.ts";
@@ -203,16 +210,16 @@ export class AgentControl implements ControlHandler {
     return await this.#forks.exportFork(name, options, signal);
   }
 
-  async dropFork(name: string): Promise<ForkAnswer> {
-    return await this.#forks.dropFork(name);
+  async dropFork(name: string, caller?: Caller): Promise<ForkAnswer> {
+    return await this.#forks.dropFork(name, caller);
   }
 
   async ha(name: string, request: HaRequest): Promise<HaAnswer> {
     return await this.#group(name).ha.answer(request);
   }
 
-  async rejoin(name: string): Promise<RejoinAnswer> {
-    return await this.#group(name).rejoin.rejoin("operator");
+  async rejoin(name: string, caller: Caller = {}): Promise<RejoinAnswer> {
+    return await this.#group(name).rejoin.rejoin(caller.by ?? "");
   }
 
   #group(name: string): GroupAgent {

@@ -4,6 +4,7 @@ import { groupOfFork } from "../../replica/rejoin/fork-bundle.ts";
 import { isSystemError } from "../../shared/errors.ts";
 import type { Log } from "../../shared/log.ts";
 import type {
+  Caller,
   ExportAnswer,
   ExportOptions,
   ForkAnswer,
@@ -84,17 +85,18 @@ export class Forks implements Omit<ForkHandler, "rejoin"> {
     return { name, to, files, bytes, metadataPartial };
   }
 
-  async dropFork(name: string): Promise<ForkAnswer> {
+  async dropFork(name: string, { by = "" }: Caller = {}): Promise<ForkAnswer> {
     const shown = await this.showFork(name);
     await this.#inThread(async (worker) => await worker.call("drop", { root: this.#root, name }));
     const { group, common, last } = shown.fork;
     await this.refresh(group);
-    this.#log.warn("fork.dropped", { group, name });
+    this.#log.warn("fork.dropped", { group, name, by });
     await this.#events.append("fork.dropped", {
       group,
       name,
       common: `${common.epoch}.${common.seq}`,
       last: `${last.epoch}.${last.seq}`,
+      by,
     });
     return shown;
   }

@@ -479,7 +479,9 @@ class CommandLine {
       .option("--json", "print JSON")
       .action(async (name: string | undefined, options: CommonOptions) => {
         const { agent, group } = await this.#group(name, options);
-        this.#answer(options, await agent.rejoin(group), (answer) => rejoinedText(group, answer));
+        this.#answer(options, await agent.rejoin(group, { by: callerName(this.#terminal.environment) }), (answer) =>
+          rejoinedText(group, answer),
+        );
       });
 
     common(program.command("forks"))
@@ -518,7 +520,7 @@ class CommandLine {
         if (!(await confirmed(this.#terminal, "Drop it for ever?")))
           throw new NotConfirmed("dropping the fork was not confirmed", kept);
       }
-      this.#answer(options, await agent.dropFork(name), droppedText);
+      this.#answer(options, await agent.dropFork(name, { by: callerName(this.#terminal.environment) }), droppedText);
     }
   }
 

@@ -107,9 +107,9 @@ export function connectControl(
     forks: () => get("/forks"),
     showFork: (name) => get("/forks/show", { name }),
     exportFork: (name, options, signal) => post("/forks/export", { name, ...options }, undefined, signal),
-    dropFork: (name) => post("/forks/drop", { name }),
+    dropFork: (name, caller) => post("/forks/drop", { name, ...caller }),
     ha: (group, request) => post("/ha", { group, request }),
-    rejoin: (group) => post("/rejoin", { group }),
+    rejoin: (group, caller) => post("/rejoin", { group, ...caller }),
   };
 }
 

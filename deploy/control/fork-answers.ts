@@ -8,9 +8,14 @@ export interface ForkHandler {
   /** Copies a fork into a directory that does not exist yet or is empty. Every byte is compared with its hash. */
   exportFork(name: string, options: ExportOptions, signal?: AbortSignal): Promise<ExportAnswer>;
   /** For ever. */
-  dropFork(name: string): Promise<ForkAnswer>;
+  dropFork(name: string, caller?: Caller): Promise<ForkAnswer>;
   /** What only this node has is kept as a fork, and it follows the primary that was promoted in its place. */
-  rejoin(group: string): Promise<RejoinAnswer>;
+  rejoin(group: string, caller?: Caller): Promise<RejoinAnswer>;
+}
+
+/** Who asks, for the record of events. */
+export interface Caller {
+  readonly by?: string;
 }
 
 export interface ExportOptions {

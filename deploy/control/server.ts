@@ -259,7 +259,10 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
     route(z.strictObject({ group, request: haRequest }), (handler, input) => handler.ha(input.group, input.request)),
   ],
   ["POST /adopt", route(ofGroup, (handler, input) => handler.adopt(input.group))],
-  ["POST /rejoin", route(ofGroup, (handler, input) => handler.rejoin(input.group))],
+  [
+    "POST /rejoin",
+    route(z.strictObject({ group, by: callerName }), (handler, { group, by }) => handler.rejoin(group, caller({ by }))),
+  ],
   ["GET /forks", route(nothing, (handler) => handler.forks())],
   ["GET /forks/show", route(ofFork, (handler, input) => handler.showFork(input.name))],
   [
@@ -268,7 +271,12 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
       handler.exportFork(name, { to }, signal),
     ),
   ],
-  ["POST /forks/drop", route(ofFork, (handler, input) => handler.dropFork(input.name))],
+  [
+    "POST /forks/drop",
+    route(z.strictObject({ name: group, by: callerName }), (handler, { name, by }) =>
+      handler.dropFork(name, caller({ by })),
+    ),
+  ],
 ]);
 
 async function answer(

@@ -234,7 +234,9 @@ describe("who comes back", function () {
       const dropped = await alpha.cli("forks", "drop", fork, "--yes");
       expect(dropped, dropped.stderr).to.include({ code: 0 });
       expect((await alpha.group())?.forks.count).to.equal(0);
-      expect((await events(alpha)).at(-1)).to.include({ event: "fork.dropped", name: fork });
+      const drop = (await events(alpha)).at(-1);
+      expect(drop).to.include({ event: "fork.dropped", name: fork });
+      expect(drop?.by, "who did it").not.to.equal("");
     });
 
     it("begins from what it has where it is told so, and what only it has is beside the store", async () => {

@@ -74,7 +74,8 @@ describe("control socket", () => {
     await client.showFork("a b&c");
     await client.exportFork("a", { to: "/x" });
     await client.dropFork("a");
-    expect((await client.rejoin("app")).peer).to.equal("bravo");
+    await client.dropFork("a", { by: "root" });
+    expect((await client.rejoin("app", { by: "root" })).peer).to.equal("bravo");
     expect(agent.calls).to.deep.equal([
       ["isPrimary", "app"],
       ["points", "app"],
@@ -94,8 +95,9 @@ describe("control socket", () => {
       ["forks"],
       ["showFork", "a b&c"],
       ["exportFork", "a", "/x"],
-      ["dropFork", "a"],
-      ["rejoin", "app"],
+      ["dropFork", "a", {}],
+      ["dropFork", "a", { by: "root" }],
+      ["rejoin", "app", { by: "root" }],
     ]);
   });
 

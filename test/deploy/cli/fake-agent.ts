@@ -226,8 +226,8 @@ export class FakeAgent implements ControlHandler {
     this.#called(["confirm", group, options], { role: "primary", epoch: 1 });
   ha: ControlHandler["ha"] = (group, request) => this.#called(["ha", group, request], haAnswer);
   adopt: ControlHandler["adopt"] = (group) => this.#called(["adopt", group], { role: "replica", epoch: 1 });
-  rejoin: ControlHandler["rejoin"] = (group) =>
-    this.#called(["rejoin", group], { peer: "bravo", cut: forkDescription.common, fork: forkDescription });
+  rejoin: ControlHandler["rejoin"] = (group, caller) =>
+    this.#called(["rejoin", group, caller], { peer: "bravo", cut: forkDescription.common, fork: forkDescription });
   forks = () => this.#called(["forks"], { forks: [forkDescription], damaged: [] });
   showFork: ControlHandler["showFork"] = (name) =>
     this.#called(["showFork", name], {
@@ -239,8 +239,8 @@ export class FakeAgent implements ControlHandler {
     });
   exportFork: ControlHandler["exportFork"] = (name, { to }) =>
     this.#called(["exportFork", name, to], { name, to, files: 2, bytes: 8200, metadataPartial: 0 });
-  dropFork: ControlHandler["dropFork"] = (name) =>
-    this.#called(["dropFork", name], { fork: forkDescription, paths: [] });
+  dropFork: ControlHandler["dropFork"] = (name, caller) =>
+    this.#called(["dropFork", name, caller], { fork: forkDescription, paths: [] });
 }
 
 export const haAnswer: HaAnswer = {
