@@ -5,7 +5,7 @@ import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { blockBirth } from "../../shared/catalog/content-change.ts";
 import { joinPath, type Manifest, type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts";
 import { assert, isSystemError, UnderstudyError } from "../../shared/errors.ts";
-import { blocksPerRun, equalBytes, hashInRun, trimRun } from "../../shared/manifest/block-hash.ts";
+import { blocksPerRun, equalBytes, hashInRun } from "../../shared/manifest/block-hash.ts";
 import { blockHashes } from "../../shared/manifest/block-hashes.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import type { Directory, Disk, OpenFile } from "../../shared/ports/disk.ts";
@@ -229,6 +229,12 @@ function* changesOf({ catalog, manifest }: ForkSource, after: Seq): Generator<Ch
   }
 }
 
+/** As it lies on this node. */
+interface Place {
+  readonly store: string;
+  readonly path: StorePath;
+}
+
 class ForkWriter {
   readonly #source: ForkSource;
   readonly #request: ForkRequest;
@@ -336,12 +342,7 @@ class ForkWriter {
     return encodeForkPath({ ...at, what, entry: await this.#entry(store, at, version, touched) });
   }
 
-  async #entry(
-    store: number,
-    at: { readonly store: string; readonly path: StorePath },
-    version: ObjectVersion,
-    touched: boolean,
-  ): Promise<ForkEntry> {
+  async #entry(store: number, at: Place, version: ObjectVersion, touched: boolean): Promise<ForkEntry> {
     const { disk } = this.#source;
     const { type, mode, uid, gid, mtimeUs, size, target, object, blockSize } = version;
     const described = { type, mode, uid, gid, mtimeUs, size, target, object, blockSize, digest: hex(version.content) };
@@ -385,11 +386,7 @@ class ForkWriter {
     return new KeptTree(disk, tree);
   }
 
-  async #content(
-    store: number,
-    at: { readonly store: string; readonly path: StorePath },
-    version: ObjectVersion,
-  ): Promise<Pick<ForkEntry, "content" | "blocks">> {
+  async #content(store: number, at: Place, version: ObjectVersion): Promise<Pick<ForkEntry, "content" | "blocks">> {
     const { disk } = this.#source;
     const { object, size } = version;
     const runs = new Set(this.#touchedRuns(object));
@@ -453,12 +450,7 @@ class ForkWriter {
   }
 
   /** False where it is large and the filesystem does not share blocks. */
-  async #whole(
-    source: OpenFile,
-    at: { readonly store: string; readonly path: StorePath },
-    version: ObjectVersion,
-    copying: boolean,
-  ): Promise<boolean> {
+  async #whole(source: OpenFile, at: Place, version: ObjectVersion, copying: boolean): Promise<boolean> {
     const { disk } = this.#source;
     const { directory, name } = this.#keep(at.store).place(at.path);
     const target = disk.openFile(directory, name, "create");
@@ -484,28 +476,33 @@ class ForkWriter {
 
   async #blocks(
     source: OpenFile,
-    at: { readonly store: string; readonly path: StorePath },
+    at: Place,
     version: ObjectVersion,
     runs: ReadonlySet<number>,
   ): Promise<NonNullable<ForkEntry["blocks"]>> {
     const { disk } = this.#source;
-    const { object, blockSize } = version;
+    const { object, blockSize, size } = version;
     const directory = subdirectory(disk, this.#directory, [blocksDirectory, inBytes(at.store)]);
     const digest = createHash("sha256");
     const file = disk.openFile(directory, `o${object}`, "create");
     try {
       let position = 0;
       const extents = new ExtentList();
-      for (const { run, offset, bytes } of this.#runs(source, at, version, runs)) {
-        for (const { first, count } of this.#touchedBlocks(object, run, Math.ceil(bytes.length / blockSize))) {
-          const part = bytes.subarray(first * blockSize, (first + count) * blockSize);
-          this.#needRoom(part.length);
-          disk.write(file, part, position);
-          digest.update(part);
-          extents.add(offset + first * blockSize, part.length);
-          position += part.length;
+      const runBytes = blocksPerRun * blockSize;
+      const buffer = new Uint8Array(Math.min(runBytes, size));
+      for (const run of runs) {
+        const inRun = Math.min(blocksPerRun, Math.ceil(size / blockSize) - run * blocksPerRun);
+        for (const { first, count } of this.#touchedBlocks(object, run, inRun)) {
+          const offset = run * runBytes + first * blockSize;
+          const bytes = buffer.subarray(0, Math.min(count * blockSize, size - offset));
+          this.#readChecked(source, at, version, { run, first, bytes });
+          this.#needRoom(bytes.length);
+          disk.write(file, bytes, position);
+          digest.update(bytes);
+          extents.add(offset, bytes.length);
+          position += bytes.length;
+          if (this.#breath.due(bytes.length)) await this.#breath.take();
         }
-        if (this.#breath.due(bytes.length)) await this.#breath.take();
       }
       const list = Buffer.from(extents.text());
       writeNew(disk, directory, `o${object}.extents`, list);
@@ -532,32 +529,36 @@ class ForkWriter {
   }
 
   /** The file's content, run by run, each compared with the manifest. @throws {ForkMoved} */
-  *#runs(
-    source: OpenFile,
-    at: { readonly store: string; readonly path: StorePath },
-    { object, size, blockSize }: ObjectVersion,
-    only?: ReadonlySet<number>,
-  ): Generator<{ run: number; offset: number; bytes: Uint8Array }> {
-    const { catalog, disk, manifest } = this.#source;
-    if (size === 0) return;
-    const upTo = catalog.standing.committed.seq;
+  *#runs(source: OpenFile, at: Place, version: ObjectVersion): Generator<{ offset: number; bytes: Uint8Array }> {
+    const { size, blockSize } = version;
     const runBytes = blocksPerRun * blockSize;
     const buffer = new Uint8Array(Math.min(runBytes, size));
-    for (let run = 0; run * runBytes < size; run++) {
-      if (only !== undefined && !only.has(run)) continue;
-      const offset = run * runBytes;
-      const length = Math.min(runBytes, size - offset);
-      const bytes = buffer.subarray(0, length);
-      const count = disk.read(source, bytes, 0, length, offset);
-      const hashes = trimRun(blockHashes(bytes, blockSize));
-      const wanted = manifest.run(object, run, upTo) ?? new Uint8Array(0);
-      if (count < length || !equalBytes(hashes, wanted)) {
-        const block = firstDifference(hashes, wanted, Math.ceil(length / blockSize)) + run * blocksPerRun;
-        throw new ForkMoved(
-          `${at.store}/${readable(at.path)} is not what it was in cut ${cutText(catalog.standing.committed)} (block ${block})`,
-        );
-      }
-      yield { run, offset, bytes };
+    for (let run = 0, offset = 0; offset < size; run++, offset += runBytes) {
+      const bytes = buffer.subarray(0, Math.min(runBytes, size - offset));
+      this.#readChecked(source, at, version, { run, first: 0, bytes });
+      yield { offset, bytes };
+    }
+  }
+
+  /** Blocks of a run from `first` on, compared with the manifest. @throws {ForkMoved} */
+  #readChecked(
+    source: OpenFile,
+    at: Place,
+    { object, blockSize }: ObjectVersion,
+    { run, first, bytes }: { readonly run: number; readonly first: number; readonly bytes: Uint8Array },
+  ): void {
+    const { catalog, disk, manifest } = this.#source;
+    const { committed } = catalog.standing;
+    const offset = (run * blocksPerRun + first) * blockSize;
+    const count = disk.read(source, bytes, 0, bytes.length, offset);
+    const wanted = manifest.run(object, run, committed.seq);
+    const hashes = blockHashes(bytes, blockSize);
+    for (let block = 0; block * blockSize < bytes.length; block++) {
+      const complete = count >= Math.min((block + 1) * blockSize, bytes.length);
+      if (complete && equalBytes(hashInRun(hashes, block), hashInRun(wanted, first + block))) continue;
+      throw new ForkMoved(
+        `${at.store}/${readable(at.path)} is not what it was in cut ${cutText(committed)} (block ${run * blocksPerRun + first + block})`,
+      );
     }
   }
 
@@ -619,13 +620,6 @@ class ExtentList {
     if (this.#open !== undefined) this.#lines.push(`${this.#open.offset} ${this.#open.length}\n`);
     this.#open = undefined;
   }
-}
-
-function firstDifference(ours: Uint8Array, theirs: Uint8Array, blocks: number): number {
-  for (let block = 0; block < blocks; block++) {
-    if (!equalBytes(hashInRun(ours, block), hashInRun(theirs, block))) return block;
-  }
-  return 0;
 }
 
 function subdirectory(disk: Disk, from: Directory, names: readonly string[]): Directory {
