@@ -17,12 +17,16 @@ const mocha = join(root, "node_modules/mocha/bin/mocha.js");
 const lanes = 2;
 
 /** Folders whose files take long: each file is a unit of its own; of other folders the folder is. */
-const apart = ["test/crash", "test/deploy/demo", "test/end-to-end", "test/hostile", "test/pacemaker"];
+const apart = [
+  ...["test/crash", "test/deploy/demo", "test/end-to-end", "test/end-to-end/runbooks", "test/explorer", "test/hostile"],
+  ...["test/pacemaker", "test/replica/rejoin"],
+];
 /** What computes, and what mostly waits for processes of its own: a lane begins with each. */
 const waits = ["test/deploy", "test/end-to-end", "test/hostile", "test/pacemaker", "test/shared/link"];
 /** Begun first, so that no lane is left with one of them when the other has ended. */
 const long = [
-  ...["test/crash/matrix.test.ts", "test/crash/faults.test.ts", "test/crash/mutants.test.ts"],
+  ...["test/explorer/explorer.test.ts", "test/crash/matrix.test.ts", "test/replica/rejoin/demote-crash.test.ts"],
+  ...["test/crash/faults.test.ts", "test/crash/mutants.test.ts"],
   ...["test/crash/kill-rounds.test.ts", "test/end-to-end/roles.test.ts", "test/end-to-end/matrix-cases.test.ts"],
   ...["test/end-to-end/slow-line.test.ts", "test/end-to-end/history.test.ts"],
 ];
@@ -71,6 +75,7 @@ async function run(unit: Unit, lane: number, directory: string): Promise<Outcome
     env: { ...environment, UNDERSTUDY_TEST_LANE: String(lane) },
     stdio: ["ignore", "pipe", "pipe"],
   });
+  process.stdout.write(`  ${unit.name} begins\n`);
   const said: Buffer[] = [];
   child.stdout.on("data", (chunk: Buffer) => said.push(chunk));
   child.stderr.on("data", (chunk: Buffer) => said.push(chunk));
@@ -88,6 +93,13 @@ async function run(unit: Unit, lane: number, directory: string): Promise<Outcome
   else if (passed + failed === 0) broken = "has no test";
   else if (end !== String(Math.min(failed, 255))) broken = `ended with ${end}`;
   return { unit, seconds, passed, failed, broken };
+}
+
+/** Of all that ran and was waited for by whoever had started it. */
+async function processorSeconds(): Promise<number> {
+  const stat = await readFile("/proc/self/stat", "utf8");
+  const [user = 0, system = 0] = stat.slice(stat.lastIndexOf(")")).split(" ").slice(14, 16).map(Number);
+  return (user + system) / 100;
 }
 
 async function runAll(countsFile: string | undefined): Promise<boolean> {
@@ -112,9 +124,11 @@ async function runAll(countsFile: string | undefined): Promise<boolean> {
     await rm(directory, { recursive: true, force: true });
   }
   const sum = (of: (outcome: Outcome) => number): number => outcomes.reduce((total, outcome) => total + of(outcome), 0);
+  const processor = await processorSeconds();
   const minutes = (seconds: number): string => `${(seconds / 60).toFixed(1)} min`;
   const wall = (performance.now() - begun) / 1000;
-  const said = [`\n${minutes(wall)}, ${minutes(sum(({ seconds }) => seconds))} of tests; the longest:`];
+  const inLanes = minutes(sum(({ seconds }) => seconds));
+  const said = [`\n${minutes(wall)}; ${inLanes} in lanes, ${minutes(processor)} of processors; the longest:`];
   for (const { unit, seconds } of outcomes.toSorted((a, b) => b.seconds - a.seconds).slice(0, 8))
     said.push(`${seconds.toFixed(1).padStart(8)} s  ${unit.name}`);
   const bad = outcomes.filter(({ failed, broken }) => failed > 0 || broken !== undefined);
