@@ -13,6 +13,7 @@ import { GroupService } from "./group-service.ts";
 import { GroupSwitchover } from "./group-switchover.ts";
 import { type GroupOptions, GroupWorkers } from "./group-workers.ts";
 import type { Reign } from "./reign.ts";
+import { type RoleFacts, RoleFiles } from "./role-files.ts";
 import type { Session } from "./session.ts";
 
 /** One group on this node, in whatever role: its workers, whom it talks to, what it may become, what it can look back on. */
@@ -27,10 +28,12 @@ export class GroupAgent {
   readonly ha: GroupHa;
   readonly switchover: GroupSwitchover;
   readonly rejoin: GroupRejoin;
+  readonly #files: RoleFiles;
 
   constructor(options: GroupOptions) {
     this.workers = new GroupWorkers(options);
     this.peers = new GroupPeers(this.workers);
+    this.#files = new RoleFiles(this.workers.config.name, this.workers.stores, () => this.#facts(), this.workers.log);
     this.pausing = new GroupPausing(this.workers);
     this.service = new GroupService(this.workers, this.peers);
     this.history = new GroupHistory(this.workers);
@@ -39,6 +42,18 @@ export class GroupAgent {
     this.rejoin = new GroupRejoin(this.workers, this.peers);
     this.roles = new GroupRoles(this.workers, this.peers, this.promotion, this.service, this.switchover, this.rejoin);
     this.ha = new GroupHa(this.workers, this.peers, this.promotion, this.roles, this.service);
+  }
+
+  #facts(): RoleFacts {
+    const { role, standing, workers } = this;
+    return {
+      node: this.node,
+      role,
+      inService: this.service.state.kind === "in-service",
+      epoch: standing?.epoch ?? 0n,
+      followed: workers.following?.session.peer ?? workers.replicaStanding?.followed,
+      lagSeconds: this.peers.loss().seconds,
+    };
   }
 
   get config(): GroupConfig {
@@ -68,6 +83,7 @@ export class GroupAgent {
   async start(): Promise<void> {
     await this.roles.start();
     this.pausing.say();
+    this.#files.start();
   }
 
   async converse(session: Session): Promise<void> {
@@ -77,6 +93,7 @@ export class GroupAgent {
   async stop(): Promise<void> {
     this.workers.stopping();
     this.service.stop();
+    this.#files.stop();
     this.switchover.stop();
     this.rejoin.stop();
     this.peers.closeSessions();

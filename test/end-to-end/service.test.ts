@@ -114,6 +114,9 @@ echo "$line" >> ${said}\n`,
     await until(async () => (await role(bravo, "replica?lag=5s")).status === 200, deadlineMs, "bravo is near enough");
     expect(await role(bravo, "replica")).to.deep.equal({ status: 200, epoch: "1", why: null });
     expect((await role(alpha, "replica")).status).to.equal(503);
+    const beside = async (): Promise<string> =>
+      await readFile(join(bravo.dataDirectory, ".understudy", "app", ".primary"), "utf8").catch(() => "");
+    await until(async () => (await beside()) === "alpha 1\n", deadlineMs, "a script beside the copy knows the primary");
     const verified = await bravo.cli("verify", "app");
     expect(verified, verified.stderr).to.include({ code: 0 });
     await alpha.until(({ takeover }) => takeover?.verified?.ok === true, deadlineMs);

@@ -1,0 +1,116 @@
+import { chmod, mkdir, rename, stat, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import type { StoreOnNode } from "../../shared/config/config.ts";
+import { isSystemError } from "../../shared/errors.ts";
+import type { Log } from "../../shared/log.ts";
+import { privateName } from "../../shared/store-path.ts";
+import type { Role } from "../../shared/words.ts";
+
+const lookEveryMs = 1000;
+/** Written anew so often at least: a file that is older was left by an agent that does not run. */
+const freshMs = 10_000;
+
+/** What a script beside the copy can read: which node is primary, as far as this one knows, and how far it is behind. */
+export interface RoleFacts {
+  readonly node: string;
+  readonly role: Role;
+  readonly inService: boolean;
+  readonly epoch: bigint;
+  /** Whose cuts a replica takes in this epoch; undefined where it has not met it yet. */
+  readonly followed: string | undefined;
+  readonly lagSeconds: number;
+}
+
+/** `NODE EPOCH`, for the shell's `read`; `-` where nobody is known to be primary. */
+export function primaryText({ node, role, inService, epoch, followed }: RoleFacts): string {
+  const primary = role === "primary" ? (inService ? node : "-") : role === "replica" ? (followed ?? "-") : "-";
+  return `${primary} ${epoch}\n`;
+}
+
+/** Seconds, of a node that has the group's data; `-` of any other. */
+export function lagText({ role, lagSeconds }: RoleFacts): string {
+  if (role === "primary") return "0.0\n";
+  return role === "replica" ? `${lagSeconds.toFixed(1)}\n` : "-\n";
+}
+
+/**
+ * `.primary` and `.lag` in `.understudy/GROUP/` beside each copy, replaced whole, for scripts that have nothing but the disk.
+ * A store's own private directory has a dot in its name, so that none of them is ever in the way. Not synced: they say how
+ * things stand now.
+ */
+export class RoleFiles {
+  readonly #group: string;
+  readonly #places: readonly string[];
+  readonly #facts: () => RoleFacts;
+  readonly #log: Log;
+  /** What stands in each file, and since when. */
+  readonly #written = new Map<string, { readonly text: string; readonly at: number }>();
+  #timer: NodeJS.Timeout | undefined;
+  #complained = "";
+
+  constructor(group: string, stores: readonly StoreOnNode[], facts: () => RoleFacts, log: Log) {
+    this.#group = group;
+    this.#places = [
+      ...new Set(stores.flatMap(({ kind, path }) => (kind === "files" ? [dirname(path), path] : [dirname(path)]))),
+    ];
+    this.#facts = facts;
+    this.#log = log;
+  }
+
+  start(): void {
+    const again = (): void => {
+      if (this.#timer !== undefined) this.start();
+    };
+    this.#timer = setTimeout(() => {
+      this.write().then(again, again);
+    }, lookEveryMs).unref();
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  /** Never throws: what it cannot write it says once. */
+  async write(): Promise<void> {
+    try {
+      const facts = this.#facts();
+      for (const place of this.#places) {
+        const holder = join(place, privateName);
+        if (!(await isDirectory(holder))) continue;
+        await this.#replace(holder, ".primary", primaryText(facts));
+        await this.#replace(holder, ".lag", lagText(facts));
+      }
+      this.#complained = "";
+    } catch (error) {
+      const reason = String(error);
+      if (reason !== this.#complained) this.#log.warn("role_files.failed", { error });
+      this.#complained = reason;
+    }
+  }
+
+  async #replace(holder: string, name: string, text: string): Promise<void> {
+    const directory = join(holder, this.#group);
+    const path = join(directory, name);
+    const before = this.#written.get(path);
+    const now = performance.now();
+    if (before !== undefined && before.text === text && now - before.at < freshMs) return;
+    if (before === undefined) {
+      await mkdir(directory, { recursive: true, mode: 0o755 });
+      // Whoever knows the names may pass; what the stores keep there stays their own.
+      await chmod(holder, 0o711);
+    }
+    await writeFile(`${path}.staged`, text, { mode: 0o644 });
+    await rename(`${path}.staged`, path);
+    this.#written.set(path, { text, at: now });
+  }
+}
+
+async function isDirectory(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch (error) {
+    if (isSystemError(error, "ENOENT", "ENOTDIR")) return false;
+    throw error;
+  }
+}
