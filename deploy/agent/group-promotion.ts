@@ -251,14 +251,17 @@ export class GroupPromotion {
   ): Promise<{ readonly failure: string }> {
     const workers = this.#workers;
     workers.log.info("replica.promoted", { epoch, seq: cut.seq });
-    await workers.event("replica.promoted", { epoch, cut: cutText(cut), reason, ...fields });
     const reign = async (): Promise<void> => {
       await workers.becomePrimary();
       this.#peers.closeSessions();
       this.#history.discard();
     };
     // Nobody is served meanwhile: the service does not wait for who follows it, whose first view compares everything.
-    await Promise.all([reign(), this.#beginService(reason)]);
+    await Promise.all([
+      reign(),
+      this.#beginService(reason),
+      workers.event("replica.promoted", { epoch, cut: cutText(cut), reason, ...fields }),
+    ]);
     return { failure: this.#service.lastStart?.failure ?? "" };
   }
 

@@ -493,7 +493,8 @@ export class GroupSwitchover {
         this.#act(async (signal) => {
           const { stopService } = this.#workers.config.hooks;
           const ms = await this.#hook("stop_service", stopService, "switchover", signal);
-          if (ms !== undefined) await this.times.note({ stopMs: ms });
+          // Nobody is served, and nobody waits for that.
+          if (ms !== undefined) this.times.note({ stopMs: Math.round(ms) }).catch(this.#workers.options.onFatal);
           this.#note("stopped", stopService === undefined ? "no stop_service is configured" : "the service is stopped");
           await this.#on({ kind: "stopped" });
         });

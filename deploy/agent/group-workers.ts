@@ -588,8 +588,10 @@ export class GroupWorkers {
     await this.#scrubbing?.stop();
     this.#scrubbing = undefined;
     await primary?.reign.stop();
-    await primary?.worker.close();
+    // Until another worker is there it says that it is fenced, not that it is nothing.
+    if (primary?.reign.standing.role === "fenced") this.replicaStanding = asReplica(primary.reign.standing);
     this.#primary = undefined;
+    await primary?.worker.close();
   }
 
   /** From here on nobody asks the worker anything: it has no catalog any more while it closes. */

@@ -14,6 +14,19 @@ async function script(path: string, text: string): Promise<string> {
   return JSON.stringify(path);
 }
 
+async function endService(directory: string): Promise<void> {
+  const pid = Number(await readFile(join(directory, "pid"), "utf8").catch(() => "0"));
+  const runs = (): boolean => {
+    try {
+      return pid !== 0 && process.kill(pid, 0);
+    } catch {
+      return false;
+    }
+  };
+  if (runs()) process.kill(pid, "SIGTERM");
+  await until(() => !runs(), deadlineMs, "the service has ended");
+}
+
 interface Event extends Record<string, unknown> {
   readonly event: string;
 }
@@ -24,7 +37,7 @@ async function events(node: ClusterNode): Promise<Event[]> {
 }
 
 describe("a switchover under a service that writes", function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
 
   it("goes there and back three times: every commit once, both digests equal, the others follow, nothing is copied", async () => {
     let log = "";
@@ -59,6 +72,8 @@ describe("a switchover under a service that writes", function () {
     hooks: { start_service: [${start}], stop_service: [${stop}] }`;
       },
     });
+    // Before the directory goes: a service is nobody's child.
+    await using _ = { [Symbol.asyncDispose]: async () => await endService(cluster.directory) };
     const [alpha, bravo, charlie] = ["alpha", "bravo", "charlie"].map((name) => cluster.node(name)) as [
       ClusterNode,
       ClusterNode,
@@ -88,8 +103,7 @@ describe("a switchover under a service that writes", function () {
     // Still, so that all can be compared.
     const stopped = await alpha.cli("switchover", "app", "--to", "bravo");
     expect(stopped, stopped.stderr).to.include({ code: 0 });
-    const pid = Number(await readFile(join(cluster.directory, "pid"), "utf8"));
-    process.kill(pid, "SIGTERM");
+    await endService(cluster.directory);
     await until(
       async () => {
         const groups = await Promise.all([alpha, bravo, charlie].map(async (node) => await node.group()));
@@ -119,7 +133,7 @@ describe("a switchover under a service that writes", function () {
 });
 
 describe("a switchover that fails", function () {
-  this.timeout(90_000);
+  this.timeout(180_000);
   let cluster: Cluster;
   let control: string;
   let alpha: ClusterNode;
@@ -140,6 +154,7 @@ describe("a switchover that fails", function () {
         fail) echo 'not now' >&2; exit 3 ;;
         hang) exec sleep 600 ;;
         kill) rm "$UNDERSTUDY_NODE-$1"; kill -9 $PPID ;;
+        freeze) rm "$UNDERSTUDY_NODE-$1"; kill -STOP $PPID ;;
         write) (i=0; while [ -e "$UNDERSTUDY_NODE-stop" ]; do i=$((i+1)); echo $i > "../$UNDERSTUDY_NODE/data/files/late"; done) </dev/null >/dev/null 2>&1 & ;;
       esac
       `,
@@ -343,6 +358,30 @@ describe("a switchover that fails", function () {
     expect((await kept(text)).primary.name).to.equal(to.name);
     for (const name of ["switchover.planned", "switchover.cancelled", "switchover.done"])
       await until(async () => (await events(from)).some(({ event }) => event === name), deadlineMs, `${name} is told`);
+  });
+
+  it("goes back after an orderly end of the agent in the middle, and what its hook was at is ended with it", async () => {
+    const { from, to, text } = await begin();
+    await mode(from, "stop", "hang");
+    await from.control.switchover("app", { to: to.name, accept: [] });
+    await until(async () => (await said()).at(-1)?.includes(" stop "), deadlineMs, "the service is being stopped", 5);
+    await from.stop();
+    await wellAgain();
+    await start(from);
+    expect((await kept(text)).primary.name).to.equal(from.name);
+    expect((await events(from)).some(({ event }) => event === "switchover.restarted")).to.equal(true);
+  });
+
+  it("waits for a target that hangs, which takes over or not when it goes on", async () => {
+    const { from, to, text } = await begin();
+    await mode(to, "before", "freeze");
+    const asked = from.cli("switchover", "app", "--to", to.name);
+    await until(async () => (await said()).at(-1)?.includes(" before "), deadlineMs, "it is handed over", 5);
+    await from.until(({ switchover }) => switchover?.reason !== "", deadlineMs, "it is late");
+    expect((await from.control.isPrimary("app")).primary, "nobody goes back by himself").to.equal(false);
+    to.signal("SIGCONT");
+    await asked;
+    await kept(text);
   });
 
   it("is in doubt while the target is away, until a person gives it up in an epoch that fences it", async () => {
