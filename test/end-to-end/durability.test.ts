@@ -51,7 +51,7 @@ describe("durability", function () {
       cluster = await startCluster({
         groupYaml: groupOf(
           ["alpha", "bravo", "charlie"],
-          "    durability: { semi_sync: { replicas: 1, timeout: 1s } }",
+          "    durability: { semi_sync: { replicas: 1, timeout: 2s } }",
         ),
         nodes: ["alpha", "bravo", "charlie"],
       });
@@ -84,7 +84,7 @@ describe("durability", function () {
       expect((await alpha.group())?.durability).to.deep.equal({
         mode: "semi_sync",
         replicas: 1,
-        timeoutSeconds: 1,
+        timeoutSeconds: 2,
         degraded: false,
         degradedSince: null,
       });
@@ -102,7 +102,7 @@ describe("durability", function () {
         event: "durability.degraded",
         group: "app",
         replicas: 1,
-        timeoutMs: 1000,
+        timeoutMs: 2000,
       });
       const told = await alpha.cli("wait", "app");
       expect(told.code).to.equal(6);
@@ -111,7 +111,7 @@ describe("durability", function () {
       );
       const status = await alpha.cli("status");
       expect(status.code).to.equal(6);
-      expect(status.stdout).to.match(/durability is degraded since 2\S+: not 1 replica acknowledged within 1 s/);
+      expect(status.stdout).to.match(/durability is degraded since 2\S+: not 1 replica acknowledged within 2 s/);
       expect(status.stderr).to.match(/promise broken: app: durability is degraded/);
       expect(await alpha.control.metrics()).to.include('understudy_durability_degraded{group="app"} 1');
       expect((await alpha.cli("wait", "app", "--replicas", "1", "--timeout", "300ms")).code, "no less").to.equal(5);
