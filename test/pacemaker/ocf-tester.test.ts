@@ -16,6 +16,7 @@ describe("the resource agent, without a cluster", function () {
 
   it("is a script that any POSIX shell runs, without a fault that shellcheck knows", async () => {
     const scripts = [
+      fileURLToPath(new URL("../../deploy/ocf/examples/pcs.sh", import.meta.url)),
       agentFile,
       ...["node-init.sh", "fence_switch", "hook.sh"].map((name) => fileURLToPath(new URL(name, import.meta.url))),
     ];
@@ -26,7 +27,7 @@ describe("the resource agent, without a cluster", function () {
   });
 
   it("does what ocf-tester wants of a promotable one, and leaves the group as it was", async () => {
-    await using rig = await Rig.up({ nodes: ["n1"] });
+    await using rig = await Rig.up({ nodes: ["n1"], cluster: false });
     const node = rig.node("n1");
     const [state, data] = [join(node.home, "state"), join(node.home, "data")];
     await mkdir(data);

@@ -20,18 +20,10 @@ export const agentFile = here("../../deploy/ocf/understudy");
 const tokenMs = 1000;
 export const agentPort = 7522;
 
-export interface CibParts {
-  readonly resources: string;
-  readonly constraints: string;
-}
-
 export interface RigOptions {
   readonly nodes: readonly string[];
-  /**
-   * The inner part of the CIB's `<resources>` and `<constraints>`, made when the rig's directory is there; absent: no cluster runs,
-   * there are only machines.
-   */
-  readonly cib?: (directory: string) => CibParts;
+  /** Whether Pacemaker runs on the nodes, with the switch to fence them and nothing else; without it they are mere machines. */
+  readonly cluster: boolean;
   /** Before the nodes boot: what they are to find. A node's own directory is `/run/node` there. */
   readonly prepare?: (directory: string) => Promise<void>;
 }
@@ -44,8 +36,6 @@ export class Rig implements AsyncDisposable {
   readonly #power: string;
   /** The switch does not switch. */
   broken = false;
-  /** A node that was fenced is not booted again. */
-  staysOff = false;
   #watching: Promise<void> | undefined;
   #down = false;
 
@@ -61,7 +51,7 @@ export class Rig implements AsyncDisposable {
     }
   }
 
-  private constructor(directory: string, { nodes, cib }: RigOptions) {
+  private constructor(directory: string, { nodes, cluster }: RigOptions) {
     this.directory = directory;
     this.#power = join(directory, "power");
     const prefix = `us${process.pid % 100_000}`;
@@ -69,14 +59,7 @@ export class Rig implements AsyncDisposable {
     this.nodes = new Map(
       nodes.map((name, index) => [
         name,
-        new Machine(
-          name,
-          join(directory, name),
-          `${prefix}-${name}`,
-          address(index + 1),
-          this.switch,
-          cib === undefined,
-        ),
+        new Machine(name, join(directory, name), `${prefix}-${name}`, address(index + 1), this.switch, !cluster),
       ]),
     );
   }
@@ -87,14 +70,14 @@ export class Rig implements AsyncDisposable {
     return node;
   }
 
-  async #build({ cib, prepare }: RigOptions): Promise<void> {
+  async #build({ cluster, prepare }: RigOptions): Promise<void> {
     await mkdir(this.#power);
     await writeFile(join(this.#power, "nodes"), [...this.nodes.keys(), ""].join("\n"));
     const fence = await readFile(here("fence_switch"), "utf8");
     await writeFile(join(this.directory, "fence_switch"), fence.replace("=SWITCH", `=${this.#power}`));
     await writeFile(join(this.directory, "understudy.ocf"), await readFile(agentFile));
     await writeFile(join(this.directory, "corosync.conf"), corosyncConf([...this.nodes.values()]));
-    if (cib !== undefined) await writeFile(join(this.directory, "cib.xml"), cibText(cib(this.directory)));
+    await writeFile(join(this.directory, "cib.xml"), firstCib);
     await run("ip", ["netns", "add", this.switch]);
     await run("ip", ["-n", this.switch, "link", "set", "lo", "up"]);
     await run("ip", ["-n", this.switch, "link", "add", "br0", "type", "bridge"]);
@@ -104,7 +87,7 @@ export class Rig implements AsyncDisposable {
     await prepare?.(this.directory);
     this.#watching = this.#serveSwitch();
     await Promise.all([...this.nodes.values()].map(async (node) => await node.on()));
-    if (cib !== undefined) await this.online();
+    if (cluster) await this.online();
   }
 
   /** Waits until these nodes (all) are members of one partition that has the quorum. */
@@ -160,8 +143,8 @@ export class Rig implements AsyncDisposable {
         return 0;
       case "off":
       case "reboot":
+        // One that reboots takes its time, on a real machine: when it is back, says the test.
         await node.off();
-        if (action === "reboot" && !this.staysOff) node.bootLater();
         return 0;
       case "status":
         return node.running ? 0 : 2;
@@ -245,10 +228,6 @@ export class Machine {
     this.#pid = pid;
   }
 
-  bootLater(): void {
-    this.on().catch((error: unknown) => process.stderr.write(`${this.name}: ${String(error)}\n`));
-  }
-
   /** The power fails: everything on it is gone at once. */
   async off(): Promise<void> {
     const pid = this.#pid;
@@ -267,21 +246,19 @@ export class Machine {
     await run("ip", ["-n", this.#switch, "link", "set", this.name, "up"]);
   }
 
-  /** Agents do not reach it any more, nor it them; the cluster hears it as before. Until it boots anew. */
+  /** What its agent is asked by others is answered no more, until it boots anew or `talk`; the cluster hears it as before. */
   async stopTalking(): Promise<void> {
-    for (const end of ["sport", "dport"]) {
-      const { code, stderr } = await this.run([
-        "ip",
-        "rule",
-        "add",
-        "ipproto",
-        "tcp",
-        end,
-        String(agentPort),
-        "blackhole",
-      ]);
-      if (code !== 0) throw new Error(stderr);
-    }
+    await this.#rule("add", "ipproto", "tcp", "sport", String(agentPort), "blackhole");
+  }
+
+  async talk(): Promise<void> {
+    await this.#rule("flush");
+    await this.#rule("add", "pref", "32766", "lookup", "main");
+  }
+
+  async #rule(...words: string[]): Promise<void> {
+    const { code, stderr } = await this.run(["ip", "rule", ...words]);
+    if (code !== 0) throw new Error(stderr);
   }
 
   /** It hangs: every process stands still, and goes on with `thaw` as if nothing had been. */
@@ -377,20 +354,15 @@ ${list}
 }
 
 /** There from the first start on: the first election does not wait for nodes that nobody knows. */
-function cibText({ resources, constraints }: CibParts): string {
-  return `<cib crm_feature_set="3.0.14" validate-with="pacemaker-3.7" epoch="1" num_updates="0" admin_epoch="0"><configuration>
+const firstCib = `<cib crm_feature_set="3.0.14" validate-with="pacemaker-3.7" epoch="1" num_updates="0" admin_epoch="0"><configuration>
 <crm_config><cluster_property_set id="cib-bootstrap-options">
-<nvpair id="dead" name="dc-deadtime" value="4s"/><nvpair id="fencing" name="stonith-enabled" value="true"/>
-<nvpair id="recheck" name="cluster-recheck-interval" value="60s"/>
+<nvpair id="dead" name="dc-deadtime" value="4s"/>
 </cluster_property_set></crm_config>
 <nodes/>
 <resources>
 <primitive id="switch" class="stonith" type="fence_switch"><operations>
 <op id="switch-monitor" name="monitor" interval="60s" timeout="20s"/></operations></primitive>
-${resources}
 </resources>
-<constraints>${constraints}</constraints>
-<rsc_defaults><meta_attributes id="rsc-defaults"><nvpair id="sticky" name="resource-stickiness" value="100"/></meta_attributes></rsc_defaults>
+<constraints/>
 </configuration><status/></cib>
 `;
-}

@@ -1,0 +1,361 @@
+import { appendFile, mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import { fileURLToPath } from "node:url";
+import { Child } from "../../deploy/demo/child-process.ts";
+import { keyOf, launcherFile } from "../../deploy/demo/local-agent.ts";
+import { until } from "../end-to-end/harness.ts";
+import { address, agentPort, type Machine, Rig } from "./rig.ts";
+
+const here = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
+const names = ["alpha", "bravo", "charlie"];
+const servicePort = 7000;
+const virtualAddress = address(100);
+
+/** A cluster of three nodes with one group, its service, the address that moves with it, and somebody who uses it all the time. */
+export class Stage implements AsyncDisposable {
+  readonly rig: Rig;
+  readonly #client: Child;
+
+  static async set(parameters: Readonly<Record<string, string>> = {}): Promise<Stage> {
+    const rig = await Rig.up({
+      nodes: names,
+      cluster: true,
+      prepare,
+    });
+    const client = new Child(
+      "ip",
+      [
+        "netns",
+        "exec",
+        rig.switch,
+        process.execPath,
+        here("client.ts"),
+        virtualAddress,
+        String(servicePort),
+        join(rig.directory, "client.log"),
+      ],
+      { stdio: "inherit" },
+    );
+    const stage = new Stage(rig, client);
+    await stage.#configure(parameters);
+    for (const node of rig.nodes.values()) node.onOff = async (name) => await stage.#say("off", name);
+    return stage;
+  }
+
+  private constructor(rig: Rig, client: Child) {
+    this.rig = rig;
+    this.#client = client;
+  }
+
+  /** As the example for crmsh has it, but for the fencing, which is the rig's, and where things lie. */
+  async #configure(parameters: Readonly<Record<string, string>>): Promise<void> {
+    const { directory } = this.rig;
+    const example = await readFile(here("../../deploy/ocf/examples/crmsh.txt"), "utf8");
+    const own = Object.entries({ ...parametersOf(directory), ...parameters }).map(
+      ([name, value]) => `${name}=${value}`,
+    );
+    const text = example
+      .replace("params group=app max_lag=10", `params ${own.join(" ")}`)
+      .replace("ip=10.0.0.100", `ip=${virtualAddress}`)
+      .split("\n")
+      .filter((line) => !/^(?:primitive|location) fence-/.test(line));
+    await writeFile(join(directory, "crmsh.txt"), text.join("\n"));
+    const words = ["crm", "configure", "load", "update", join(directory, "crmsh.txt")];
+    const loaded = await this.node(names[0]!).run(words);
+    if (loaded.code !== 0) throw new Error(`${loaded.stdout}${loaded.stderr}`);
+  }
+
+  async #say(what: string, name: string): Promise<void> {
+    await appendFile(join(this.rig.directory, "intervals.log"), `${Date.now() / 1000} ${what} ${name} -\n`);
+  }
+
+  node(name: string): Machine {
+    return this.rig.node(name);
+  }
+
+  others(name: string): string[] {
+    return names.filter((other) => other !== name);
+  }
+
+  async cli(name: string, ...words: string[]) {
+    return await this.node(name).run([launcherFile, ...words, "--state", "/run/node/state"]);
+  }
+
+  /**
+   * Runs the commands of a block of the runbook on a node as they are printed, but for whom they are about; whoever the runbook
+   * calls alpha or bravo is given.
+   */
+  async walk(block: string, on: string, alpha: string, bravo: string): Promise<void> {
+    const text = await readFile(here("../../deploy/docs/runbooks/ha-pacemaker.md"), "utf8");
+    const commands = new RegExp(`<!-- test: ${block} -->\n\`\`\`sh\n([\\s\\S]*?)\`\`\``).exec(text)?.[1];
+    if (commands === undefined) throw new Error(`the runbook has no block ${block}`);
+    const about = commands.replaceAll(/\b(?:alpha|bravo)\b/g, (name) => (name === "alpha" ? alpha : bravo));
+    const program = `set -e\nunderstudy() { ${launcherFile} "$@" --state /run/node/state; }\n${about}`;
+    const { code, stdout, stderr } = await this.node(on).run(["sh", "-c", program], 90_000);
+    if (code !== 0) throw new Error(`${block}: ${stdout}${stderr}`);
+  }
+
+  /** Whom the cluster has promoted, as one of its nodes sees it. */
+  async promoted(seenBy: string): Promise<string | undefined> {
+    const { stdout } = await this.node(seenBy).run(["crm_resource", "-r", "app-clone", "-W"]);
+    return /running on: (\S+) (?:Promoted|Master)/.exec(stdout)?.[1];
+  }
+
+  async promotedOther(seenBy: string, than: string | undefined, deadlineMs = 60_000): Promise<string> {
+    return await until(
+      async () => {
+        const found = await this.promoted(seenBy);
+        return found === than ? undefined : found;
+      },
+      deadlineMs,
+      `${seenBy} sees that another than ${than} is promoted`,
+      100,
+    );
+  }
+
+  /** What the cluster remembers of the nodes' copies. */
+  async marks(seenBy: string): Promise<Readonly<Record<string, string>>> {
+    const { stdout } = await this.node(seenBy).run(["cibadmin", "-Q", "--xpath", "//node"]);
+    const marks = [...stdout.matchAll(/<node [^>]*uname="(\w+)"[\s\S]*?name="understudy-app" value="([^"]*)"/g)];
+    return Object.fromEntries(marks.map(([, node, mark]) => [node, mark]));
+  }
+
+  /** Who has a promotion score that would let it be promoted. */
+  async scores(seenBy: string): Promise<string[]> {
+    const { stdout } = await this.node(seenBy).run(["cibadmin", "-Q", "--xpath", "//node_state"]);
+    const states = [...stdout.matchAll(/<node_state [^>]*uname="(\w+)"[\s\S]*?<\/node_state>/g)];
+    return states.flatMap(([text, name]) => (/name="master-app" value="[1-9]/.test(text) ? [name!] : []));
+  }
+
+  /** Waits until the cluster has nothing to do any more. */
+  async settled(seenBy: string): Promise<void> {
+    const waited = await this.node(seenBy).run(["crm_resource", "--wait", "--timeout", "60s"], 70_000);
+    if (waited.code !== 0) throw new Error(`the cluster does not settle: ${waited.stderr}`);
+  }
+
+  async granted(seenBy: string): Promise<number> {
+    const { stdout } = await this.node(seenBy).run([
+      "crm_attribute",
+      "-t",
+      "crm_config",
+      "-s",
+      "understudy",
+      "-n",
+      "app-epoch",
+      "-G",
+      "-q",
+    ]);
+    return Number(stdout);
+  }
+
+  /** All three are there again, and any of the other two could take over. */
+  async inStep(primary: string, deadlineMs = 120_000): Promise<void> {
+    await this.rig.online(names, deadlineMs);
+    let last: unknown;
+    await until(
+      async () => {
+        const [marks, epoch] = [await this.marks(primary), await this.granted(primary)];
+        last = { marks, epoch };
+        return names.every((name) => marks[name] === `OK@${epoch}`);
+      },
+      deadlineMs,
+      () => `all are in step with ${primary}; the cluster remembers ${JSON.stringify(last)}`,
+      200,
+    );
+  }
+
+  /** What the client was told. */
+  async told(): Promise<Told[]> {
+    const text = await readFile(join(this.rig.directory, "client.log"), "utf8").catch(() => "");
+    return text.split("\n").flatMap((line) => {
+      const [at, id, what, node = "", epoch = "0"] = line.split(" ");
+      if (id === undefined || what === undefined) return [];
+      return [{ at: Number(at), id, what: what as Told["what"], node, epoch: Number(epoch) }];
+    });
+  }
+
+  /**
+   * Waits until the client is served by `name`. `afterMs`: how long after `since`; `gapMs`: how long nobody served it before.
+   */
+  async servedBy(name: string, since: number, deadlineMs = 60_000): Promise<{ afterMs: number; gapMs: number }> {
+    return await until(
+      async () => {
+        const served = (await this.told()).filter(({ what }) => what === "committed");
+        const first = served.findIndex(({ at, node }) => at > since && node === name);
+        const [last, next] = [served[first - 1], served[first]];
+        if (next === undefined) return undefined;
+        return { afterMs: next.at - since, gapMs: next.at - (last?.at ?? since) };
+      },
+      deadlineMs,
+      `the client is served by ${name}`,
+      50,
+    );
+  }
+
+  /** Waits until something that was committed after `since` is durable on all nodes. */
+  async durableSince(since: number, deadlineMs = 60_000): Promise<void> {
+    await until(
+      async () => {
+        const told = await this.told();
+        const late = new Set(told.filter(({ at, what }) => at > since && what === "committed").map(({ id }) => id));
+        return told.some(({ id, what }) => what === "durable" && late.has(id));
+      },
+      deadlineMs,
+      "something new is durable everywhere",
+      100,
+    );
+  }
+
+  /** Waits until somebody else than `from` is promoted, and the client is served by him. */
+  async failover(from: string, since: number): Promise<{ to: string; text: string }> {
+    const [other = ""] = this.others(from);
+    const to = await this.promotedOther(other, from);
+    const { afterMs, gapMs } = await this.servedBy(to, since);
+    const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`;
+    return { to, text: `served again after ${seconds(afterMs)}, by nobody for ${seconds(gapMs)}` };
+  }
+
+  /** All machines are on again, all are in step, what is written now gets everywhere; then the audit. */
+  async whole(primary: string): ReturnType<Stage["audit"]> {
+    for (const node of this.rig.nodes.values()) await node.on();
+    await this.inStep(primary);
+    await this.durableSince(Date.now());
+    return await this.audit(primary);
+  }
+
+  async log(name: string): Promise<string> {
+    return await readFile(join(this.rig.directory, name, "agent.log"), "utf8").catch(() => "");
+  }
+
+  /** What was written on a node, as it has it now. */
+  entries(name: string): Entry[] {
+    using db = new DatabaseSync(databaseOf(this.rig.directory, name), { readOnly: true });
+    return db.prepare("SELECT id, node, epoch FROM entries").all() as unknown as Entry[];
+  }
+
+  async intervals(): Promise<Interval[]> {
+    const text = await readFile(join(this.rig.directory, "intervals.log"), "utf8").catch(() => "");
+    const intervals: { node: string; from: number; to: number }[] = [];
+    for (const line of text.split("\n")) {
+      const [at, what, node = ""] = line.split(" ");
+      if (what === "start") intervals.push({ node, from: Number(at), to: Number.POSITIVE_INFINITY });
+      const open = intervals.findLast((interval) => interval.node === node && interval.to === Number.POSITIVE_INFINITY);
+      if ((what === "stop" || what === "off") && open !== undefined) open.to = Number(at);
+    }
+    return intervals;
+  }
+
+  /**
+   * What must hold at any time, as it is found on `primary`: what the client was told is durable is there exactly once, nothing is there
+   * twice, each epoch has entries of one node, and the service never ran on two nodes. Gives what was committed and is not there.
+   */
+  async audit(primary: string): Promise<{ problems: string[]; durable: number; lost: Told[] }> {
+    const problems: string[] = [];
+    const told = await this.told();
+    const entries = this.entries(primary);
+    const counts = new Map<string, number>();
+    for (const { id } of entries) counts.set(id, (counts.get(id) ?? 0) + 1);
+    for (const [id, count] of counts) if (count > 1) problems.push(`${id} is there ${count} times`);
+    const durable = told.filter(({ what }) => what === "durable");
+    for (const { id } of durable) if (!counts.has(id)) problems.push(`${id} was durable and is not there`);
+    const reigns = new Map<number, string>();
+    const seen = [...told.filter(({ what }) => what === "committed"), ...entries];
+    for (const { node, epoch } of seen) {
+      const other = reigns.get(epoch) ?? node;
+      reigns.set(epoch, other);
+      if (other !== node) problems.push(`epoch ${epoch} has entries of ${other} and of ${node}`);
+    }
+    const intervals = await this.intervals();
+    for (const [index, one] of intervals.entries())
+      for (const other of intervals.slice(index + 1))
+        if (one.node !== other.node && one.from < other.to && other.from < one.to)
+          problems.push(`the service ran on ${one.node} and on ${other.node} at ${Math.max(one.from, other.from)}`);
+    const lost = told.filter(({ id, what }) => what === "committed" && !counts.has(id));
+    return { problems: [...new Set(problems)], durable: durable.length, lost };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#client[Symbol.asyncDispose]();
+    await this.rig[Symbol.asyncDispose]();
+  }
+}
+
+export interface Told {
+  /** Milliseconds of this machine's clock. */
+  readonly at: number;
+  readonly id: string;
+  readonly what: "committed" | "durable";
+  readonly node: string;
+  readonly epoch: number;
+}
+
+export interface Entry {
+  readonly id: string;
+  readonly node: string;
+  readonly epoch: number;
+}
+
+export interface Interval {
+  readonly node: string;
+  readonly from: number;
+  readonly to: number;
+}
+
+function stateOf(directory: string, name: string): string {
+  return join(directory, name, "state");
+}
+
+function databaseOf(directory: string, name: string): string {
+  return join(directory, name, "data", "app.db");
+}
+
+/** The group is born on alpha, which has the database. */
+async function prepare(directory: string): Promise<void> {
+  const nodes: string[] = [];
+  for (const [index, name] of names.entries()) {
+    await mkdir(join(directory, name, "data"), { recursive: true });
+    nodes.push(
+      `  ${name}: { key: "${await keyOf(stateOf(directory, name))}", address: "${address(index + 1)}:${agentPort}" }`,
+    );
+  }
+  {
+    using db = new DatabaseSync(databaseOf(directory, "alpha"));
+    db.exec("PRAGMA journal_mode = WAL; CREATE TABLE entries (id TEXT, node TEXT, epoch INTEGER)");
+  }
+  const hook = (what: string): string => {
+    const program = [process.execPath, here("application.ts")];
+    const words = ["sh", here("hook.sh"), what, join(directory, "intervals.log"), String(servicePort), ...program];
+    return `{ run: ${JSON.stringify(words)}, timeout: 20s }`;
+  };
+  await writeFile(
+    join(directory, "cluster.yaml"),
+    `nodes:
+${nodes.join("\n")}
+groups:
+  app:
+    primary: alpha
+    replicas: [bravo, charlie]
+    stores:
+      db: { kind: sqlite, path: /run/node/data/app.db }
+    hooks:
+      stop_service: ${hook("stop")}
+      start_service: ${hook("start")}
+    retention: { keep: {} }
+    rejoin: auto
+    ha: { engine: pacemaker }
+`,
+  );
+}
+
+function parametersOf(directory: string): Record<string, string> {
+  return {
+    group: "app",
+    max_lag: "3",
+    binary: launcherFile,
+    state: "/run/node/state",
+    config: join(directory, "cluster.yaml"),
+    log: "/run/node/agent.log",
+    run_agent: "true",
+  };
+}
