@@ -459,12 +459,14 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
     },
     async keepFork(request) {
       assert(settled !== undefined, "the stores are settled first");
+      enterStage("keep fork");
       const { catalog, manifest, disk, homes, nowUs } = settled.copies;
       const placements = [...homes.values()].map((home) => home.placement);
       const foreign = new Set(settled.files.damaged.map(({ object }) => object));
       return await makeFork({ catalog, manifest, disk, placements, nowUs }, { ...request, foreign }, closing.signal);
     },
     demote({ common, keepHistory }) {
+      enterStage("demote");
       assert(settled !== undefined, "the stores are settled first");
       const { copies, files } = settled;
       const touched = demote(copies, common, files, keepHistory);

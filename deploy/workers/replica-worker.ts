@@ -324,6 +324,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       return standing();
     },
     async keepFork(request) {
+      enterStage("keep fork");
       const { catalog, manifest, disk, homes } = openContext();
       const placements = [...homes.values()].map((home) => home.placement);
       const foreign = new Set(catalog.all("SELECT object FROM damaged").map((row) => Number(row.object) as ObjectId));

@@ -123,6 +123,16 @@ describe("who comes back", function () {
     });
     after(async () => await cluster?.[Symbol.asyncDispose]());
 
+    const killFile = (): string => join(alpha.stateDirectory, "..", "kill");
+
+    /** It dies at the step that the kill file names. */
+    async function startAlpha(): Promise<void> {
+      const stepFile = join(alpha.stateDirectory, "..", "step");
+      const environment = { UNDERSTUDY_STEP_FILE: stepFile, UNDERSTUDY_KILL_FILE: killFile() };
+      await alpha.start({ environment });
+      await alpha.until(() => true, deadlineMs);
+    }
+
     it("is fenced and its service stopped at once, and again at each start until that succeeds", async () => {
       await bravo.kill9();
       await writeFile(fileOf(alpha, "changed"), "changed and lost");
@@ -141,7 +151,7 @@ describe("who comes back", function () {
       sql(bravo, "INSERT INTO rows VALUES ('by bravo')");
 
       await writeFile(join(alpha.stateDirectory, "..", "refuse"), "");
-      await alpha.start();
+      await startAlpha();
       const fenced = await alpha.until(({ role, halted }) => role === "fenced" && halted !== null, deadlineMs);
       await until(
         async () => (await alpha.group())?.halted?.code === "SERVICE_NOT_STOPPED",
@@ -160,7 +170,8 @@ describe("who comes back", function () {
       expect(refused.stderr).to.match(/the service may still run here: .*hook on_fenced exited with 7/);
       expect(await hooksOf(alpha)).to.deep.equal([]);
       await rm(join(alpha.stateDirectory, "..", "refuse"));
-      await alpha.restart();
+      await alpha.kill9();
+      await startAlpha();
       await until(async () => (await hooksOf(alpha)).length > 0, deadlineMs, "the service was stopped");
       expect(await hooksOf(alpha)).to.deep.equal(["stop fenced fenced by epoch 2"]);
       await alpha.until(({ halted }) => halted?.code === "FORK", deadlineMs);
@@ -169,6 +180,21 @@ describe("who comes back", function () {
       expect(status.stdout).to.include("understudy rejoin app");
       expect(await readFile(fileOf(alpha, "changed"), "utf8"), "nothing was touched").to.equal("changed and lost");
     });
+
+    for (const [step, forks] of [
+      ["keep fork: rename", 0],
+      ["demote: catalog demote", 1],
+    ] as const)
+      it(`is what it was when it is killed at "${step}" while it rejoins`, async () => {
+        await writeFile(killFile(), step);
+        expect((await alpha.cli("rejoin", "app")).code, "it was killed").to.equal(4);
+        await until(() => !alpha.running, deadlineMs, "alpha is killed");
+        await startAlpha();
+        const group = await alpha.until(({ halted }) => halted?.code === "FORK", deadlineMs);
+        expect(group.role).to.equal("fenced");
+        expect(group.forks.count, "whole, or none").to.equal(forks);
+        expect(await readFile(fileOf(alpha, "changed"), "utf8"), "nothing was touched").to.equal("changed and lost");
+      });
 
     it("rejoins by the verb: its fork has exactly the lost writes, and it follows what the other has", async () => {
       const rejoined = await alpha.cli("rejoin", "app", "--json");
@@ -207,7 +233,7 @@ describe("who comes back", function () {
       ]);
 
       const status = await alpha.group();
-      expect(status?.forks).to.deep.equal({ count: 1, names: [fork] });
+      expect(status?.forks, "kept once").to.deep.equal({ count: 1, names: [fork] });
       expect(await alpha.control.metrics()).to.include('understudy_forks{group="app"} 1');
       const said = (await eventsUntil(alpha, "rejoin.done")).map(({ event }) => event);
       for (const event of ["primary.fenced", "rejoin.begun", "fork.made", "primary.demoted", "rejoin.done"])
