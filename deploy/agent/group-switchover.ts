@@ -306,7 +306,6 @@ export class GroupSwitchover {
     try {
       const { obstacles, rttMs } = await this.#ask(options);
       if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
-      await this.#workers.prepareDemotion();
       this.#note("checked", `nothing stands in the way; ${options.to} answers in ${(rttMs ?? 0).toFixed(1)} ms`);
       const reign = this.#reign();
       const signal = AbortSignal.timeout(config.limits.switchoverStepMs);
@@ -349,6 +348,17 @@ export class GroupSwitchover {
     });
   }
 
+  /** Whether this node could follow without copying anything; what a copy needs beside its stores is made for that. */
+  async #followObstacles(): Promise<Obstacle[]> {
+    if (this.#workers.primary === undefined || this.#workers.role !== "primary") return [];
+    try {
+      await this.#workers.prepareDemotion();
+      return [];
+    } catch (error) {
+      return [{ code: "CANNOT_FOLLOW", message: `this node could not follow: ${explain(error)}`, hint: hintOf(error) }];
+    }
+  }
+
   #outOfService(): string {
     const { state } = this.#service;
     return state.kind === "out" && this.#record === undefined ? state.message : "";
@@ -358,7 +368,7 @@ export class GroupSwitchover {
   async #ask(
     options: SwitchoverOptions,
   ): Promise<{ obstacles: readonly Obstacle[]; rttMs: number | null; startMs: number | null }> {
-    const obstacles = this.#ownObstacles(options);
+    const obstacles = [...this.#ownObstacles(options), ...(await this.#followObstacles())];
     const { primary, config } = this.#workers;
     if (primary?.reign.follower(options.to) === undefined) return { obstacles, rttMs: null, startMs: null };
     const id = randomBytes(8).toString("hex");
