@@ -200,13 +200,13 @@ export class GroupPromotion {
 
   /**
    * This node's reign began, durably: it takes up what belongs to it. Within a change of role. `fields` go into the event.
-   * Gives why its service could not be started, "" when it could.
+   * Gives why its service could not be started, "" when it could, and when that was over.
    */
   async reignBegun(
     { epoch, cut }: { readonly epoch: Epoch; readonly cut: CutId },
     reason: "promote" | "switchover",
     fields: EventFields = {},
-  ): Promise<{ readonly failure: string }> {
+  ): Promise<{ readonly failure: string; readonly servedAt: number }> {
     const workers = this.#workers;
     workers.log.info("replica.promoted", { epoch, seq: cut.seq });
     const reign = async (): Promise<void> => {
@@ -220,7 +220,8 @@ export class GroupPromotion {
       this.#beginService(reason),
       workers.event("replica.promoted", { epoch, cut: cutText(cut), reason, ...fields }),
     ]);
-    return { failure: this.#service.lastStart?.failure ?? "" };
+    const { lastStart } = this.#service;
+    return { failure: lastStart?.failure ?? "", servedAt: lastStart?.at ?? performance.now() };
   }
 
   async #beginService(reason: "promote" | "switchover"): Promise<void> {

@@ -22,6 +22,8 @@ export type ServiceReason = "start" | "form" | "promote" | "switchover" | "rollb
 export interface ServiceStart {
   readonly ms: number;
   readonly failure: string;
+  /** When that was over. Monotonic, ms. */
+  readonly at: number;
 }
 
 /** That this node is the only primary is not known, and was not accepted. */
@@ -172,7 +174,7 @@ export class GroupService {
 
   /** A node is what it is, whatever its service does: said loudly, and left to the operator. */
   async #start(hook: HookCommand | undefined, reason: string): Promise<ServiceStart> {
-    if (hook === undefined) return { ms: 0, failure: "" };
+    if (hook === undefined) return { ms: 0, failure: "", at: performance.now() };
     const begun = performance.now();
     let failure = "";
     try {
@@ -181,7 +183,8 @@ export class GroupService {
       this.#workers.log.error("hook.failed", { hook: "start_service", error });
       failure = explain(error);
     }
-    return { ms: performance.now() - begun, failure };
+    const at = performance.now();
+    return { ms: at - begun, failure, at };
   }
 
   async #confirm(by: string): Promise<void> {

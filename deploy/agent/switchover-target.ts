@@ -136,7 +136,7 @@ export class SwitchoverTarget {
       .catch((error: unknown) => workers.log.info("handover.answer_unheard", { peer: from, error }));
     try {
       workers.following = undefined;
-      const { failure } = await this.#promotion.reignBegun(
+      const { failure, servedAt } = await this.#promotion.reignBegun(
         { epoch: epoch(answer.epoch), cut: handover.cut },
         "switchover",
         {
@@ -146,7 +146,7 @@ export class SwitchoverTarget {
           digestThere: hex(answer.digest),
         },
       );
-      const ms = Math.round(performance.now() - begun);
+      const ms = Math.max(0, Math.round(servedAt - begun));
       this.#started = { from, message: { kind: "serviceStarted", id, ms, reason: short(failure) } };
       this.joined(from);
       if (failure !== "") this.#onStartFailed(from, failure);
