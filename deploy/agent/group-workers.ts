@@ -366,7 +366,14 @@ export class GroupWorkers {
   async #becomePrimary(granted: Turn | undefined): Promise<void> {
     await this.#closeReplica();
     const { worker, standing: opened } = await this.#openPrimary();
-    const standing = granted === undefined ? opened : await worker.call("reignAnew", { turn: granted });
+    let standing = opened;
+    let refused: unknown;
+    try {
+      if (granted !== undefined) standing = await worker.call("reignAnew", { turn: granted });
+    } catch (error) {
+      // It goes on in the reign that it has: without a worker it could not even say so.
+      refused = error;
+    }
     const reign = new Reign(worker, standing, {
       config: this.config,
       node: this.options.node,
@@ -384,6 +391,7 @@ export class GroupWorkers {
     // Until here whoever asked was told what this node was before.
     this.replicaStanding = undefined;
     if (standing.role === "primary") await this.#startReign();
+    if (refused !== undefined) throw refused;
   }
 
   async #openPrimary(): Promise<{ worker: PrimaryWorker; standing: PrimaryStanding }> {

@@ -45,7 +45,11 @@ describe("soak: a cluster that is never left alone", function () {
     const [one = ""] = stage.others(primary);
     for (const node of stage.rig.nodes.values()) await node.stopTalking();
     await until(async () => (await stage.marks(primary))[one]?.startsWith("STALE@"), 60_000, `${one} is behind`, 200);
+    const gone = `reboot ${primary} 0`;
+    const before = (await stage.rig.switched()).length;
     await stage.node(primary).off();
+    const fenced = async () => (await stage.rig.switched()).slice(before).some((line) => line.endsWith(gone));
+    await until(fenced, 60_000, `${primary} is fenced`, 100);
     await stage.settled(one);
     expect(await stage.promoted(one)).to.equal(undefined);
     for (const node of stage.rig.nodes.values()) if (node.running) await node.talk();
