@@ -1,14 +1,17 @@
 import { execFile } from "node:child_process";
+import { once } from "node:events";
 import { chmod, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import type { AgentStatus, GroupStatus } from "../../../deploy/control/api.ts";
+import { Child } from "../../../deploy/demo/child-process.ts";
 import { controlOf, keyOf } from "../../../deploy/demo/local-agent.ts";
 import { isSystemError } from "../../../shared/errors.ts";
 import { until } from "../harness.ts";
 import { nodePorts } from "../node-ports.ts";
+import { notAsShown } from "./as-shown.ts";
 
 /**
  * The commands of a runbook, run by a shell exactly as they are printed, on directories that stand for machines: what is
@@ -39,8 +42,19 @@ case "$*" in
     while kill -0 "$(cat "$pid")" 2>/dev/null; do sleep 0.05; done
     rm "$pid" ;;
   "restart understudy") "$0" stop understudy && "$0" start understudy ;;
-  "start app") touch "$MACHINE/app.runs" ;;
-  "stop app") rm -f "$MACHINE/app.runs" ;;
+  "enable --now understudy") "$0" start understudy ;;
+  "start app")
+    test ! -e "$MACHINE/app.fails" || { echo "app failed" >&2; exit 1; }
+    touch "$MACHINE/app.runs" ;;
+  "stop app")
+    test ! -e "$MACHINE/app.stays" || { echo "app does not stop" >&2; exit 1; }
+    rm -f "$MACHINE/app.runs" ;;
+  "is-active app") if test -e "$MACHINE/app.runs"; then echo active; else echo inactive; exit 3; fi ;;
+  "daemon-reload") ;;
+  "disable --now app") rm -f "$MACHINE/app.runs" ;;
+  "enable app") test -e "$MACHINE/etc/systemd/system/app.service" ;;
+  *"start understudy-primary@app.target") touch "$MACHINE/target.reached" ;;
+  *"stop understudy-primary@app.target") rm -f "$MACHINE/target.reached" ;;
   *) echo "no such unit: $*" >&2; exit 5 ;;
 esac
 `;
@@ -50,6 +64,8 @@ export class ScratchMachines implements AsyncDisposable {
   readonly names: readonly string[];
   /** Beside that of the test itself, of every command on every machine. */
   readonly environment: Record<string, string> = {};
+  /** What else is another one here than in the runbook: addresses, keys, and names that only the day gives. */
+  readonly replaced = new Map<string, string>();
   readonly #ports: readonly number[];
   readonly #blocks: ReadonlyMap<string, string>;
   readonly #walked = new Set<string>();
@@ -128,6 +144,60 @@ export class ScratchMachines implements AsyncDisposable {
     return results;
   }
 
+  /** As `walk`; and what the page shows of it, in `BLOCK shows`, is printed. Also where it says that a command fails. */
+  async walkAsShown(block: string): Promise<Result[]> {
+    const results = await this.walk(block);
+    this.#compare(block, results.map(({ stdout, stderr }) => stdout + stderr).join(""));
+    return results;
+  }
+
+  /** The one command of a block as a person types it at a terminal, who answers when asked. */
+  async answer(block: string, question: string, answer: string): Promise<number> {
+    const [line] = this.lines(block);
+    const [name = ""] = line?.on ?? [];
+    const command = this.#onMachine(line?.command ?? "", name);
+    await using child = new Child("script", ["-qec", command, "/dev/null"], {
+      cwd: this.directory,
+      env: this.#environmentOf(name),
+      stdio: "pipe",
+    });
+    const { stdin, stdout } = child.process;
+    let output = "";
+    stdout?.setEncoding("utf8").on("data", (text: string) => {
+      if (!output.includes(question) && (output + text).includes(question)) stdin?.write(`${answer}\n`);
+      output += text;
+    });
+    const [code] = (await once(child.process, "close")) as [number | null];
+    this.#compare(block, output);
+    return code ?? -1;
+  }
+
+  #compare(block: string, output: string): void {
+    const shown = this.#blocks.get(`${block} shows`);
+    if (shown === undefined) throw new Error(`the runbook does not show what ${block} prints:\n${output}`);
+    this.#walked.add(`${block} shows`);
+    const missing = notAsShown(shown, output);
+    if (missing !== undefined) throw new Error(`${block} does not print\n${missing}\nbut\n${output}`);
+  }
+
+  /** What a file is on a machine, of which the runbook shows it. */
+  text(block: string, name: string): string {
+    const text = this.#blocks.get(block);
+    if (text === undefined) throw new Error(`the runbook has no block with the marker <!-- test: ${block} -->`);
+    this.#walked.add(block);
+    return this.#onMachine(text, name, true);
+  }
+
+  /** Everything that is named `10.0.0.<n>` in the runbook, in the order of the machines, and the keys of all. */
+  async placed(): Promise<void> {
+    const listeners = await nodePorts(this.names.length);
+    for (const [index, name] of this.names.entries()) {
+      this.replaced.set(`10.0.0.${index + 1}:7522`, `127.0.0.1:${this.#ports[index]}`);
+      this.replaced.set(`10.0.0.${index + 1}:7523`, `127.0.0.1:${listeners[index]}`);
+      this.replaced.set(`ssh-ed25519 AAAA-of-${name}`, await keyOf(this.path(name, "var/lib/understudy")));
+    }
+  }
+
   lines(block: string): { readonly command: string; readonly on: readonly string[] }[] {
     const text = this.#blocks.get(block);
     if (text === undefined) throw new Error(`the runbook has no block with the marker <!-- test: ${block} -->`);
@@ -149,7 +219,18 @@ export class ScratchMachines implements AsyncDisposable {
   }
 
   async shell(command: string, name: string): Promise<Result> {
-    const environment = {
+    const environment = this.#environmentOf(name);
+    return await new Promise((resolve) => {
+      const words = ["-c", this.#onMachine(command, name)];
+      execFile("bash", words, { cwd: this.directory, env: environment }, (error, stdout, stderr) => {
+        const code = error === null ? 0 : typeof error.code === "number" ? error.code : -1;
+        resolve({ code, stdout, stderr });
+      });
+    });
+  }
+
+  #environmentOf(name: string): NodeJS.ProcessEnv {
+    return {
       ...process.env,
       ...this.environment,
       PATH: `${this.path(name, "bin")}:${process.env.PATH}`,
@@ -158,13 +239,6 @@ export class ScratchMachines implements AsyncDisposable {
       UNDERSTUDY_NODE: name,
       UNDERSTUDY_STATE: this.path(name, "var/lib/understudy"),
     };
-    return await new Promise((resolve) => {
-      const words = ["-c", this.#onMachine(command, name)];
-      execFile("bash", words, { cwd: this.directory, env: environment }, (error, stdout, stderr) => {
-        const code = error === null ? 0 : typeof error.code === "number" ? error.code : -1;
-        resolve({ code, stdout, stderr });
-      });
-    });
   }
 
   async group(name: string, group = "app"): Promise<GroupStatus | undefined> {
@@ -196,9 +270,10 @@ export class ScratchMachines implements AsyncDisposable {
       `(?<![\\w/.])(?:(${this.names.join("|")}):)?(${places.join("|")})(?=[/\\s"',}]|$)`,
       "gm",
     );
-    return text.replaceAll(replaced, (_, of: string | undefined, place: string) =>
+    const moved = text.replaceAll(replaced, (_, of: string | undefined, place: string) =>
       quoted ? this.path(name, place) : this.path(of ?? name, place),
     );
+    return [...this.replaced].reduce((done, [shown, here]) => done.replaceAll(shown, here), moved);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
