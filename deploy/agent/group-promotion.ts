@@ -1,4 +1,5 @@
 import { PromotionRefused, promotionRefusals, type Refusal } from "../../replica/promote/promote.ts";
+import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { HookFailed, runHook } from "../../shared/hooks.ts";
 import { type Consistency, type CutId, cutText, type Epoch, meets } from "../../shared/words.ts";
 import type { PromoteOptions } from "../control/api.ts";
@@ -9,8 +10,22 @@ import type { GroupPeers, Loss } from "./group-peers.ts";
 import type { GroupService } from "./group-service.ts";
 import { type GroupWorkers, type ReplicaWorker, WrongRole } from "./group-workers.ts";
 
+/** Somebody wanted it ended before its epoch. */
+class PromotionAborted extends UnderstudyError {
+  readonly code = "PROMOTION_ABORTED";
+  readonly remedy = "stop";
+  readonly state = "This node is a replica and follows on.";
+  readonly hint = "Promote it again when it shall be.";
+  override readonly exitCode = exitCodes.refused;
+  constructor() {
+    super("the promotion was aborted");
+  }
+}
+
 /** From replica to primary: may it, what does it cost, and the way there, which a restart goes on with. */
 export class GroupPromotion {
+  /** The promotion that is on its way to its epoch. */
+  #underWay: AbortController | undefined;
   readonly #workers: GroupWorkers;
   readonly #peers: GroupPeers;
   readonly #history: GroupHistory;
@@ -116,18 +131,45 @@ export class GroupPromotion {
       if (refusals.length > 0) throw new PromotionRefused(await this.#withBetterPoint(refusals), false);
       const loss = this.#peers.loss();
       if (granted === undefined) await this.#noteOverridden(options, loss);
-      const { beforePromote } = workers.config.hooks;
-      if (beforePromote !== undefined)
-        await runHook("before_promote", beforePromote, { ...workers.environment(), UNDERSTUDY_REASON: "promote" });
+      await this.#beforePromote(options, aborted);
+      aborted.throwIfAborted();
       workers.replicaStanding = await worker.call("seal", {
         heard: granted === undefined ? this.#peers.answers.highest : 0n,
       });
       workers.following = undefined;
       this.#peers.closeSessions();
+      if (aborted.aborted) await this.#unseal(worker);
+      aborted.throwIfAborted();
       const { epoch, cut } = await this.#finish(options.accept.includes("suspect"), granted);
       return { epoch, cut, loss, seconds: (performance.now() - begun) / 1000 };
     };
-    return await workers.exclusively(async () => await this.#peers.aspiring(promoted));
+    const abort = new AbortController();
+    const aborted = abort.signal;
+    return await workers.exclusively(async () => {
+      this.#underWay = abort;
+      try {
+        return await this.#peers.aspiring(promoted);
+      } finally {
+        this.#underWay = undefined;
+      }
+    });
+  }
+
+  /** A hook may take its time: what was accepted before it must be what stands in the way after it. */
+  async #beforePromote(options: PromoteOptions, aborted: AbortSignal): Promise<void> {
+    const workers = this.#workers;
+    const { beforePromote } = workers.config.hooks;
+    if (beforePromote === undefined) return;
+    try {
+      const environment = { ...workers.environment(), UNDERSTUDY_REASON: "promote" };
+      await runHook("before_promote", beforePromote, environment, aborted);
+    } catch (error) {
+      aborted.throwIfAborted();
+      throw error;
+    }
+    await workers.refresh();
+    const refusals = this.refusals(options);
+    if (refusals.length > 0) throw new PromotionRefused(await this.#withBetterPoint(refusals), false);
   }
 
   /** What every other node was when a session began is asked again, unless somebody vouches for those that do not answer. */
@@ -267,13 +309,21 @@ export class GroupPromotion {
     }
   }
 
+  /** One that is under way ends at its next step before the epoch; one that a restart could not finish is unsealed. */
   async abort(): Promise<void> {
     const workers = this.#workers;
+    const underWay = this.#underWay;
+    underWay?.abort(new PromotionAborted());
     await workers.exclusively(async () => {
+      if (underWay !== undefined && workers.role === "replica") return;
       if (workers.replica === undefined || workers.role !== "promoting")
         throw new WrongRole("there is no promotion to abort", workers.role);
-      workers.replicaStanding = await workers.replica.call("unseal", undefined);
-      this.#peers.closeSessions();
+      await this.#unseal(workers.replica);
     });
+  }
+
+  async #unseal(worker: ReplicaWorker): Promise<void> {
+    this.#workers.replicaStanding = await worker.call("unseal", undefined);
+    this.#peers.closeSessions();
   }
 }

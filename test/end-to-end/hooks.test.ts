@@ -1,4 +1,4 @@
-import { chmod, mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { fileURLToPath } from "node:url";
@@ -227,7 +227,7 @@ describe("hooks around a change of roles", function () {
         const before = await script(
           control,
           "before",
-          `${said}if [ -e refuse ]; then echo 'not on my watch' >&2; exit 7; fi\n`,
+          `${said}if [ -e refuse ]; then echo 'not on my watch' >&2; exit 7; fi\nif [ -e wait ]; then exec sleep 60; fi\n`,
         );
         const note = await script(control, "note", said);
         return `  app:
@@ -268,6 +268,21 @@ describe("hooks around a change of roles", function () {
     const waited = await alpha.cli("wait", "app", "--timeout", "30s");
     expect(waited, waited.stderr).to.include({ code: 0 });
     expect(await readFile(join(bravo.dataDirectory, "files", "file"), "utf8")).to.equal("second");
+  });
+
+  it("before_promote that takes its time can be aborted: nothing was changed", async () => {
+    const bravo = cluster.node("bravo");
+    await rename(join(control, "refuse"), join(control, "wait"));
+    await rm(join(control, "said"));
+    const promotion = bravo.cli("promote", "app", "--yes", "--accept-loss", "--accept-live-primary");
+    await until(async () => (await said()).length > 0, deadlineMs, "the hook runs");
+    const aborted = await bravo.cli("promote", "app", "--abort");
+    expect(aborted, aborted.stderr).to.include({ code: 0, stdout: "app: replica in epoch 1\n" });
+    const ended = await promotion;
+    expect(ended.code, ended.stderr).to.equal(3);
+    expect(ended.stderr).to.match(/the promotion was aborted/);
+    expect((await bravo.group())?.role).to.equal("replica");
+    await rename(join(control, "wait"), join(control, "refuse"));
   });
 
   it("after_promote and start_service run on the new primary, knowing what it is", async () => {

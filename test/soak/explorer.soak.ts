@@ -2,10 +2,10 @@ import { expect } from "chai";
 import { walk } from "../explorer/explore.ts";
 import { rules } from "../explorer/rules.ts";
 
-/** As test/explorer/explorer.test.ts, further: UNDERSTUDY_SOAK_STATES at most of each (20 million, about 1 GiB of memory). */
+/** As test/explorer/explorer.test.ts, further: UNDERSTUDY_SOAK_STATES at most of each (5 million: up to 2 GiB of memory). */
 describe("soak: all interleavings", function () {
   this.timeout(0);
-  const statesMax = Number(process.env.UNDERSTUDY_SOAK_STATES ?? 20_000_000);
+  const statesMax = Number(process.env.UNDERSTUDY_SOAK_STATES ?? 5_000_000);
   for (const [nodes, faults, operations, doubles, writes] of [
     [2, 3, 3, 1, 2],
     [2, 2, 4, 0, 2],
