@@ -1,0 +1,251 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { GroupStatus } from "../../deploy/control/api.ts";
+import { seededRandom } from "../crash/seeded-random.ts";
+import { until } from "../end-to-end/harness.ts";
+import { idsIn } from "./application.ts";
+import { forkedIds } from "./forked-ids.ts";
+import { Life, names } from "./life.ts";
+import { epochsOf, overlaps, type Permission, stoppedAfter } from "./outside-checks.ts";
+
+/**
+ * Histories of three real agents: whatever their machines, links and operators do, in any order, ends in one primary that has
+ * everything, but for what somebody accepted to lose, and that is in a fork. Judged by what can be seen from outside.
+ */
+export interface HistoriesOptions {
+  readonly seed: number;
+  readonly histories: number;
+  readonly say: (line: string) => void;
+}
+
+export interface Histories {
+  histories: number;
+  readonly actions: Map<string, number>;
+  entries: number;
+  forks: number;
+  lost: number;
+  /** The longest that a service ran on after its node had met a higher epoch. */
+  stoppedAfterMs: number;
+}
+
+const stopMsMax = 2000;
+
+const deadlineMs = 60_000;
+
+export async function runHistories({ seed, histories, say }: HistoriesOptions): Promise<Histories> {
+  const random = seededRandom(seed);
+  const totals: Histories = { histories: 0, actions: new Map(), entries: 0, forks: 0, lost: 0, stoppedAfterMs: 0 };
+  const auto = random() < 0.5;
+  await using life = await Life.begin(`    rejoin: ${auto ? "auto" : "manual"}\n    retention: { keep: { all: 1m } }`);
+  const run = new Run(life, random, totals, say);
+  try {
+    await run.heal();
+    while (totals.histories < histories) {
+      totals.histories++;
+      await run.history();
+    }
+    totals.entries = life.written.length;
+    return totals;
+  } catch (error) {
+    for (const line of run.story) say(line);
+    throw new Error(`seed ${seed}, history ${totals.histories} (rejoin ${auto ? "auto" : "manual"})`, { cause: error });
+  }
+}
+
+class Run {
+  readonly story: string[] = [];
+  readonly #life: Life;
+  readonly #random: () => number;
+  readonly #totals: Histories;
+  readonly #say: (line: string) => void;
+  /** What was durable on all nodes once. */
+  readonly #acknowledged = new Set<string>();
+  readonly #inForks = new Set<string>();
+  /** When a person has said that a primary that cannot be reached is no primary any more. Wall clock, ms. */
+  readonly #permissions: Permission[] = [];
+  readonly #begun: Promise<unknown>[] = [];
+
+  constructor(life: Life, random: () => number, totals: Histories, say: (line: string) => void) {
+    this.#life = life;
+    this.#random = random;
+    this.#totals = totals;
+    this.#say = say;
+  }
+
+  async history(): Promise<void> {
+    this.story.length = 0;
+    this.#life.setQuiet(false);
+    const steps = 2 + Math.floor(this.#random() * 5);
+    for (let step = 0; step < steps; step++) await this.#act();
+    await this.heal();
+    await this.#judge();
+  }
+
+  #pick<T>(from: readonly T[]): T {
+    return from[Math.floor(this.#random() * from.length)]!;
+  }
+
+  #note(action: string, detail: string): void {
+    this.#totals.actions.set(action, (this.#totals.actions.get(action) ?? 0) + 1);
+    this.story.push(`${new Date().toISOString()} ${action} ${detail}`);
+  }
+
+  async #act(): Promise<void> {
+    const node = this.#life.node(this.#pick(names));
+    const [linkName, link] = this.#pick([...this.#life.links]);
+    const chance = this.#random();
+    const pauseMs = this.#random() * 150;
+    if (chance < 0.2) {
+      this.#note("kill", node.name);
+      await node.kill9();
+    } else if (chance < 0.25) {
+      this.#note("stop", node.name);
+      await node.stop();
+    } else if (chance < 0.35) {
+      this.#note("start", node.name);
+      if (!node.running) await node.start();
+    } else if (chance < 0.55) {
+      link.state = this.#pick(["refused", "silent", "slow"] as const);
+      this.#note("link", `${linkName} ${link.state}`);
+    } else if (chance < 0.6) {
+      this.#note("link", `${linkName} up`);
+      link.state = "up";
+    } else if (chance < 0.75) {
+      const to = this.#pick(names);
+      this.#note("switchover", `on ${node.name} to ${to}`);
+      this.#begin(node.cli("switchover", "app", "--to", to));
+    } else if (chance < 0.93) {
+      await this.#promote(node.name);
+    } else {
+      this.#note("rejoin", node.name);
+      this.#begin(node.cli("rejoin", "app"));
+    }
+    await sleep(pauseMs);
+  }
+
+  #begin(work: Promise<{ code: number; stderr: string }>): void {
+    const line = this.story.length - 1;
+    this.#begun.push(
+      work.then(({ code, stderr }) => {
+        this.story[line] += ` -> ${code} ${stderr.trim().split("\n")[0] ?? ""}`;
+      }),
+    );
+  }
+
+  async #promote(name: string): Promise<void> {
+    const node = this.#life.node(name);
+    const flags = ["--accept-loss", "--accept-unreachable-primary"];
+    this.#note("promote", name);
+    const permission: Permission = { from: Date.now(), node: name };
+    this.#permissions.push(permission);
+    this.#begin(node.cli("promote", "app", "--yes", ...flags));
+  }
+
+  /** Everything runs and hears each other; ends when one is primary and in service and the others have what it has. */
+  async heal(): Promise<void> {
+    const life = this.#life;
+    for (const link of life.links.values()) link.state = "up";
+    for (const node of life.nodes.values()) if (!node.running) await node.start();
+    await Promise.all(this.#begun.splice(0));
+    life.setQuiet(true);
+    let seen: Record<string, string> = {};
+    let cutAt = 0;
+    await until(
+      async () => {
+        const states = await Promise.all(
+          names.map(
+            async (name) =>
+              [
+                name,
+                await life
+                  .node(name)
+                  .group("app")
+                  .catch(() => undefined),
+              ] as const,
+          ),
+        );
+        seen = Object.fromEntries(states.map(([name, group]) => [name, describeGroup(group)]));
+        for (const [name, group] of states) await this.#helpAlong(name, group);
+        const primaries = states.filter(([, group]) => group?.role === "primary");
+        const [primary] = primaries;
+        if (primaries.length !== 1 || primary === undefined) return false;
+        const { control } = life.node(primary[0]);
+        const inService = await control.isPrimary("app").then(
+          ({ primary: yes }) => yes,
+          () => false,
+        );
+        if (!inService || states.some(([, group]) => group?.role !== "primary" && group?.role !== "replica"))
+          return false;
+        if (Date.now() - cutAt > 500) {
+          cutAt = Date.now();
+          await control.cut("app", { accept: [] }).catch(() => undefined);
+        }
+        const digests = new Set(
+          states.map(([, group]) => `${group?.cut?.epoch}.${group?.cut?.seq} ${group?.cut?.digest}`),
+        );
+        return digests.size === 1 && !digests.has("undefined.undefined undefined");
+      },
+      deadlineMs,
+      () => `healed: ${JSON.stringify(seen, undefined, 1)}`,
+      50,
+    );
+  }
+
+  /** What an operator would do who reads the status: a fork that waits for its rejoin. */
+  async #helpAlong(name: string, group: GroupStatus | undefined): Promise<void> {
+    if (group === undefined) return;
+    const waits = group.role === "fenced" || Object.values(group.peers).some((peer) => /rejoin/.test(peer.reason));
+    if (waits) await this.#life.node(name).cli("rejoin", "app");
+  }
+
+  async #judge(): Promise<void> {
+    const life = this.#life;
+    const nodes = [...life.nodes.values()];
+    const primary = await Promise.any(
+      nodes.map(async (node) => {
+        if (!(await node.control.isPrimary("app")).primary) throw new Error("another one is");
+        return node;
+      }),
+    );
+    const scratch = await mkdtemp(join(life.directory, "judge-"));
+    try {
+      const final = idsIn(life.databaseOf(primary.name));
+      for (const node of nodes) {
+        const { ids, forks } = await forkedIds(node, scratch);
+        this.#totals.forks += forks;
+        for (const id of ids) this.#inForks.add(id);
+      }
+      const missing = life.written.filter(({ id }) => !final.has(id));
+      const nowhere = missing.filter(({ id }) => !this.#inForks.has(id));
+      if (nowhere.length > 0)
+        throw new Error(`in no fork and not in ${primary.name}: ${nowhere.map(({ id }) => id).join(", ")}`);
+      const broken = missing.filter(({ id }) => this.#acknowledged.has(id));
+      if (broken.length > 0)
+        throw new Error(`was durable everywhere and is gone: ${broken.map(({ id }) => id).join(", ")}`);
+      this.#totals.lost = missing.length;
+      for (const id of final) this.#acknowledged.add(id);
+    } finally {
+      await rm(scratch, { recursive: true });
+    }
+    const logs = await Promise.all(nodes.map(async (node) => [node.name, await node.log()] as const));
+    const twice = epochsOf(logs);
+    if (twice.length > 0) throw new Error(`cuts of one epoch on two nodes: ${twice.join("; ")}`);
+    const outside = await life.outside();
+    const beside = overlaps(outside, this.#permissions);
+    if (beside.length > 0) throw new Error(`two services at once: ${beside.join("; ")}`);
+    this.#totals.stoppedAfterMs = Math.max(0, ...stoppedAfter(outside, logs));
+    if (this.#totals.stoppedAfterMs > stopMsMax)
+      throw new Error(`a service ran ${this.#totals.stoppedAfterMs} ms on after its node had met a higher epoch`);
+    this.#say(
+      `${this.#totals.histories}: ${primary.name}, ${life.written.length} entries, ${this.#inForks.size} in forks`,
+    );
+  }
+}
+
+function describeGroup(group: GroupStatus | undefined): string {
+  if (group === undefined) return "no answer";
+  const peers = Object.entries(group.peers).map(([name, peer]) => `${name} ${peer.state} ${peer.reason}`);
+  const cut = group.cut === null ? "none" : `${group.cut.epoch}.${group.cut.seq} ${group.cut.digest.slice(0, 8)}`;
+  return `${group.role} epoch ${group.epoch}, cut ${cut}, ${group.halted?.message ?? ""} [${peers.join(", ")}]`;
+}

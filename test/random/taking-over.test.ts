@@ -1,0 +1,39 @@
+import { expect } from "chai";
+import { type Histories, runHistories } from "./histories.ts";
+
+/** Replay one with UNDERSTUDY_SEED=the seed that it named. */
+const lives = process.env.UNDERSTUDY_SEED === undefined ? 8 : 1;
+const historiesEach = 25;
+const lanes = 4;
+
+describe("three agents, whatever happens to them", function () {
+  this.timeout(900_000);
+
+  it(`end with one primary that has everything but what was accepted to be lost, which is in a fork, in ${lives * historiesEach} histories`, async () => {
+    const first = Number(process.env.UNDERSTUDY_SEED ?? Math.floor(Math.random() * 2 ** 31));
+    const seeds = Array.from({ length: lives }, (_, index) => (first + index) % 2 ** 31);
+    const all: Histories[] = [];
+    const lane = async (): Promise<void> => {
+      for (let seed = seeds.shift(); seed !== undefined; seed = seeds.shift()) {
+        const story: string[] = [];
+        try {
+          all.push(await runHistories({ seed, histories: historiesEach, say: (line) => story.push(line) }));
+        } catch (error) {
+          process.stderr.write(`UNDERSTUDY_SEED=${seed}\n${story.join("\n")}\n`);
+          seeds.length = 0;
+          throw error;
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: lanes }, lane));
+    const sum = (of: (one: Histories) => number): number => all.reduce((total, one) => total + of(one), 0);
+    console.log(
+      `      ${sum((one) => one.histories)} histories, ${sum((one) => one.entries)} writes, ${sum((one) => one.forks)} forks with ${sum((one) => one.lost)} of them; stopped at most ${Math.max(...all.map((one) => one.stoppedAfterMs)).toFixed(0)} ms after the contact`,
+    );
+    expect(sum((one) => one.histories)).to.equal(lives * historiesEach);
+    expect(
+      sum((one) => one.forks),
+      "some writes were forked",
+    ).to.be.above(0);
+  });
+});
