@@ -8,10 +8,13 @@ import { largeFile } from "./large-file.ts";
 import { agentProgram } from "./pair.ts";
 import { promotion } from "./promotion.ts";
 import { randomPages } from "./random-pages.ts";
+import { rejoin } from "./rejoin.ts";
 import { Scratch } from "./scratch.ts";
 import { smallFiles } from "./small-files.ts";
 import { sqliteCommits } from "./sqlite-commits.ts";
 import { sqliteWriters } from "./sqlite-writers.ts";
+import { switchover } from "./switchover.ts";
+import { takeover } from "./takeover.ts";
 import { wait } from "./wait.ts";
 
 const benchmarks: Readonly<Record<string, Benchmark>> = {
@@ -23,6 +26,9 @@ const benchmarks: Readonly<Record<string, Benchmark>> = {
   "sqlite-writers": sqliteWriters,
   promotion,
   wait,
+  switchover,
+  takeover,
+  rejoin,
 };
 
 const usage = `npm run bench -- [options]
