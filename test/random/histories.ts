@@ -128,7 +128,10 @@ class Run {
     const line = this.story.length - 1;
     this.#begun.push(
       work.then(({ code, stderr }) => {
-        this.story[line] += ` -> ${code} ${stderr.trim().split("\n")[0] ?? ""}`;
+        const [action = ""] = this.story[line]!.split(" ").slice(1);
+        const outcome = `${action} ${code === 0 ? "done" : "refused"}`;
+        this.#totals.actions.set(outcome, (this.#totals.actions.get(outcome) ?? 0) + 1);
+        this.story[line] += ` -> ${code} ${stderr.trim().split("\n").at(-3) ?? ""}`;
       }),
     );
   }
