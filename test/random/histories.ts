@@ -91,9 +91,37 @@ class Run {
     this.story.push(`${new Date().toISOString()} ${action} ${detail}`);
   }
 
+  /** Who says that it is, if anybody; else anyone. */
+  async #primary(): Promise<string> {
+    const states = await Promise.all(
+      names.map(
+        async (name) =>
+          await this.#life
+            .node(name)
+            .group("app")
+            .catch(() => undefined),
+      ),
+    );
+    return names.find((_, index) => states[index]?.role === "primary") ?? this.#pick(names);
+  }
+
+  /** The primary dies, or nobody hears it any more while it goes on; somebody else takes over. */
+  async #failover(): Promise<void> {
+    const life = this.#life;
+    const primary = await this.#primary();
+    const dies = this.#random() < 0.5;
+    const next = this.#pick(names.filter((name) => name !== primary));
+    this.#note(dies ? "death" : "isolation", primary);
+    if (dies) await life.node(primary).kill9();
+    else for (const [name, link] of life.links) if (name.split("-").includes(primary)) link.state = "refused";
+    await sleep(this.#random() * 300);
+    await this.#promote(next);
+  }
+
   async #act(): Promise<void> {
-    const node = this.#life.node(this.#pick(names));
-    const [linkName, link] = this.#pick([...this.#life.links]);
+    const life = this.#life;
+    const node = life.node(this.#pick(names));
+    const [linkName, link] = this.#pick([...life.links]);
     const chance = this.#random();
     const pauseMs = this.#random() * 150;
     if (chance < 0.2) {
@@ -111,12 +139,15 @@ class Run {
     } else if (chance < 0.6) {
       this.#note("link", `${linkName} up`);
       link.state = "up";
-    } else if (chance < 0.75) {
+    } else if (chance < 0.72) {
+      const primary = await this.#primary();
       const to = this.#pick(names);
-      this.#note("switchover", `on ${node.name} to ${to}`);
-      this.#begin(node.cli("switchover", "app", "--to", to));
-    } else if (chance < 0.93) {
+      this.#note("switchover", `on ${primary} to ${to}`);
+      this.#begin(life.node(primary).cli("switchover", "app", "--to", to));
+    } else if (chance < 0.78) {
       await this.#promote(node.name);
+    } else if (chance < 0.93) {
+      await this.#failover();
     } else {
       this.#note("rejoin", node.name);
       this.#begin(node.cli("rejoin", "app"));
