@@ -1,4 +1,4 @@
-import { copyFile, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { copyFile, cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build as bundle, type Metafile } from "esbuild";
@@ -8,7 +8,7 @@ import { build as bundle, type Metafile } from "esbuild";
  * process, since each of them loads what it needs by itself. All lie in one directory: a module that starts another
  * names it `./name.ts` in a checkout and `./name.js` beside the bundle.
  *
- *     understudy  main.js  primary-worker.js ...  sshcrypto.node  LICENSE  THIRD-PARTY-LICENSES.txt
+ *     understudy  main.js  primary-worker.js ...  sshcrypto.node  ocf/  systemd/  LICENSE  THIRD-PARTY-LICENSES.txt
  */
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -43,6 +43,8 @@ export async function build(outDirectory: string): Promise<string[]> {
     banner: { js: oldModuleFormat },
   });
   await copyFile(join(root, "deploy/understudy"), join(outDirectory, "understudy"));
+  for (const folder of ["ocf", "systemd"])
+    await cp(join(root, "deploy", folder), join(outDirectory, folder), { recursive: true });
   await copyFile(join(root, "LICENSE"), join(outDirectory, "LICENSE"));
   await writeFile(join(outDirectory, "THIRD-PARTY-LICENSES.txt"), await licenses(metafile));
   return (await readdir(outDirectory)).toSorted();

@@ -26,6 +26,8 @@ describe("bundle", () => {
       "LICENSE",
       "primary-worker.js",
       "holder.js",
+      "ocf",
+      "systemd",
     ]);
     const launcher = join(out, "understudy");
     const options = { cwd: directory, env: { PATH: `${dirname(process.execPath)}:/usr/bin:/bin` } };
