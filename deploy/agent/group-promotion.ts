@@ -87,6 +87,7 @@ export class GroupPromotion {
       engine: workers.config.ha.engine,
       accept: {
         bypassedCluster: accept.accept.includes("bypassed-cluster"),
+        fenced: accept.accept.includes("fenced"),
         loss: accept.acceptLoss === true,
         lossFrom: typeof accept.acceptLoss === "string" ? accept.acceptLoss : undefined,
         suspect: accept.accept.includes("suspect"),
@@ -98,7 +99,6 @@ export class GroupPromotion {
     });
   }
 
-  /** What the group insists on for a store. */
   /** What of a cut's stores is worth less than the group requires; "" where nothing is. */
   tooPoor(
     stores: readonly { readonly name: string; readonly kind: string; readonly consistency: Consistency }[],
@@ -109,6 +109,7 @@ export class GroupPromotion {
       .join(", ");
   }
 
+  /** What the group insists on for a store. */
   required(store: { readonly name: string; readonly kind: string }): Consistency {
     const byKind = kindTraits[store.kind as keyof typeof kindTraits]?.require ?? "whole";
     return this.#workers.config.require.get(store.name as never) ?? byKind;
@@ -133,6 +134,10 @@ export class GroupPromotion {
       if (granted === undefined) await this.#noteOverridden(options, loss);
       await this.#beforePromote(options, aborted);
       aborted.throwIfAborted();
+      if (workers.role === "fenced") {
+        const { epoch, cut } = await this.#takeBack();
+        return { epoch, cut, loss, seconds: (performance.now() - begun) / 1000 };
+      }
       workers.replicaStanding = await worker.call("seal", {
         heard: granted === undefined ? this.#peers.answers.highest : 0n,
       });
@@ -177,6 +182,23 @@ export class GroupPromotion {
     const refusals = this.refusals(options);
     const vouched = granted !== undefined || options.accept.includes("unreachable-primary");
     return refusals.length > 0 || vouched ? refusals : this.refusals(options, await this.#peers.answering());
+  }
+
+  /**
+   * A former primary goes on from what it has, in a reign above the one that fenced it: whoever reigned then is fenced in its turn
+   * when it is met, and what it wrote becomes a fork.
+   */
+  async #takeBack(): Promise<{ epoch: Epoch; cut: CutId }> {
+    const workers = this.#workers;
+    await workers.becomePrimary({ ...workers.turn, heard: this.#peers.answers.highest });
+    const standing = workers.primary?.reign.standing;
+    if (standing === undefined) throw new WrongRole("a promotion", workers.role);
+    const { epoch, committed: cut } = standing;
+    workers.log.info("primary.reinstated", { epoch, seq: cut.seq });
+    this.#peers.closeSessions();
+    await workers.event("primary.reinstated", { epoch, cut: cutText(cut) });
+    await this.#beginService("promote");
+    return { epoch, cut };
   }
 
   /** What would have been refused, and who went on all the same. */

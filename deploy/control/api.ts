@@ -149,6 +149,7 @@ export const acceptances = {
     suspect: "the copy is suspect: a stranger changed it, or a sync failed",
     consistency: "the newest cut has a store that is worth less than the group requires",
     paused: "failover is paused on this node",
+    fenced: "this node was primary, and what was written elsewhere since is given up",
     "live-primary": "the primary still answers: both would be primary until it is fenced",
     "bypassed-cluster": "a cluster decides about this group: it is bypassed, and may promote another node",
     "unreachable-primary": "a node that may be primary does not answer: its service may still run",

@@ -392,7 +392,12 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       const reign = newReign(catalog.standing, turn);
       catalog.transaction("epoch", () => {
         catalog.event("reign.granted", { epoch: String(reign.epoch) }, Date.now() * 1000);
-        catalog.stand({ ...reign, switchover: undefined, confirmed: confirmation(bootId, reign.epoch) });
+        catalog.stand({
+          ...reign,
+          role: "primary",
+          switchover: undefined,
+          confirmed: confirmation(bootId, reign.epoch),
+        });
       });
       return standing();
     },

@@ -64,6 +64,7 @@ export interface PromotionCase {
   readonly engine?: Engine;
   readonly accept: {
     readonly bypassedCluster?: boolean;
+    readonly fenced?: boolean;
     readonly loss: boolean;
     readonly lossFrom: string | undefined;
     readonly suspect: boolean;
@@ -77,12 +78,12 @@ export interface PromotionCase {
 /** What stands in the way of a promotion: empty when it may go on. */
 export function promotionRefusals(facts: PromotionCase): Refusal[] {
   const refusals: Refusal[] = [];
-  if (facts.role !== "replica" && facts.role !== "promoting") {
+  if (facts.role !== "replica" && facts.role !== "promoting" && facts.role !== "fenced") {
     return [
       {
         code: "NOT_A_REPLICA",
         message: `this node is ${facts.role}`,
-        hint: "Only a replica can be promoted.",
+        hint: "A replica can be promoted, or a former primary that was fenced.",
         flag: undefined,
       },
     ];
@@ -103,6 +104,13 @@ export function promotionRefusals(facts: PromotionCase): Refusal[] {
       message: `${facts.engine} decides who is primary of this group`,
       hint: "Let the cluster move it: `crm_resource --move`. By hand only where the cluster is gone: it may promote another node at any time.",
       flag: "--accept-bypassed-cluster",
+    });
+  if (facts.role === "fenced" && facts.accept.fenced !== true)
+    refusals.push({
+      code: "FENCED",
+      message: "this node was primary, and another one reigned after it: what was written there since is given up",
+      hint: "Let it rejoin where that primary still is: understudy rejoin GROUP.",
+      flag: "--accept-fenced",
     });
   if (facts.halted !== "")
     refusals.push({
@@ -169,7 +177,12 @@ export function promotionRefusals(facts: PromotionCase): Refusal[] {
       hint: "Look at the loss again.",
       flag: `--accept-loss=${cutText(facts.committed)}`,
     });
-  } else if (!facts.lossKnownEmpty && !facts.accept.loss && facts.accept.lossFrom === undefined) {
+  } else if (
+    facts.role !== "fenced" &&
+    !facts.lossKnownEmpty &&
+    !facts.accept.loss &&
+    facts.accept.lossFrom === undefined
+  ) {
     refusals.push({
       code: "LOSS",
       message: facts.lossText,

@@ -173,6 +173,36 @@ describe("who is what", function () {
       expect((await bravo.cli("is-primary", "app")).stdout).to.equal("primary epoch 2\n");
     });
 
+    it("lets a fenced primary reign again where its successor is lost, which becomes a fork when it is back", async () => {
+      await alpha.start();
+      await alpha.until(({ role }) => role === "fenced", deadlineMs);
+      await writeFile(fileOf(bravo), "bravo's alone");
+      await bravo.kill9();
+      const plain = await alpha.cli("promote", "app", "--yes");
+      expect(plain.code).to.equal(3);
+      expect(plain.stderr).to.include("--accept-fenced").and.include("--accept-unreachable-primary");
+      const done = await alpha.cli("promote", "app", "--yes", "--accept-fenced", "--accept-unreachable-primary");
+      expect(done, done.stderr).to.include({ code: 0 });
+      expect((await alpha.cli("is-primary", "app")).stdout).to.equal("primary epoch 3\n");
+      expect(await textOf(alpha)).to.equal("third");
+      await bravo.start();
+      await bravo.until(({ role }) => role === "fenced", deadlineMs);
+      const rejoined = await bravo.cli("rejoin", "app");
+      expect(rejoined, rejoined.stderr).to.include({ code: 0 });
+      await holds(bravo, "third");
+      await write(alpha, "third again", "bravo");
+      const { stdout } = await bravo.cli("forks", "list", "--json");
+      const [fork] = (JSON.parse(stdout) as { forks: { name: string }[] }).forks;
+      const to = join(cluster.directory, "fork");
+      expect(await bravo.cli("forks", "export", fork?.name ?? "", "--to", to)).to.include({ code: 0 });
+      expect(await readFile(join(to, "files", "files", "text"), "utf8")).to.equal("bravo's alone");
+      // And back to where it was.
+      await alpha.kill9();
+      await hearsNobody(bravo);
+      await promote(bravo, "app", deadlineMs);
+      await writeFile(fileOf(bravo), "third");
+    });
+
     it("takes a reinstalled node as a replica, whatever the configuration calls it", async () => {
       await rm(join(alpha.stateDirectory, "groups"), { recursive: true });
       await rm(join(alpha.dataDirectory, "files"), { recursive: true });

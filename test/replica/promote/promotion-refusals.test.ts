@@ -34,7 +34,7 @@ describe("what stands in the way of a promotion", () => {
     ["nothing, where nobody else is", { others: [] }, ""],
     ["nothing, once it is sealed", { role: "promoting" }, ""],
     ["that it is primary", { role: "primary" }, "NOT_A_REPLICA"],
-    ["that it is fenced", { role: "fenced" }, "NOT_A_REPLICA"],
+    ["that it was primary and is fenced", { role: "fenced" }, "FENCED", "--accept-fenced"],
     ["that it has no cut", { committed: { epoch: epoch(0), seq: seq(0) } }, "NO_CUT"],
     ["that it stands still", { halted: "the disk is full" }, "HALTED"],
     ["that it rejoins", { rejoining: true }, "REJOINING"],
