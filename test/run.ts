@@ -22,10 +22,10 @@ const apart = [
   ...["test/pacemaker", "test/replica/rejoin"],
 ];
 /** What computes, and what mostly waits for processes of its own: a lane begins with each. */
-const waits = ["test/deploy", "test/end-to-end", "test/hostile", "test/pacemaker", "test/shared/link"];
+const waits = ["test/deploy", "test/end-to-end", "test/hostile", "test/pacemaker", "test/random", "test/shared/link"];
 /** Begun first, so that no lane is left with one of them when the other has ended. */
 const long = [
-  "test/pacemaker/cluster.test.ts",
+  ...["test/random", "test/pacemaker/cluster.test.ts"],
   ...["test/explorer/explorer.test.ts", "test/crash/matrix.test.ts", "test/replica/rejoin/demote-crash.test.ts"],
   ...["test/crash/faults.test.ts", "test/crash/mutants.test.ts"],
   ...["test/crash/kill-rounds.test.ts", "test/end-to-end/roles.test.ts", "test/end-to-end/matrix-cases.test.ts"],

@@ -1,7 +1,9 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { GroupStatus } from "../../deploy/control/api.ts";
+import { type CutRef, cutRefText, type GroupStatus } from "../../deploy/control/api.ts";
+import type { ForkDescription } from "../../deploy/control/fork-answers.ts";
+import { explain } from "../../shared/errors.ts";
 import { seededRandom } from "../crash/seeded-random.ts";
 import { until } from "../end-to-end/harness.ts";
 import { idsIn } from "./application.ts";
@@ -64,6 +66,8 @@ class Run {
   readonly #inForks = new Set<string>();
   /** When a person has said that a primary that cannot be reached is no primary any more. Wall clock, ms. */
   readonly #permissions: Permission[] = [];
+  /** What each promotion said that it goes on from, by its epoch. */
+  readonly #stated = new Map<number, CutRef>();
   readonly #begun: Promise<unknown>[] = [];
 
   constructor(life: Life, random: () => number, totals: Histories, say: (line: string) => void) {
@@ -143,37 +147,45 @@ class Run {
       const primary = await this.#primary();
       const to = this.#pick(names);
       this.#note("switchover", `on ${primary} to ${to}`);
-      this.#begin(life.node(primary).cli("switchover", "app", "--to", to));
+      this.#begin(life.node(primary).control.switchover("app", { to, accept: [] }));
     } else if (chance < 0.78) {
       await this.#promote(node.name);
     } else if (chance < 0.93) {
       await this.#failover();
     } else {
       this.#note("rejoin", node.name);
-      this.#begin(node.cli("rejoin", "app"));
+      this.#begin(node.control.rejoin("app"));
     }
     await sleep(pauseMs);
   }
 
-  #begin(work: Promise<{ code: number; stderr: string }>): void {
+  #begin<T>(work: Promise<T>, then: (answer: T) => void = () => undefined): void {
     const line = this.story.length - 1;
+    const [action = ""] = this.story[line]!.split(" ").slice(1);
+    const noteOutcome = (outcome: string, detail: string): void => {
+      const counted = `${action} ${outcome}`;
+      this.#totals.actions.set(counted, (this.#totals.actions.get(counted) ?? 0) + 1);
+      this.story[line] += ` -> ${outcome} ${detail}`;
+    };
     this.#begun.push(
-      work.then(({ code, stderr }) => {
-        const [action = ""] = this.story[line]!.split(" ").slice(1);
-        const outcome = `${action} ${code === 0 ? "done" : "refused"}`;
-        this.#totals.actions.set(outcome, (this.#totals.actions.get(outcome) ?? 0) + 1);
-        this.story[line] += ` -> ${code} ${stderr.trim().split("\n").at(-3) ?? ""}`;
-      }),
+      work.then(
+        (answer) => {
+          noteOutcome("done", "");
+          then(answer);
+        },
+        // Whatever is refused, or is asked of nobody: that is a part of the history.
+        (error: unknown) => noteOutcome("refused", explain(error)),
+      ),
     );
   }
 
   async #promote(name: string): Promise<void> {
-    const node = this.#life.node(name);
-    const flags = ["--accept-loss", "--accept-unreachable-primary"];
     this.#note("promote", name);
-    const permission: Permission = { from: Date.now(), node: name };
-    this.#permissions.push(permission);
-    this.#begin(node.cli("promote", "app", "--yes", ...flags));
+    this.#permissions.push({ from: Date.now(), node: name });
+    const accept = ["unreachable-primary", ...(this.#random() < 0.3 ? ["live-primary"] : [])];
+    this.#begin(this.#life.node(name).control.promote("app", { acceptLoss: true, accept }), ({ epoch, cut }) =>
+      this.#stated.set(epoch, cut),
+    );
   }
 
   /** Everything runs and hears each other; ends when one is primary and in service and the others have what it has. */
@@ -229,8 +241,22 @@ class Run {
   /** What an operator would do who reads the status: a fork that waits for its rejoin. */
   async #helpAlong(name: string, group: GroupStatus | undefined): Promise<void> {
     if (group === undefined) return;
-    const waits = group.role === "fenced" || Object.values(group.peers).some((peer) => /rejoin/.test(peer.reason));
-    if (waits) await this.#life.node(name).cli("rejoin", "app");
+    const said = [...Object.values(group.peers).map(({ reason }) => reason), group.halted?.hint ?? ""];
+    const waits = group.role === "fenced" || said.some((text) => /understudy rejoin/.test(text));
+    if (waits)
+      await this.#life
+        .node(name)
+        .control.rejoin("app")
+        .catch(() => undefined);
+  }
+
+  /** What a fork begins after is what its promotion said it went on from, but for cuts that this node never had. */
+  #isAsStated({ name, common, last, promotion }: ForkDescription): void {
+    const stated = this.#stated.get(promotion.epoch);
+    if (stated === undefined || stated.epoch !== common.epoch) return;
+    const expected = Math.min(stated.seq, last.epoch === stated.epoch ? last.seq : stated.seq);
+    if (common.seq !== expected)
+      throw new Error(`fork ${name} begins after ${cutRefText(common)}, the promotion said ${cutRefText(stated)}`);
   }
 
   async #judge(): Promise<void> {
@@ -247,7 +273,8 @@ class Run {
       const final = idsIn(life.databaseOf(primary.name));
       for (const node of nodes) {
         const { ids, forks } = await forkedIds(node, scratch);
-        this.#totals.forks += forks;
+        this.#totals.forks += forks.length;
+        for (const fork of forks) this.#isAsStated(fork);
         for (const id of ids) this.#inForks.add(id);
       }
       const missing = life.written.filter(({ id }) => !final.has(id));
