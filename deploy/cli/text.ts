@@ -231,6 +231,12 @@ export function promotionText(name: string, node: string, group: GroupStatus, no
     );
   }
   for (const reason of group.promotable.why) lines.push(`In the way: ${reasonText(reason)}`);
+  // A lost primary makes no replica unfit, and so is not among those; it is refused all the same unless somebody vouches for it.
+  const silent = Object.entries(group.peers).filter(([, { state }]) => state === "connecting");
+  for (const [peer] of silent)
+    lines.push(
+      `${peer} does not answer: make sure that its service does not run, and say so by --accept-unreachable-primary.`,
+    );
   return `${lines.join("\n")}\n`;
 }
 

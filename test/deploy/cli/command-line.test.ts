@@ -362,6 +362,21 @@ describe("command line", () => {
         );
       });
 
+      it("says before it asks what is wanted where the primary does not answer", async () => {
+        const agent = new FakeAgent();
+        const peers = Object.entries(replicaGroup.peers);
+        const silent = Object.fromEntries(peers.map(([peer, at]) => [peer, { ...at, state: "connecting" as const }]));
+        agent.current = statusWith({ app: { ...replicaGroup, peers: silent } });
+        await using served = await serveFake(agent);
+        const { err } = await run(["promote", "app", "--state", served.state], { answer: "n" });
+        expect(err).to.include(
+          "alpha does not answer: make sure that its service does not run, and say so by --accept-",
+        );
+        agent.current = statusWith({ app: replicaGroup });
+        const heard = await run(["promote", "app", "--state", served.state], { answer: "n" });
+        expect(heard.err).not.to.include("does not answer");
+      });
+
       it("prints a refusal with the flag that would pass it", async () => {
         const agent = new FakeAgent();
         agent.failure = new LossRefused("1 cut would be lost");
