@@ -18,9 +18,10 @@ const takesRoom: ReadonlySet<string> = new Set<OperationKind>([
   "rename",
 ]);
 
-/** Opens a scenario with faults from its very first operation. */
+/** Opens a scenario with faults from its very first operation; of a rejoin, from where the node has parted. */
 async function open(scenario: Scenario): Promise<CrashMatrix> {
-  return await CrashMatrix.open({ ...scenario, crashFrom: 0 }, realProgram);
+  const { fork, crashFrom = 0 } = scenario;
+  return await CrashMatrix.open({ ...scenario, crashFrom: fork === undefined ? 0 : crashFrom }, realProgram);
 }
 
 function text({ step, kind, detail }: CrashPoint): string {

@@ -181,11 +181,16 @@ class Run {
 
   async #promote(name: string): Promise<void> {
     this.#note("promote", name);
-    this.#permissions.push({ from: Date.now(), node: name });
+    const permission: Permission = { from: Date.now(), node: name };
+    this.#permissions.push(permission);
     const accept = ["unreachable-primary", ...(this.#random() < 0.3 ? ["live-primary"] : [])];
-    this.#begin(this.#life.node(name).control.promote("app", { acceptLoss: true, accept }), ({ epoch, cut }) =>
-      this.#stated.set(epoch, cut),
-    );
+    const promotion = this.#life.node(name).control.promote("app", { acceptLoss: true, accept });
+    promotion.catch((error: unknown) => {
+      // What was refused permits nothing; of what was cut off nobody knows.
+      if (error instanceof Error && error.name === "PROMOTION_REFUSED")
+        this.#permissions.splice(this.#permissions.indexOf(permission), 1);
+    });
+    this.#begin(promotion, ({ epoch, cut }) => this.#stated.set(epoch, cut));
   }
 
   /** Everything runs and hears each other; ends when one is primary and in service and the others have what it has. */

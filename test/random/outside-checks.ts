@@ -50,19 +50,23 @@ export function intervalsOf(outside: string): Interval[] {
 }
 
 /**
- * Where two services ran beside each other although nobody had said, between the beginning of the older one and of the newer one, that the
- * older one's node counts no more.
+ * Where two services ran beside each other although nobody had said, at the promotion of the one whose reign is the later one, that the
+ * other's node counts no more.
  */
 export function overlaps(outside: string, permissions: readonly Permission[]): string[] {
   const intervals = intervalsOf(outside).toSorted((a, b) => a.from - b.from);
+  const permitted = (later: Interval): boolean =>
+    permissions.some(
+      ({ node, from }) =>
+        node === later.node &&
+        from <= later.from &&
+        !intervals.some((between) => between.node === node && between.from > from && between.from < later.from),
+    );
   const found: string[] = [];
   for (const [index, one] of intervals.entries()) {
     for (const other of intervals.slice(index + 1)) {
       if (other.node === one.node || other.from >= one.to) continue;
-      const permitted = permissions.some(
-        ({ node, from }) => node === other.node && from >= one.from && from <= other.from,
-      );
-      if (!permitted)
+      if (!permitted(one.epoch > other.epoch ? one : other))
         found.push(
           `${one.node} (epoch ${one.epoch}) until ${iso(one.to)}, ${other.node} (epoch ${other.epoch}) from ${iso(other.from)}`,
         );
