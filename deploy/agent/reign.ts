@@ -825,6 +825,8 @@ export class Reign {
         if (this.halted !== "" && !this.#reverted) {
           this.halted = "";
           this.#options.log.info("group.resumed", {});
+          // They have said that it stands still, and would for up to a second.
+          for (const follower of this.#followers.values()) await this.#sendSourceState(follower);
         }
       } catch (error) {
         this.#cuttingSince = undefined;
