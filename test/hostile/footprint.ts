@@ -3,10 +3,17 @@ import { lstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 
-/** Names, types, modes, owners, times, sizes and contents of everything below these directories, private files included. */
+/** What the agent tells scripts about its role is written again all the time. */
+const toldToScripts = /\/\.understudy\/[^/]+\/\.(primary|lag)(\.staged)?$/;
+
+/**
+ * Names, types, modes, owners, times, sizes and contents of everything below these directories, private files included, but
+ * for what is told to scripts.
+ */
 export function treeDigest(...roots: readonly string[]): string {
   const sum = createHash("sha256");
   const walk = (path: string): void => {
+    if (toldToScripts.test(path)) return;
     const stat = lstatSync(path, { bigint: true });
     const { mode, uid, gid, size, mtimeNs } = stat;
     // A directory's own time and size change when a file is staged beside and taken away again.
