@@ -32,6 +32,7 @@ export interface Histories {
 }
 
 const stopMsMax = 2000;
+const waitMs = 3000;
 
 const deadlineMs = 60_000;
 
@@ -97,16 +98,8 @@ class Run {
 
   /** Who says that it is, if anybody; else anyone. */
   async #primary(): Promise<string> {
-    const states = await Promise.all(
-      names.map(
-        async (name) =>
-          await this.#life
-            .node(name)
-            .group("app")
-            .catch(() => undefined),
-      ),
-    );
-    return names.find((_, index) => states[index]?.role === "primary") ?? this.#pick(names);
+    const states = await this.#states();
+    return states.find(([, group]) => group?.role === "primary")?.[0] ?? this.#pick(names);
   }
 
   /** The primary dies, or nobody hears it any more while it goes on; somebody else takes over. */
@@ -201,46 +194,42 @@ class Run {
     await Promise.all(this.#begun.splice(0));
     life.setQuiet(true);
     let seen: Record<string, string> = {};
-    let cutAt = 0;
     await until(
       async () => {
-        const states = await Promise.all(
-          names.map(
-            async (name) =>
-              [
-                name,
-                await life
-                  .node(name)
-                  .group("app")
-                  .catch(() => undefined),
-              ] as const,
-          ),
-        );
+        const states = await this.#states();
         seen = Object.fromEntries(states.map(([name, group]) => [name, describeGroup(group)]));
         for (const [name, group] of states) await this.#helpAlong(name, group);
         const primaries = states.filter(([, group]) => group?.role === "primary");
+        const replicas = states.flatMap(([name, group]) => (group?.role === "replica" ? [name] : []));
         const [primary] = primaries;
-        if (primaries.length !== 1 || primary === undefined) return false;
-        const { control } = life.node(primary[0]);
-        const inService = await control.isPrimary("app").then(
-          ({ primary: yes }) => yes,
-          () => false,
-        );
-        if (!inService || states.some(([, group]) => group?.role !== "primary" && group?.role !== "replica"))
+        if (primary === undefined || primaries.length + replicas.length < names.length || primaries.length > 1)
           return false;
-        if (Date.now() - cutAt > 500) {
-          cutAt = Date.now();
-          await control.cut("app", { accept: [] }).catch(() => undefined);
+        if (states.some(([, group]) => group?.switchover !== undefined)) return false;
+        const { control } = life.node(primary[0]);
+        try {
+          if (!(await control.isPrimary("app")).primary) return false;
+          // Everything that was written until now is on all nodes, whatever they had in common before.
+          await control.wait("app", { timeoutMs: waitMs, replicas });
+        } catch {
+          return false; // It is no primary any more, or somebody is not there yet: it is looked at again.
         }
-        const digests = new Set(
-          states.map(([, group]) => `${group?.cut?.epoch}.${group?.cut?.seq} ${group?.cut?.digest}`),
-        );
-        return digests.size === 1 && !digests.has("undefined.undefined undefined");
+        const cuts = (await this.#states()).map(([, group]) => group?.cut);
+        const digests = new Set(cuts.map((cut) => `${cut?.epoch}.${cut?.seq} ${cut?.digest}`));
+        return digests.size === 1;
       },
       deadlineMs,
       () => `healed: ${JSON.stringify(seen, undefined, 1)}`,
       50,
     );
+  }
+
+  async #states(): Promise<(readonly [string, GroupStatus | undefined])[]> {
+    const state = async (name: string): Promise<GroupStatus | undefined> =>
+      await this.#life
+        .node(name)
+        .group("app")
+        .catch(() => undefined);
+    return await Promise.all(names.map(async (name) => [name, await state(name)] as const));
   }
 
   /** What an operator would do who reads the status: a fork that waits for its rejoin. */
