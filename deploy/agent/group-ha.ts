@@ -150,13 +150,16 @@ export class GroupHa {
     const workers = this.#workers;
     await workers.exclusively(async () => {
       const { primary } = workers;
-      if (primary === undefined || !this.#inService()) return;
+      if (primary === undefined) return;
+      if (!this.#inService()) {
+        // One that was ended while it stopped the service says "not in service", and nobody knows whether that runs.
+        if (primary.reign.standing.switchover === undefined) await this.#stopService();
+        return;
+      }
       // Nobody is sent here any more from now on, whatever the hook takes.
       await primary.reign.confirm("");
-      const { stopService } = workers.config.hooks;
       try {
-        if (stopService !== undefined)
-          await runHook("stop_service", stopService, { ...workers.environment(), UNDERSTUDY_REASON: "demote" });
+        await this.#stopService();
       } catch (error) {
         await primary.reign.confirm(workers.options.bootId);
         throw error;
@@ -182,6 +185,13 @@ export class GroupHa {
         workers.log.warn("primary.unsealed", { error });
       }
     });
+  }
+
+  async #stopService(): Promise<void> {
+    const workers = this.#workers;
+    const { stopService } = workers.config.hooks;
+    if (stopService === undefined) return;
+    await runHook("stop_service", stopService, { ...workers.environment(), UNDERSTUDY_REASON: "demote" });
   }
 
   #inService(): boolean {

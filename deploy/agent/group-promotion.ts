@@ -38,6 +38,9 @@ export class GroupPromotion {
     this.#service = service;
   }
 
+  /** Set by the composition: resolves when nobody stops the service of a former primary any more. */
+  serviceQuiesced: () => Promise<void> = async () => {};
+
   /** What stands in the way of promoting this node now. `answering`: who of the others was asked just now; else all of them. */
   refusals(accept: PromoteOptions, answering?: ReadonlySet<string>): Refusal[] {
     const workers = this.#workers;
@@ -70,7 +73,8 @@ export class GroupPromotion {
       role: standing.role,
       committed: standing.committed,
       suspect: standing.suspect,
-      halted: standing.halted || workers.copyProblem,
+      // Why a former primary stood still is over with its reign.
+      halted: standing.role === "fenced" ? workers.copyProblem : standing.halted || workers.copyProblem,
       stores: (standing.record?.stores ?? []).map((store) => ({
         name: store.name,
         consistency: store.consistency,
@@ -190,7 +194,15 @@ export class GroupPromotion {
    */
   async #takeBack(): Promise<{ epoch: Epoch; cut: CutId }> {
     const workers = this.#workers;
-    await workers.becomePrimary({ ...workers.turn, heard: this.#peers.answers.highest });
+    // A service that is started while it is being stopped would not run for long.
+    await this.serviceQuiesced();
+    try {
+      await workers.becomePrimary({ ...workers.turn, heard: this.#peers.answers.highest });
+    } catch (error) {
+      await workers.closePrimary();
+      this.#peers.missingSince(await workers.openReplica());
+      throw error;
+    }
     const standing = workers.primary?.reign.standing;
     if (standing === undefined) throw new WrongRole("a promotion", workers.role);
     const { epoch, committed: cut } = standing;

@@ -90,12 +90,26 @@ export class GroupRejoin {
 
   /** This node's reign is over: its service is stopped, and again until that has succeeded. */
   fenced(by: bigint): void {
+    if (!this.#isOver(by)) return;
     this.stopService(`fenced by epoch ${by}`).catch(() => {
       // Said where it failed.
-      if (this.#workers.stopped || this.#workers.role === "replica") return;
+      if (this.#workers.stopped || !this.#isOver(by)) return;
       clearTimeout(this.#hookTimer);
       this.#hookTimer = setTimeout(() => this.fenced(by), retryMs).unref();
     });
+  }
+
+  /** It may be written down still; and it may be over that it was over, when this node rejoined or reigns again. */
+  #isOver(by: bigint): boolean {
+    const { role, standing } = this.#workers;
+    return role === "fenced" || (role === "primary" && (standing?.epoch ?? 0n) < by);
+  }
+
+  /** No service is being stopped here any more: one may be started. */
+  async quiesce(): Promise<void> {
+    clearTimeout(this.#hookTimer);
+    // Whether it could be stopped was said where it was tried.
+    await this.#stopping?.catch(() => undefined);
   }
 
   /** A session tells of a primary that goes on from less than this node has; until `parted`. */

@@ -127,7 +127,7 @@ export class GroupRoles implements RoleChanges {
     workers.log.error("primary.fenced", { peer, epoch: primary.reign.standing.epoch, by });
     const fenced = primary.reign.fence(by);
     // Its service must not run on for longer than that, whatever the worker is at.
-    await Promise.race([fenced, sleep(fenceMsMax)]);
+    await Promise.race([fenced.catch(() => undefined), sleep(fenceMsMax)]);
     this.#rejoin.fenced(by);
     await fenced;
     this.#switchover.superseded("fenced", peer);

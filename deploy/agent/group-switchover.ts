@@ -415,8 +415,9 @@ export class GroupSwitchover {
         await this.#keep(record, actions);
       } catch (error) {
         if (this.#workers.stopped) return;
-        if (before === undefined || record?.step === "handing" || actions.includes("new-epoch")) {
-          if (before === undefined) throw error;
+        // In doubt it stays, and whoever wants to give the target up hears why that could not be written.
+        if (before === undefined || actions.includes("new-epoch")) throw error;
+        if (record?.step === "handing" && before.step !== "handing") {
           await this.#advance({ kind: "failed", reason: explain(error) });
           return;
         }

@@ -40,6 +40,7 @@ export class GroupAgent {
     this.promotion = new GroupPromotion(this.workers, this.peers, this.history, this.service);
     this.switchover = new GroupSwitchover(this.workers, this.peers, this.promotion, this.service);
     this.rejoin = new GroupRejoin(this.workers, this.peers);
+    this.promotion.serviceQuiesced = async () => await this.rejoin.quiesce();
     this.roles = new GroupRoles(this.workers, this.peers, this.promotion, this.service, this.switchover, this.rejoin);
     this.ha = new GroupHa(this.workers, this.peers, this.promotion, this.roles, this.service);
   }

@@ -395,6 +395,8 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
         catalog.stand({
           ...reign,
           role: "primary",
+          // What a fenced primary stood still for is over with the reign in which it did.
+          ...(catalog.standing.role === "fenced" ? { halted: "" } : {}),
           switchover: undefined,
           confirmed: confirmation(bootId, reign.epoch),
         });

@@ -121,13 +121,16 @@ export async function makeFork(
   }
   if (changesOf(source, request.common.seq).next().done === true) return undefined;
   const last = { epoch: Number(committed.epoch), seq: Number(committed.seq) };
-  const name = forkName(request.group, last, new Date(lastTakenAtUs / 1000));
+  let at = lastTakenAtUs / 1000;
   const shelf = openShelf(disk, request.directory);
   try {
-    const there = madeBefore(disk, shelf, name);
-    if (there !== undefined) {
+    let name = forkName(request.group, last, new Date(at));
+    for (let there = madeBefore(disk, shelf, name); there !== undefined; there = madeBefore(disk, shelf, name)) {
       assert(there.digest === hex(digest), `bundle ${name} is of another state than the cut that it is named after`);
-      return there;
+      if (`${there.common.epoch}.${there.common.seq}` === cutText(request.common)) return there;
+      // It begins after another cut, towards another primary: this one has more, or less.
+      at += 1000;
+      name = forkName(request.group, last, new Date(at));
     }
     clearLeftovers(disk, shelf);
     const staged = `${stagedPrefix}${name}`;
