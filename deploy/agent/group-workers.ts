@@ -561,12 +561,15 @@ export class GroupWorkers {
   async #goBack(common: CutId, keep: KeepFork | undefined): Promise<Demotion> {
     const worker = this.#replica;
     if (worker === undefined) throw new WrongRole("a replica goes back", this.role);
+    // Nobody listens to its frames from here on: whatever becomes of this, its session begins anew.
+    this.following?.stop(new Error("this node goes back to a cut in common with another primary"));
+    this.following = undefined;
     const { committed: own } = await worker.call("settle", undefined);
     if (own.seq > common.seq && keep === undefined)
       throw new ForkNotKept(`this node has cut ${cutText(own)}, the common one is ${cutText(common)}`);
     const fork = keep === undefined ? undefined : await worker.call("keepFork", { ...keep.place, common });
     if (fork !== undefined) await keep?.kept(fork);
-    const { touched, standing } = await worker.call("goBack", { common });
+    const { touched, standing } = await worker.call("goBack", { common, own });
     this.replicaStanding = standing;
     const cut = standing.committed;
     this.log.info("replica.went_back", { own: cutText(own), cut: cutText(cut), ...touched });

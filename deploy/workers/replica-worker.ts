@@ -107,7 +107,7 @@ export type ReplicaWorkerCalls = {
   /** All that is beyond the common cut; undefined where that is nothing. After `settle`. */
   keepFork(argument: ForkRequest): Promise<ForkRecord | undefined>;
   /** It has cuts that the new primary's history has not: see replica/rejoin/demote.ts. After `settle`. */
-  goBack(argument: { common: CutId }): { readonly touched: Touched; readonly standing: ReplicaStanding };
+  goBack(argument: { common: CutId; own: CutId }): { readonly touched: Touched; readonly standing: ReplicaStanding };
   /** `acceptSuspect`: also with a copy that somebody else changed. */
   takeOver(argument: { acceptSuspect: boolean; turn: Turn }): { epoch: Epoch; cut: CutId };
   /** Takes over exactly what is handed over, or says why not. `barred`: why this node shall not; "" when it may. */
@@ -318,6 +318,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
     },
     settle() {
       endSession();
+      if (forgetting) forget();
       applyAll();
       const { applied, committed } = openCatalog().standing;
       if (applied !== committed.seq) throw new NotApplied(`cut ${cutText(committed)} is not applied`);
@@ -331,8 +332,12 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       const never = new AbortController().signal;
       return await makeFork({ catalog, manifest, disk, placements, nowUs }, { ...request, foreign }, never);
     },
-    goBack({ common }) {
+    goBack({ common, own }) {
       const of = openContext();
+      const { committed } = of.catalog.standing;
+      // Another session may have begun while the fork was kept.
+      if (!sameCut(committed, own))
+        throw new NotApplied(`cut ${cutText(committed)} came after ${cutText(own)} was kept`);
       const touched = goBack(of, common);
       aheadOf(of).clear();
       // Files whose rows are gone.

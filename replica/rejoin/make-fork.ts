@@ -342,10 +342,17 @@ class ForkWriter {
     const local = placement.shape === "tree" ? path : (inBytes(basename(placement.path)) as StorePath);
     const at = { store: placement.name as string, path: local };
     if (version === undefined) return encodeForkPath({ ...at, what, entry: undefined });
-    return encodeForkPath({ ...at, what, entry: await this.#entry(store, at, version, touched) });
+    // What has a new name only: under the one that it had, the primary may have removed it meanwhile.
+    const entry = await this.#entry(store, at, version, { touched, named: what === "created" });
+    return encodeForkPath({ ...at, what, entry });
   }
 
-  async #entry(store: number, at: Place, version: ObjectVersion, touched: boolean): Promise<ForkEntry> {
+  async #entry(
+    store: number,
+    at: Place,
+    version: ObjectVersion,
+    { touched, named }: { readonly touched: boolean; readonly named: boolean },
+  ): Promise<ForkEntry> {
     const { disk } = this.#source;
     const { type, mode, uid, gid, mtimeUs, size, target, object, blockSize } = version;
     const described = { type, mode, uid, gid, mtimeUs, size, target, object, blockSize, digest: hex(version.content) };
@@ -361,10 +368,10 @@ class ForkWriter {
       }
       case "file": {
         if (this.#request.foreign?.has(object) === true) return bare;
-        if (!touched) return { ...bare, content: "same" };
+        if (!touched && !named) return { ...bare, content: "same" };
         const before = this.#written.get(object);
         if (before === undefined) {
-          const entry = { ...described, ...(await this.#content(store, at, version)) };
+          const entry = { ...described, ...(await this.#content(store, at, version, named)) };
           this.#written.set(object, { ...at, entry });
           return entry;
         }
@@ -389,18 +396,23 @@ class ForkWriter {
     return new KeptTree(disk, tree);
   }
 
-  async #content(store: number, at: Place, version: ObjectVersion): Promise<Pick<ForkEntry, "content" | "blocks">> {
+  async #content(
+    store: number,
+    at: Place,
+    version: ObjectVersion,
+    named: boolean,
+  ): Promise<Pick<ForkEntry, "content" | "blocks">> {
     const { disk } = this.#source;
     const { object, size } = version;
     const runs = new Set(this.#touchedRuns(object));
-    if (runs.size === 0 && this.#hasRuns(object)) return { content: "same", blocks: undefined };
+    const small = size <= (this.#request.wholeBytesMax ?? wholeBytesMax);
+    if (runs.size === 0 && this.#hasRuns(object) && !(named && small)) return { content: "same", blocks: undefined };
     const file = this.#openSource(store, at.path);
     try {
       // A database's file may have room to grow behind its last page.
       if (this.#stores.get(store)?.shape === "tree" && disk.statFile(file).size !== size)
         throw new ForkMoved(`${at.store}/${readable(at.path)} has another size than in the last cut`);
       this.#counts.files++;
-      const small = size <= (this.#request.wholeBytesMax ?? wholeBytesMax);
       const whole = await this.#whole(file, at, version, small);
       if (small) {
         assert(whole, "what cannot be cloned is copied");
