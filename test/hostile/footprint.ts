@@ -3,8 +3,9 @@ import { lstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 
-/** What the agent tells scripts about its role is written again all the time. */
-const toldToScripts = /\/\.understudy\/[^/]+\/\.(primary|lag)(\.staged)?$/;
+/** What the agent tells scripts about its role is written again all the time; its first time opens the directory above. */
+const toldToScripts = /\/\.understudy\/[^/.]+$/;
+const openedForScripts = /\/\.understudy$/;
 
 /**
  * Names, types, modes, owners, times, sizes and contents of everything below these directories, private files included, but
@@ -18,7 +19,8 @@ export function treeDigest(...roots: readonly string[]): string {
     const { mode, uid, gid, size, mtimeNs } = stat;
     // A directory's own time and size change when a file is staged beside and taken away again.
     const varying = stat.isDirectory() ? "" : ` ${size} ${mtimeNs}`;
-    sum.update(`${path} ${mode} ${uid} ${gid}${varying}\n`);
+    const opened = openedForScripts.test(path) ? "" : ` ${mode}`;
+    sum.update(`${path}${opened} ${uid} ${gid}${varying}\n`);
     if (stat.isSymbolicLink()) sum.update(readlinkSync(path));
     if (stat.isFile()) sum.update(readFileSync(path));
     if (stat.isDirectory()) for (const name of readdirSync(path).sort()) walk(join(path, name));
