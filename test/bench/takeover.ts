@@ -28,7 +28,11 @@ export const takeover: Benchmark = async ({ directory, size, repeat = 30, say })
   ];
   for (const [what, store] of cases) {
     using scratch = new Scratch(directory, "takeover");
-    const pair = await preparePair(scratch.path, { data: store(scratch.path) }, "    rejoin: auto\n");
+    const pair = await preparePair(
+      scratch.path,
+      { data: store(scratch.path) },
+      '    rejoin: auto\n    hooks: { stop_service: ["true"], start_service: ["true"] }\n',
+    );
     const took = await promotions(pair, repeat, (text) => say(`${what}: ${text}`));
     findings.push(
       noted(
