@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { ForkRecord } from "../../replica/rejoin/fork-bundle.ts";
 import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 import { runHook } from "../../shared/hooks.ts";
@@ -16,6 +17,8 @@ import type { Session } from "./session.ts";
 const retryMs = 30_000;
 /** Whether what was otherwise is right by now. */
 const lookMs = 500;
+/** So long whoever asks for a rejoin waits for a session with the primary. */
+const sessionMs = 6000;
 
 /** A primary that goes on from less than this node has. */
 export interface ForkMet {
@@ -143,6 +146,7 @@ export class GroupRejoin {
 
   /** @throws what stands in the way; the node is what it was then, but for its service, which is stopped */
   async rejoin(by: string): Promise<RejoinAnswer> {
+    await this.#sessionBegins();
     return await this.#workers.exclusively(async () => {
       const met = this.#insistOnFork();
       try {
@@ -153,6 +157,14 @@ export class GroupRejoin {
         throw error;
       }
     });
+  }
+
+  /** The session in which it was fenced has ended with its reign; the next one is there soon. */
+  async #sessionBegins(): Promise<void> {
+    const end = performance.now() + sessionMs;
+    const workers = this.#workers;
+    while (workers.role === "fenced" && this.#met === undefined && !workers.stopped && performance.now() < end)
+      await sleep(lookMs / 10);
   }
 
   #insistOnFork(): ForkMet & { readonly common: CutId } {

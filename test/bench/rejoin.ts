@@ -65,7 +65,7 @@ async function command(words: readonly string[]): Promise<void> {
   if (code !== 0) throw new Error(`${words[0]} ended with ${code}: ${out}`);
 }
 
-/** At places that are spread over the whole file, others each time. */
+/** At places that are spread over the whole file, the same ones each time: what was there has to come back. */
 function changePages(path: string, size: number, count: number): void {
   const file = openSync(path, "a+");
   closeSync(file);
@@ -74,9 +74,8 @@ function changePages(path: string, size: number, count: number): void {
     ftruncateSync(open, size);
     const noise = randomNoise(count * pageBytes);
     const step = Math.floor(size / pageBytes / count);
-    const shift = Math.floor(Math.random() * step);
     for (let page = 0; page < count; page++)
-      writeSync(open, noise, page * pageBytes, pageBytes, (page * step + shift) * pageBytes);
+      writeSync(open, noise, page * pageBytes, pageBytes, page * step * pageBytes);
   } finally {
     closeSync(open);
   }
