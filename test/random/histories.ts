@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type CutRef, cutRefText, type GroupStatus } from "../../deploy/control/api.ts";
+import { type ControlHandler, type CutRef, cutRefText, type GroupStatus } from "../../deploy/control/api.ts";
 import type { ForkDescription } from "../../deploy/control/fork-answers.ts";
 import { explain } from "../../shared/errors.ts";
 import { seededRandom } from "../crash/seeded-random.ts";
@@ -40,7 +40,9 @@ export async function runHistories({ seed, histories, say }: HistoriesOptions): 
   const random = seededRandom(seed);
   const totals: Histories = { histories: 0, actions: new Map(), entries: 0, forks: 0, lost: 0, stoppedAfterMs: 0 };
   const auto = random() < 0.5;
-  await using life = await Life.begin(`    rejoin: ${auto ? "auto" : "manual"}\n    retention: { keep: { all: 1m } }`);
+  await using life = await Life.begin(
+    `    rejoin: ${auto ? "auto" : "manual"}\n    retention: { keep: { all: 1m } }\n    limits: { switchover_step: 3s }`,
+  );
   const run = new Run(life, random, totals, say);
   try {
     await run.heal();
@@ -140,7 +142,7 @@ class Run {
       const primary = await this.#primary();
       const to = this.#pick(names);
       this.#note("switchover", `on ${primary} to ${to}`);
-      this.#begin(life.node(primary).control.switchover("app", { to, accept: [] }));
+      this.#begin(switched(life.node(primary).control, to));
     } else if (chance < 0.78) {
       await this.#promote(node.name);
     } else if (chance < 0.93) {
@@ -296,6 +298,13 @@ class Run {
       `${this.#totals.histories}: ${primary.name}, ${life.written.length} entries, ${this.#inForks.size} in forks`,
     );
   }
+}
+
+/** Until it is over, or in doubt. */
+async function switched(control: ControlHandler, to: string): Promise<void> {
+  let progress = await control.switchover("app", { to, accept: [] });
+  while (progress.outcome === null) progress = await control.switchoverProgress("app", progress.next);
+  if (progress.outcome !== "done") throw new Error(`${progress.outcome}: ${progress.reason}`);
 }
 
 function describeGroup(group: GroupStatus | undefined): string {
