@@ -2,8 +2,9 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { freePorts, keyOf } from "../../deploy/demo/local-agent.ts";
+import { keyOf } from "../../deploy/demo/local-agent.ts";
 import { ClusterNode } from "../end-to-end/harness.ts";
+import { nodePorts } from "../end-to-end/node-ports.ts";
 import { Application, type Entry, openDatabase } from "./application.ts";
 import { BreakableLink } from "./breakable-link.ts";
 
@@ -30,7 +31,7 @@ export class Life implements AsyncDisposable {
   static async begin(groupKeys: string): Promise<Life> {
     const directory = await mkdtemp(join(tmpdir(), "us-random-"));
     const data = (name: string): string => join(directory, name, "data");
-    const ports = await freePorts(names.length * 2);
+    const ports = await nodePorts(names.length * 2);
     const real = new Map(names.map((name, index) => [name as string, ports[index]!]));
     const links = new Map<string, BreakableLink>();
     const through = new Map<string, number>();
