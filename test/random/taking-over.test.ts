@@ -1,8 +1,8 @@
 import { expect } from "chai";
 import { type Histories, runHistories } from "./histories.ts";
 
-/** Replay one with UNDERSTUDY_SEED=the seed that it named. */
-const lives = process.env.UNDERSTUDY_SEED === undefined ? 8 : 1;
+/** Replay one with UNDERSTUDY_SEED=the seed that it named. UNDERSTUDY_LIVES=8 runs 200 histories. */
+const lives = process.env.UNDERSTUDY_SEED === undefined ? Number(process.env.UNDERSTUDY_LIVES ?? 2) : 1;
 const historiesEach = 25;
 const lanes = 4;
 
