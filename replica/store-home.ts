@@ -2,7 +2,7 @@ import { basename, dirname } from "node:path";
 import type { Catalog } from "../shared/catalog/catalog.ts";
 import { isSystemError, UnderstudyError } from "../shared/errors.ts";
 import type { Directory, Disk } from "../shared/ports/disk.ts";
-import { privateName, trialName } from "../shared/store-path.ts";
+import { inBytes, privateName, trialName } from "../shared/store-path.ts";
 import type { GroupId, StoreKind, StoreName, StorePath } from "../shared/words.ts";
 import { SafeTree } from "./safe-tree.ts";
 
@@ -297,9 +297,4 @@ function refuseOccupied(disk: Disk, root: Directory, placement: StorePlacement):
       `${placement.path} is not empty (${names.length} entries) and was not written by this group`,
     );
   }
-}
-
-/** As StorePath: one character for each byte. */
-function inBytes(text: string): string {
-  return Buffer.from(text, "utf8").toString("latin1");
 }

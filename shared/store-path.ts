@@ -50,3 +50,8 @@ export function readablePath(path: StorePath): string | undefined {
   const text = bytes.toString("utf8");
   return Buffer.from(text, "utf8").equals(bytes) ? text : undefined;
 }
+
+/** A path or name of the configuration, which is text, as the disk takes it: one character for each byte. */
+export function inBytes(text: string): string {
+  return Buffer.from(text, "utf8").toString("latin1");
+}

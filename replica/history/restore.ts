@@ -1,11 +1,13 @@
-import { basename, dirname } from "node:path";
 import { Breath } from "../../shared/breath.ts";
 import { joinPath, type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts";
+import { fromTheSystem } from "../../shared/durable/system-error.ts";
 import { UnderstudyError } from "../../shared/errors.ts";
 import { equalBytes } from "../../shared/manifest/block-hash.ts";
 import { pathTerm, Sum256 } from "../../shared/manifest/digest.ts";
-import type { Directory, Disk } from "../../shared/ports/disk.ts";
+import type { Directory } from "../../shared/ports/disk.ts";
+import { inBytes } from "../../shared/store-path.ts";
 import type { ObjectId, Seq, StoreName, StorePath } from "../../shared/words.ts";
+import { openEmptyTarget } from "../empty-target.ts";
 import type { ReplicaContext } from "../replica-context.ts";
 import { SafeTree } from "../safe-tree.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
@@ -104,7 +106,11 @@ export async function restore(
     }
   }
   const part = only === undefined ? undefined : partNamed(context, inBytes(only), at);
-  const target = openTarget(disk, to);
+  const target = openEmptyTarget(disk, to, {
+    verb: "restore",
+    incompleteName,
+    refused: (message, options) => new RestoreRefused(message, options),
+  });
   try {
     const writer = new RestoreWriter(view, progress, new Breath(undefined, signal), part?.path ?? "");
     writing(() => disk.closeFile(disk.openFile(target, incompleteName, "create")));
@@ -295,35 +301,6 @@ function place(tree: SafeTree, path: StorePath): { directory: Directory; name: s
   return found;
 }
 
-function openTarget(disk: Disk, to: string): Directory {
-  const path = inBytes(to);
-  try {
-    const parent = disk.openRoot(dirname(path));
-    try {
-      if (disk.stat(parent, basename(path)) === undefined) disk.makeDirectory(parent, basename(path), 0o700);
-    } finally {
-      disk.closeDirectory(parent);
-    }
-    const target = disk.openRoot(path);
-    const found = disk.list(target).filter((name) => name !== "lost+found");
-    if (found.length === 0) return target;
-    disk.closeDirectory(target);
-    throw new RestoreRefused(
-      found.includes(incompleteName)
-        ? `${to} holds a restore that was not finished`
-        : `${to} is not empty (${found.length} entries)`,
-    );
-  } catch (error) {
-    if (fromTheSystem(error)) throw new RestoreRefused(`cannot restore to ${to}`, { cause: error });
-    throw error;
-  }
-}
-
-/** As StorePath: one character for each byte. */
-function inBytes(text: string): string {
-  return Buffer.from(text, "utf8").toString("latin1");
-}
-
 /** Turns a failure of the target into RestoreFailed; what reads the copy is not within. */
 function writing<T>(write: () => T): T {
   try {
@@ -332,8 +309,4 @@ function writing<T>(write: () => T): T {
     if (fromTheSystem(error)) throw new RestoreFailed("cannot write what is restored", { cause: error });
     throw error;
   }
-}
-
-function fromTheSystem(error: unknown): boolean {
-  return error instanceof Error && "syscall" in error;
 }

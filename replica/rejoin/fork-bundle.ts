@@ -1,4 +1,5 @@
 import { hash } from "node:crypto";
+import { fromTheSystem } from "../../shared/durable/system-error.ts";
 import { UnderstudyError } from "../../shared/errors.ts";
 import type { Directory, Disk, OpenFile } from "../../shared/ports/disk.ts";
 import type { ObjectType } from "../../shared/wire/messages.ts";
@@ -292,13 +293,4 @@ export function removeTree(disk: Disk, parent: Directory, name: string): void {
     disk.closeDirectory(directory);
   }
   disk.removeDirectory(parent, name);
-}
-
-export function fromTheSystem(error: unknown): error is NodeJS.ErrnoException {
-  return error instanceof Error && "syscall" in error;
-}
-
-/** Of single-file stores and all names from the configuration: one character for each byte. */
-export function inBytes(text: string): string {
-  return Buffer.from(text, "utf8").toString("latin1");
 }

@@ -1,14 +1,16 @@
 import { createHash } from "node:crypto";
-import { basename, dirname, join } from "node:path";
+import { join } from "node:path";
 import { Breath } from "../../shared/breath.ts";
 import { splitPath } from "../../shared/catalog/manifest.ts";
+import { fromTheSystem } from "../../shared/durable/system-error.ts";
 import { exitCodes, isSystemError, UnderstudyError } from "../../shared/errors.ts";
 import { blocksPerRun, trimRun } from "../../shared/manifest/block-hash.ts";
 import { blockHashes } from "../../shared/manifest/block-hashes.ts";
 import { hex, runTerm, Sum256 } from "../../shared/manifest/digest.ts";
 import type { Directory, Disk, OpenFile } from "../../shared/ports/disk.ts";
-import { checkStorePath } from "../../shared/store-path.ts";
+import { checkStorePath, inBytes } from "../../shared/store-path.ts";
 import type { StorePath } from "../../shared/words.ts";
+import { openEmptyTarget } from "../empty-target.ts";
 import { SafeTree } from "../safe-tree.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
 import { failing } from "../sync.ts";
@@ -24,9 +26,7 @@ import {
   type ForkRecord,
   filesDirectory,
   forkFile,
-  fromTheSystem,
   groupOfFork,
-  inBytes,
   openKept,
   pathsFile,
   pieces,
@@ -156,7 +156,11 @@ export async function exportFork(
   const source = openFork(disk, root, name);
   try {
     const fork = recordIn(disk, source, name);
-    const target = openTarget(disk, to);
+    const target = openEmptyTarget(disk, to, {
+      verb: "export",
+      incompleteName,
+      refused: (message, options) => new ExportRefused(message, options),
+    });
     try {
       writing(() => disk.closeFile(disk.openFile(target, incompleteName, "create")));
       const exporter = new ForkExporter(disk, source, target, new Breath(undefined, signal));
@@ -437,30 +441,6 @@ function* linesOf(disk: Disk, directory: Directory, { pathsSha256 }: ForkRecord)
       throw new ForkDamaged(`${pathsFile} is not what was kept`);
   } finally {
     if (file !== undefined) disk.closeFile(file);
-  }
-}
-
-function openTarget(disk: Disk, to: string): Directory {
-  const path = inBytes(to);
-  try {
-    const parent = disk.openRoot(dirname(path));
-    try {
-      if (disk.stat(parent, basename(path)) === undefined) disk.makeDirectory(parent, basename(path), 0o700);
-    } finally {
-      disk.closeDirectory(parent);
-    }
-    const target = disk.openRoot(path);
-    const found = disk.list(target).filter((name) => name !== "lost+found");
-    if (found.length === 0) return target;
-    disk.closeDirectory(target);
-    throw new ExportRefused(
-      found.includes(incompleteName)
-        ? `${to} holds an export that was not finished`
-        : `${to} is not empty (${found.length} entries)`,
-    );
-  } catch (error) {
-    if (fromTheSystem(error)) throw new ExportRefused(`cannot export to ${to}`, { cause: error });
-    throw error;
   }
 }
 

@@ -4,11 +4,13 @@ import { Breath } from "../../shared/breath.ts";
 import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { blockBirth } from "../../shared/catalog/content-change.ts";
 import { joinPath, type Manifest, type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts";
+import { fromTheSystem } from "../../shared/durable/system-error.ts";
 import { assert, isSystemError, UnderstudyError } from "../../shared/errors.ts";
 import { blocksPerRun, equalBytes, hashInRun } from "../../shared/manifest/block-hash.ts";
 import { blockHashes } from "../../shared/manifest/block-hashes.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import type { Directory, Disk, OpenFile } from "../../shared/ports/disk.ts";
+import { inBytes } from "../../shared/store-path.ts";
 import { sizeText } from "../../shared/units.ts";
 import { type CutId, cutText, type ObjectId, type Seq, type StorePath } from "../../shared/words.ts";
 import { SafeTree } from "../safe-tree.ts";
@@ -27,8 +29,6 @@ import {
   forkFile,
   forkName,
   forkVersion,
-  fromTheSystem,
-  inBytes,
   pathsFile,
   readWhole,
   removeTree,

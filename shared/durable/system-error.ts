@@ -15,3 +15,8 @@ export function systemError(
   error.syscall = syscall;
   return error;
 }
+
+/** Whether a call of the system has failed, whatever for. */
+export function fromTheSystem(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && "syscall" in error;
+}
