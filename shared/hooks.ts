@@ -19,7 +19,10 @@ export interface HookCommand {
 }
 
 const outputBytesMax = 16 * 1024 * 1024;
+/** So long a hook that is not wanted any more may take to end in an orderly way. */
 const killDelayMs = 2000;
+/** The same where somebody waits who ends a service. */
+export const hurriedKillDelayMs = 500;
 
 /**
  * Runs an operator's command: an argv, never a shell, in a process group of its own, so that a time-out, or the signal,
@@ -30,6 +33,7 @@ export async function runHook(
   command: HookCommand,
   environment: Record<string, string>,
   aborted?: AbortSignal,
+  endsWithinMs = killDelayMs,
 ): Promise<{ stdout: Buffer; ms: number }> {
   const begun = performance.now();
   const [file, ...args] = command.run;
@@ -65,7 +69,7 @@ export async function runHook(
       signalGroup("SIGKILL");
       // A grandchild in a group of its own may hold the pipes for ever: the hook is over all the same.
       ended.resolve(undefined);
-    }, killDelayMs);
+    }, endsWithinMs);
   };
   const timer = setTimeout(() => {
     timedOut = true;

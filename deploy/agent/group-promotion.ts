@@ -305,7 +305,7 @@ export class GroupPromotion {
     const { afterPromote } = workers.config.hooks;
     if (afterPromote !== undefined) {
       try {
-        await runHook("after_promote", afterPromote, { ...workers.environment(), UNDERSTUDY_REASON: reason });
+        await this.#service.runStart("after_promote", afterPromote, reason);
       } catch (error) {
         if (!(error instanceof HookFailed)) throw error;
         // The node is primary whatever its hooks do: said loudly, and left to the operator.

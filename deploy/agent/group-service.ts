@@ -1,6 +1,6 @@
 import { nodeNamed } from "../../shared/config/config.ts";
 import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
-import { type HookCommand, runHook } from "../../shared/hooks.ts";
+import { type HookCommand, hurriedKillDelayMs, runHook } from "../../shared/hooks.ts";
 import { type OutOfService, type ServiceState, serviceState } from "../../shared/session/in-service.ts";
 import { epoch } from "../../shared/words.ts";
 import type { GroupPeers } from "./group-peers.ts";
@@ -55,6 +55,8 @@ export class GroupService {
   #timer: NodeJS.Timeout | undefined;
   #looking = false;
   readonly #target: PrimaryTarget;
+  /** What starts the service, while that is under way. */
+  readonly #starts = new Set<AbortController>();
   lastStart: ServiceStart | undefined;
   /** The service is started, or was tried to be; within the change of role that led to it. */
   onEntered: (start: ServiceStart) => void = () => {};
@@ -113,6 +115,9 @@ export class GroupService {
     this.#say(state);
     // Also where a former run was killed before it could say so. What is under way in a change of role does not hold it up.
     if (state.kind === "out") this.#tellTarget(false).catch((error: unknown) => this.#workers.options.onFatal(error));
+    // Whoever ends the service comes after that: its turn must not wait for a start that hangs.
+    if (state.kind === "out" && state.code === "SUPERSEDED")
+      for (const start of this.#starts) start.abort(new Error(state.message));
     const due = state.kind === "confirmable" || (state.kind === "in-service") !== this.#entered;
     if (!due || this.#looking || (state.kind === "in-service" && this.#mayBeObjectedTo())) return;
     this.#looking = true;
@@ -150,7 +155,7 @@ export class GroupService {
     const at = standing?.epoch ?? epoch(0);
     log.info("service.entered", { epoch: at, reason });
     await this.#workers.event("service.entered", { epoch: at, reason });
-    await this.#tellTarget(true);
+    await this.#starting(async (unwanted) => await this.#tellTarget(true, unwanted));
     const start = await this.#start(config.hooks.startService, reason);
     this.lastStart = start;
     this.onEntered(start);
@@ -168,17 +173,37 @@ export class GroupService {
     await this.#tellTarget(false);
   }
 
-  async #tellTarget(reached: boolean): Promise<void> {
-    await this.#target.tell(reached, this.#workers.environment());
+  async #tellTarget(reached: boolean, unwanted?: AbortSignal): Promise<void> {
+    await this.#target.tell(reached, this.#workers.environment(), unwanted);
+  }
+
+  /** Until it is known that this reign is over. */
+  async #starting<T>(start: (unwanted: AbortSignal) => Promise<T>): Promise<T> {
+    const abort = new AbortController();
+    this.#starts.add(abort);
+    try {
+      return await start(abort.signal);
+    } finally {
+      this.#starts.delete(abort);
+    }
+  }
+
+  /** Runs what begins a service here; it is ended, with all that it started, when this reign is over. */
+  async runStart(name: string, hook: HookCommand, reason: string): Promise<void> {
+    const environment = { ...this.#workers.environment(), UNDERSTUDY_REASON: reason };
+    await this.#starting(async (unwanted) => await runHook(name, hook, environment, unwanted, hurriedKillDelayMs));
   }
 
   /** A node is what it is, whatever its service does: said loudly, and left to the operator. */
   async #start(hook: HookCommand | undefined, reason: string): Promise<ServiceStart> {
     if (hook === undefined) return { ms: 0, failure: "", at: performance.now() };
     const begun = performance.now();
+    const { state } = this;
+    // While somebody was told.
+    if (state.kind === "out") return { ms: 0, failure: state.message, at: begun };
     let failure = "";
     try {
-      await runHook("start_service", hook, { ...this.#workers.environment(), UNDERSTUDY_REASON: reason });
+      await this.runStart("start_service", hook, reason);
     } catch (error) {
       this.#workers.log.error("hook.failed", { hook: "start_service", error });
       failure = explain(error);

@@ -1,5 +1,5 @@
 import type { NodeConfig } from "../../shared/config/config.ts";
-import { type HookCommand, runHook } from "../../shared/hooks.ts";
+import { type HookCommand, hurriedKillDelayMs, runHook } from "../../shared/hooks.ts";
 import type { Log } from "../../shared/log.ts";
 
 const startMs = 10_000;
@@ -40,14 +40,14 @@ export class PrimaryTarget {
   }
 
   /** Resolves when it was told; what is told comes in the order of the calls. */
-  async tell(reached: boolean, environment: Record<string, string>): Promise<void> {
+  async tell(reached: boolean, environment: Record<string, string>, unwanted?: AbortSignal): Promise<void> {
     if (this.#commands === undefined || this.#reached === reached) return await this.#last;
     this.#reached = reached;
     const name = reached ? "start" : "stop";
     const command = this.#commands[name];
     this.#last = this.#last.then(async () => {
       try {
-        await runHook(`primary_target.${name}`, command, environment);
+        await runHook(`primary_target.${name}`, command, environment, unwanted, hurriedKillDelayMs);
       } catch (error) {
         this.#log.error("hook.failed", { hook: `primary_target.${name}`, error });
         // It is told again when it is asked for again.

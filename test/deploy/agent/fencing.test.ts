@@ -6,6 +6,7 @@ import { expect } from "chai";
 import type { GroupPeers } from "../../../deploy/agent/group-peers.ts";
 import { GroupRejoin } from "../../../deploy/agent/group-rejoin.ts";
 import { GroupRoles } from "../../../deploy/agent/group-roles.ts";
+import { GroupService } from "../../../deploy/agent/group-service.ts";
 import type { GroupWorkers } from "../../../deploy/agent/group-workers.ts";
 import { silentLog } from "../../../shared/log.ts";
 
@@ -100,4 +101,114 @@ describe("a primary that meets a higher epoch", () => {
     expect(failure).to.include({ code: "SERVICE_NOT_STOPPED" });
     expect(node.rejoin.waiting).to.include({ code: "SERVICE_NOT_STOPPED" }).and.property("hint").match(/stuck/);
   });
+});
+
+/** A primary whose start hook does not come back; `bravo` is whom it meets. */
+class StartingPrimary implements AsyncDisposable {
+  readonly directory: string;
+  readonly service: GroupService;
+  readonly roles: GroupRoles;
+  readonly rejoin: GroupRejoin;
+  role = "primary";
+  highest = 1n;
+
+  private constructor(directory: string, primaryTarget: string | undefined) {
+    this.directory = directory;
+    const node = this;
+    const standing = { epoch: 1n, epochSeen: 1n, confirmed: "boot 1", halted: "", switchover: undefined };
+    let changing: Promise<unknown> = Promise.resolve();
+    const hook = (what: string): object => ({ run: ["/bin/sh", join(directory, what)], timeoutMs: 600_000 });
+    const target = primaryTarget === undefined ? undefined : { start: hook(primaryTarget), stop: hook("left") };
+    const workers = {
+      get role() {
+        return node.role;
+      },
+      primary: {
+        reign: {
+          standing,
+          fence: async () => {
+            node.role = "fenced";
+          },
+        },
+      },
+      standing,
+      config: {
+        name: "app",
+        rejoin: "manual",
+        ha: { engine: "none" },
+        hooks: { startService: hook("start"), onFenced: hook("stop") },
+      },
+      options: { node: "alpha", bootId: "boot", config: { nodes: new Map([["alpha", { primaryTarget: target }]]) } },
+      log: silentLog,
+      stopped: false,
+      exclusively: async (change: () => Promise<void>) => {
+        const turn = changing.then(change);
+        changing = turn.catch(() => undefined);
+        await turn;
+      },
+      environment: () => ({}),
+      event: async () => {},
+      closePrimary: async () => {},
+      openReplica: async () => {},
+    } as unknown as GroupWorkers;
+    const peers = {
+      members: () => ["alpha", "bravo"],
+      answers: { highestEpoch: () => node.highest },
+      note: () => ({}),
+      missingSince: () => {},
+      closeSessions: () => {},
+    } as unknown as GroupPeers;
+    this.rejoin = new GroupRejoin(workers, peers);
+    this.service = new GroupService(workers, peers);
+    const [promotion, switchover] = [{}, { superseded: () => {} }] as never[];
+    this.roles = new GroupRoles(workers, peers, promotion!, this.service, switchover!, this.rejoin);
+  }
+
+  static async start(hanging: "start" | "reached"): Promise<StartingPrimary> {
+    const directory = await mkdtemp(join(tmpdir(), "us-fencing-"));
+    const node = new StartingPrimary(directory, hanging === "reached" ? "reached" : undefined);
+    const hook = async (what: string, does: string): Promise<void> =>
+      await writeFile(join(directory, what), `echo "${what} $$" >> ${join(directory, "said")}\n${does}\n`);
+    // It lets nobody end it, and neither does what it has started.
+    const hangs = "trap '' TERM\nsleep 600 &\nwait\nsleep 600";
+    for (const what of ["start", "reached"]) await hook(what, what === hanging ? hangs : "");
+    // Whoever was ended is gone by then.
+    const gone = `pid=$(sed -n 's/^${hanging} //p' ${join(directory, "said")}); kill -0 -- "-$pid" && echo "${hanging} still runs" >> ${join(directory, "said")}`;
+    await hook("stop", hanging === "start" ? gone : "");
+    await hook("left", "");
+    return node;
+  }
+
+  /** What ran, by now or as soon as `last` did. */
+  async said(last: string): Promise<string[]> {
+    for (const end = performance.now() + 60_000; performance.now() < end; await sleep(10)) {
+      const text = await readFile(join(this.directory, "said"), "utf8").catch(() => "");
+      const words = text
+        .trim()
+        .split("\n")
+        .map((line) => line.replace(/ \d+$/, ""));
+      if (words.includes(last)) return words;
+    }
+    throw new Error(`${last} did not run`);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.service.stop();
+    this.rejoin.stop();
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}
+
+describe("a primary that meets a higher epoch while its service is being started", () => {
+  for (const hanging of ["start", "reached"] as const)
+    it(`ends what hangs there (${hanging}), and stops the service`, async () => {
+      await using node = await StartingPrimary.start(hanging);
+      node.service.serve();
+      expect(await node.said(hanging)).to.deep.equal([hanging]);
+      node.highest = 2n;
+      node.roles.answered();
+      await node.roles.fence(2n, "bravo");
+      const ran = await node.said("stop");
+      expect(ran.filter((what) => what !== "left")).to.deep.equal([hanging, "stop"]);
+    });
 });
