@@ -28,7 +28,7 @@ import type {
   WaitAnswer,
   WaitOptions,
 } from "../control/api.ts";
-import { cutRef, GroupUnknown, jsonNumber } from "../control/api.ts";
+import { cutRef, GroupUnknown, jsonNumber, unknownLag } from "../control/api.ts";
 import type {
   Caller,
   ExportAnswer,
@@ -131,12 +131,16 @@ export class AgentControl implements ControlHandler {
     return {
       epoch: jsonNumber(epoch),
       cut: cutRef(cut),
-      loss: {
-        bytes: loss.bytes ?? null,
-        cuts: loss.cuts ?? null,
-        seconds: loss.seconds,
-        basis: loss.alive ? "scan" : "silence",
-      },
+      loss:
+        loss === undefined
+          ? unknownLag
+          : {
+              bytes: loss.bytes ?? null,
+              cuts: loss.cuts ?? null,
+              seconds: loss.seconds,
+              basis: loss.alive ? "scan" : "silence",
+            },
+      reinstated: loss === undefined,
       seconds,
     };
   }

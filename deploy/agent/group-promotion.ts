@@ -14,7 +14,7 @@ import { type GroupWorkers, type ReplicaWorker, WrongRole } from "./group-worker
 class PromotionAborted extends UnderstudyError {
   readonly code = "PROMOTION_ABORTED";
   readonly remedy = "stop";
-  readonly state = "This node is a replica and follows on.";
+  readonly state = "This node is what it was before.";
   readonly hint = "Promote it again when it shall be.";
   override readonly exitCode = exitCodes.refused;
   constructor() {
@@ -119,11 +119,14 @@ export class GroupPromotion {
     return this.#workers.config.require.get(store.name as never) ?? byKind;
   }
 
-  /** `granted`: the epoch that a cluster has granted; it has decided, and made sure that nobody else is primary. */
+  /**
+   * `granted`: the epoch that a cluster has granted; it has decided, and made sure that nobody else is primary. A former primary
+   * that reigns again loses nothing of what it has (`loss` is undefined): what it gives up is elsewhere.
+   */
   async promote(
     options: PromoteOptions,
     granted?: Epoch,
-  ): Promise<{ epoch: bigint; cut: CutId; seconds: number; loss: Loss }> {
+  ): Promise<{ epoch: bigint; cut: CutId; seconds: number; loss: Loss | undefined }> {
     const workers = this.#workers;
     const promoted = async (): ReturnType<GroupPromotion["promote"]> => {
       const begun = performance.now();
@@ -139,8 +142,8 @@ export class GroupPromotion {
       await this.#beforePromote(options, aborted);
       aborted.throwIfAborted();
       if (workers.role === "fenced") {
-        const { epoch, cut } = await this.#takeBack();
-        return { epoch, cut, loss, seconds: (performance.now() - begun) / 1000 };
+        const { epoch, cut } = await this.#takeBack(aborted);
+        return { epoch, cut, loss: undefined, seconds: (performance.now() - begun) / 1000 };
       }
       workers.replicaStanding = await worker.call("seal", {
         heard: granted === undefined ? this.#peers.answers.highest : 0n,
@@ -192,10 +195,11 @@ export class GroupPromotion {
    * A former primary goes on from what it has, in a reign above the one that fenced it: whoever reigned then is fenced in its turn
    * when it is met, and what it wrote becomes a fork.
    */
-  async #takeBack(): Promise<{ epoch: Epoch; cut: CutId }> {
+  async #takeBack(aborted: AbortSignal): Promise<{ epoch: Epoch; cut: CutId }> {
     const workers = this.#workers;
     // A service that is started while it is being stopped would not run for long.
     await this.serviceQuiesced();
+    aborted.throwIfAborted();
     try {
       await workers.becomePrimary({ ...workers.turn, heard: this.#peers.answers.highest });
     } catch (error) {
@@ -349,7 +353,8 @@ export class GroupPromotion {
     const underWay = this.#underWay;
     underWay?.abort(new PromotionAborted());
     await workers.exclusively(async () => {
-      if (underWay !== undefined && workers.role === "replica") return;
+      // A replica, or what it was before: a former primary.
+      if (underWay !== undefined && (workers.role === "replica" || workers.role === "fenced")) return;
       if (workers.replica === undefined || workers.role !== "promoting")
         throw new WrongRole("there is no promotion to abort", workers.role);
       await this.#unseal(workers.replica);

@@ -14,7 +14,7 @@ import type {
   StoreStatus,
   TakeoverStatus,
 } from "../control/api.ts";
-import { cutRef, jsonNumber, statusSchema } from "../control/api.ts";
+import { cutRef, jsonNumber, statusSchema, unknownLag } from "../control/api.ts";
 import type { ReplicaStanding } from "../workers/replica-worker.ts";
 import type { GroupAgent } from "./group.ts";
 import { sourceStatus } from "./source-status.ts";
@@ -226,7 +226,8 @@ function promotable(group: GroupAgent): GroupStatus["promotable"] {
   return {
     ok: why.length === 0,
     why,
-    loss: lag,
+    // A former primary has all that it wrote; what it would give up is elsewhere.
+    loss: group.role === "fenced" ? unknownLag : lag,
     rtoEstimateSeconds: rtoEstimateSeconds(unapplied),
   };
 }

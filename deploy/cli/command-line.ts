@@ -535,9 +535,10 @@ class CommandLine {
       return;
     }
     const state = groupIn(status, group);
+    const accept = acceptedIn(options, "promote");
     let { acceptLoss } = options;
     if (state.role !== "primary") {
-      this.#terminal.err.write(promotionText(group, status.node, state, new Date()));
+      this.#terminal.err.write(promotionText(group, status.node, state, accept, new Date()));
       if (!options.yes) {
         if (!this.#terminal.interactive) throw new NotConfirmed("nobody is here to confirm the promotion");
         if (!(await confirmed(this.#terminal, "Promote it?")))
@@ -546,7 +547,6 @@ class CommandLine {
         if (state.cut) acceptLoss ??= cutRefText(state.cut);
       }
     }
-    const accept = acceptedIn(options, "promote");
     const loss = acceptLoss === undefined ? {} : { acceptLoss };
     this.#answer(
       options,

@@ -222,28 +222,48 @@ function missedText({ replicas, timeoutSeconds }: DurabilityStatus): string {
 }
 
 /** What stands before the question whether to promote. */
-export function promotionText(name: string, node: string, group: GroupStatus, now: Date): string {
-  const lines = [`${node} would become primary of ${name}, ${lossText(group.promotable.loss)}.`];
+export function promotionText(
+  name: string,
+  node: string,
+  group: GroupStatus,
+  accepted: readonly string[],
+  now: Date,
+): string {
+  const isAccepted = (flag: string | null): boolean => accepted.some((acceptance) => flag === `--accept-${acceptance}`);
+  const reinstated = group.role === "fenced";
+  const lines = [
+    reinstated
+      ? `${node} would become primary of ${name} again: all that it has stays, and ${elsewhereText}.`
+      : `${node} would become primary of ${name}, ${lossText(group.promotable.loss)}.`,
+  ];
   if (group.cut) {
     const age = durationText(Math.max(0, now.getTime() - Date.parse(group.cut.takenAt)));
-    lines.push(
-      `It goes on from cut ${cutRefText(group.cut)}, its last durable one, taken ${group.cut.takenAt} (${age} ago).`,
-    );
+    const from = `cut ${cutRefText(group.cut)}, ${reinstated ? "its last one" : "its last durable one"}, taken ${group.cut.takenAt} (${age} ago)`;
+    lines.push(reinstated ? `It goes on from what lies here, since ${from}.` : `It goes on from ${from}.`);
   }
-  for (const reason of group.promotable.why) lines.push(`In the way: ${reasonText(reason)}`);
+  for (const reason of group.promotable.why)
+    lines.push(isAccepted(reason.flag) ? `Accepted: ${reason.message}.` : `In the way: ${reasonText(reason)}`);
   // A lost primary makes no replica unfit, and so is not among those; it is refused all the same unless somebody vouches for it.
   const silent = Object.entries(group.peers).filter(([, { state }]) => state === "connecting");
+  const vouched = isAccepted("--accept-unreachable-primary");
   for (const [peer] of silent)
     lines.push(
-      `${peer} does not answer: make sure that its service does not run, and say so by --accept-unreachable-primary.`,
+      vouched
+        ? `${peer} does not answer: it is accepted that its service may run until it meets the new epoch.`
+        : `${peer} does not answer: make sure that its service does not run, and say so by --accept-unreachable-primary.`,
     );
   return `${lines.join("\n")}\n`;
 }
 
+/** What a former primary gives up that goes on from what it has. */
+const elsewhereText =
+  "what was written elsewhere since it was fenced is given up (kept as a fork by whoever has it, when it is back)";
+
 export function promotedText(name: string, answer: PromoteAnswer): string {
   const time = durationText(answer.seconds * 1000);
   const from = cutRefText(answer.cut);
-  return `${name}: primary in epoch ${answer.epoch} after ${time}, from cut ${from}, ${lossText(answer.loss)}.\n`;
+  const loses = answer.reinstated ? `with all that it had; ${elsewhereText}` : lossText(answer.loss);
+  return `${name}: primary in epoch ${answer.epoch} after ${time}, from cut ${from}, ${loses}.\n`;
 }
 
 export function cutText({ cut, stores }: CutAnswer): string {

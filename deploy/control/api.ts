@@ -244,6 +244,9 @@ export interface Lag {
   readonly basis: "log" | "scan" | "silence";
 }
 
+/** Nothing is known of it. */
+export const unknownLag: Lag = { bytes: null, cuts: null, seconds: null, basis: "silence" };
+
 /** What `wait` asks for where it is not told. */
 export interface DurabilityStatus {
   readonly mode: "async" | "semi_sync";
@@ -418,6 +421,8 @@ export interface PromoteAnswer {
   /** The last cut of the former reign that is in the copy. */
   readonly cut: CutRef;
   readonly loss: Lag;
+  /** It was primary before and goes on from all that it has: what is given up is what was written elsewhere since, however much that is. */
+  readonly reinstated: boolean;
   readonly seconds: number;
 }
 

@@ -377,6 +377,38 @@ describe("command line", () => {
         expect(heard.err).not.to.include("does not answer");
       });
 
+      it("does not ask for what was given", async () => {
+        const agent = new FakeAgent();
+        const peers = Object.entries(replicaGroup.peers);
+        const silent = Object.fromEntries(peers.map(([peer, at]) => [peer, { ...at, state: "connecting" as const }]));
+        const why = [{ code: "SUSPECT", message: "the copy is suspect", hint: "", flag: "--accept-suspect" }];
+        const promotable = { ...replicaGroup.promotable, ok: false, why };
+        agent.current = statusWith({ app: { ...replicaGroup, peers: silent, promotable } });
+        await using served = await serveFake(agent);
+        const words = ["promote", "app", "--yes", "--state", served.state];
+        const plain = await run(words);
+        expect(plain.err).to.include("In the way: the copy is suspect. To go on all the same: --accept-suspect\n");
+        const { err } = await run([...words, "--accept-suspect", "--accept-unreachable-primary"]);
+        expect(err).not.to.include("--accept-").and.not.to.include("In the way");
+        expect(err).to.include("Accepted: the copy is suspect.\nalpha does not answer: it is accepted that");
+      });
+
+      it("says of a former primary that it gives up nothing that it has", async () => {
+        const agent = new FakeAgent();
+        agent.reinstated = true;
+        agent.current = statusWith({ app: { ...replicaGroup, role: "fenced" } });
+        await using served = await serveFake(agent);
+        const { err, out } = await run(["promote", "app", "--yes", "--accept-fenced", "--state", served.state]);
+        expect(err).to.match(
+          /^bravo would become primary of app again: all that it has stays, and what was written else/,
+        );
+        expect(err).to.match(/\nIt goes on from what lies here, since cut 1\.42, its last one, taken /);
+        expect(out).to.match(
+          /^app: primary in epoch 2 after 250 ms, from cut 1\.42, with all that it had; what was wr/,
+        );
+        expect(err + out).not.to.match(/losing|its last durable one/);
+      });
+
       it("prints a refusal with the flag that would pass it", async () => {
         const agent = new FakeAgent();
         agent.failure = new LossRefused("1 cut would be lost");

@@ -170,11 +170,14 @@ export class FakeAgent implements ControlHandler {
       differences: this.equal ? [] : [{ store: "up", path: "a\nb", what: "content" }],
       differencesTotal: this.equal ? 0 : 2,
     });
+  /** It was primary before. */
+  reinstated = false;
   promote: ControlHandler["promote"] = (group, options) =>
     this.#called(["promote", group, options], {
       epoch: 2,
       cut: { epoch: 1, seq: 42 },
       loss: { bytes: 0, cuts: 0, seconds: 0, basis: "log" },
+      reinstated: this.reinstated,
       seconds: 0.25,
     });
   abortPromotion: ControlHandler["abortPromotion"] = (group) =>
