@@ -3,8 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { expect } from "chai";
-import { freePorts } from "../../deploy/demo/local-agent.ts";
 import { type Cluster, type ClusterNode, promote, startCluster, until } from "./harness.ts";
+import { nodePorts } from "./node-ports.ts";
 
 const deadlineMs = 30_000;
 
@@ -42,7 +42,7 @@ describe("a service that is started where its primary is", function () {
   }
 
   before(async () => {
-    ports = await freePorts(2);
+    ports = await nodePorts(2);
     directory = await mkdtemp(join(tmpdir(), "us-service-"));
     targets = join(directory, "targets");
     cluster = await startCluster({
