@@ -1,9 +1,9 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: the texts are sources to be judged
-import { readFile } from "node:fs/promises";
+import { access, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect } from "chai";
-import { sourceFiles, violationsOf } from "./boundaries.ts";
+import { namedPlaces, sourceFiles, violationsOf } from "./boundaries.ts";
 import { scan } from "./source-scan.ts";
 
 describe("import boundaries", () => {
@@ -43,13 +43,13 @@ describe("import boundaries", () => {
       1,
       /by their port only/,
     ],
-    [
-      "apply names a recovery",
-      "replica/apply/a.ts",
-      'import { a } from "../recover/sqlite.ts";',
+    ...["scrub/a.ts", "a step to come/a.ts", "a.ts"].map((file): (typeof refused)[number] => [
+      `${file} names an adapter`,
+      `primary/${file}`,
+      `import { a } from "${file.includes("/") ? ".." : "."}/stores/sqlite/a.ts";`,
       1,
       /by their port only/,
-    ],
+    ]),
     [
       "a kind names another",
       "primary/stores/files/a.ts",
@@ -113,6 +113,11 @@ describe("import boundaries", () => {
   for (const [why, file, source] of allowed) {
     it(`hold: ${why}`, () => expect(violationsOf(file, source)).to.deep.equal([]));
   }
+});
+
+describe("the places that are watched over", () => {
+  const root = fileURLToPath(new URL("../..", import.meta.url));
+  for (const place of new Set(namedPlaces)) it(`${place} is there`, async () => await access(join(root, place)));
 });
 
 describe("blocking calls", () => {

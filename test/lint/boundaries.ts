@@ -23,12 +23,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   test: ["primary", "replica", "shared", "deploy"],
 };
 
-/** The steps of the data's way: they know store kinds by the ports in shared/ only. */
-const stages = [
-  ...["watch", "snapshot", "plan", "ship"].map((stage) => `primary/${stage}/`),
-  ...["receive", "commit", "apply", "rehearse", "promote", "history"].map((stage) => `replica/${stage}/`),
-];
-const adapters = ["primary/stores/", "replica/recover/"];
+/** Where the store kinds are, a folder each. */
+const adapters = ["primary/stores/"];
 
 /** Packages that a single place wraps, so that their traps are met once. */
 const oneModuleEach: Readonly<Record<string, string>> = {
@@ -69,6 +65,15 @@ const mayBlock = [
   // A command of its own, which ends when it has looked.
   "deploy/cli/check-clock.ts",
   "test/",
+];
+
+/** All that the tables name: what is not there any more is watched over by nobody. */
+export const namedPlaces: readonly string[] = [
+  ...Object.keys(mayImport),
+  ...adapters,
+  ...Object.values(oneModuleEach),
+  ...Object.values(developmentOnly),
+  ...mayBlock,
 ];
 
 /** @param file relative to the project, with "/" */
@@ -116,7 +121,7 @@ function importFaults(file: string, specifier: string): string[] {
   }
   const adapter = adapters.find((folder) => target.startsWith(folder));
   if (adapter) {
-    if (stages.some((stage) => file.startsWith(stage))) {
+    if (isStage(file)) {
       faults.push(`a stage imports ${adapter} ("${specifier}"): it knows store kinds by their port only`);
     }
     const [ours, theirs] = [kindFolder(file, adapter), kindFolder(target, adapter)];
@@ -140,6 +145,11 @@ function packageFaults(file: string, specifier: string): string[] {
 
 function topFolder(path: string): string {
   return path.split("/")[0]!;
+}
+
+/** The steps of the data's way, and what they share: they know store kinds by the ports in shared/ only. */
+function isStage(file: string): boolean {
+  return ["primary", "replica"].includes(topFolder(file)) && !adapters.some((folder) => file.startsWith(folder));
 }
 
 /** The folder of one store kind below `adapter`; undefined for a file that stands beside the kinds. */
