@@ -202,6 +202,8 @@ function rpo(group: GroupAgent, replica: string, seconds: number | null): PeerSt
   return { seconds: promised / 1000, broken: seconds === null || seconds > promised / 1000 };
 }
 
+const noFaultsOfTheCopy = ["bypassed-cluster", "live-primary", "unreachable-primary"] as const;
+
 function promotable(group: GroupAgent): GroupStatus["promotable"] {
   const loss = group.peers.loss();
   const lag: Lag = {
@@ -218,8 +220,8 @@ function promotable(group: GroupAgent): GroupStatus["promotable"] {
       rtoEstimateSeconds: null,
     };
   }
-  // That the primary lives, or is not heard, or that some loss is to be accepted, is no fault of the copy.
-  const refusals = group.promotion.refusals({ acceptLoss: true, accept: ["live-primary", "unreachable-primary"] });
+  // That the primary lives, or is not heard, that a cluster decides, or that some loss is to be accepted, is no fault of the copy.
+  const refusals = group.promotion.refusals({ acceptLoss: true, accept: noFaultsOfTheCopy });
   const why: Reason[] = refusals.map(({ code, message, hint, flag }) => ({ code, message, hint, flag: flag ?? null }));
   const { following, replicaStanding } = group.workers;
   const unapplied = following?.acknowledged?.unappliedBytes ?? replicaStanding?.unappliedBytes ?? 0;

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { expect } from "chai";
 import type { HaAnswer } from "../../deploy/control/ha-api.ts";
 import { type Cluster, type ClusterNode, type ClusterPaths, startCluster, until } from "./harness.ts";
+import { nodePorts } from "./node-ports.ts";
 
 const deadlineMs = 30_000;
 
@@ -38,8 +39,14 @@ describe("a group that a cluster decides about", function () {
   const service = async (): Promise<string[]> =>
     (await readFile(join(cluster.directory, "service"), "utf8").catch(() => "")).trim().split("\n");
 
+  let port: number | undefined;
+
   before(async () => {
-    cluster = await startCluster({ groupYaml });
+    [port] = await nodePorts(1);
+    cluster = await startCluster({
+      groupYaml,
+      nodeYaml: (node) => (node === "bravo" ? `role_listener: "127.0.0.1:${port}"` : ""),
+    });
     [alpha, bravo] = [cluster.node("alpha"), cluster.node("bravo")];
     await bravo.until(({ cut }) => cut !== null, deadlineMs);
   });
@@ -66,6 +73,13 @@ describe("a group that a cluster decides about", function () {
     const said = async () => (await ask(alpha, "monitor", "--epoch", "3", "--max-lag", "2s")).members[0];
     await until(async () => (await said())?.mark === "OK@3", deadlineMs, "bravo is in step");
     expect(await said()).to.deep.equal({ member: "bravo", mark: "OK@3", score: "1000" });
+    // That the cluster decides is no fault of the copy.
+    const healthy = await fetch(`http://127.0.0.1:${port}/groups/app/replica`);
+    expect(healthy.status, await healthy.text()).to.equal(200);
+    const { promotable, takeover } = (await bravo.group()) ?? {};
+    expect(promotable).to.deep.include({ ok: true, why: [] });
+    expect(takeover).to.include({ node: "bravo", ok: true });
+    expect(await bravo.control.metrics()).to.include('understudy_group_promotable{group="app"} 1');
     await bravo.stop();
     await until(async () => (await said())?.mark === "STALE@3", deadlineMs, "bravo is left behind");
     expect((await said())?.score).to.equal("none");
