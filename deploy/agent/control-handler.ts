@@ -241,9 +241,10 @@ export class AgentControl implements ControlHandler {
 
   #collect(): void {
     const status = agentStatus(this.#node, this.#software, this.#startedAt, this.#groups);
-    this.#metrics.writerWait.reset();
-    this.#metrics.durabilityDegraded.reset();
-    this.#metrics.storeCounts.reset();
+    const { lagSeconds, lagBytes, lagCuts, rpoBroken, writerWait, durabilityDegraded, storeCounts } = this.#metrics;
+    // Whom this node does not follow or lead any more is not spoken of.
+    for (const metric of [lagSeconds, lagBytes, lagCuts, rpoBroken, writerWait, durabilityDegraded, storeCounts])
+      metric.reset();
     for (const [group, { peers, promotable, durability, history, stores, forks, service, paused }] of Object.entries(
       status.groups,
     )) {

@@ -67,6 +67,7 @@ describe("a switchover under a service that writes", function () {
         return `  app:
     primary: alpha
     replicas: [bravo, charlie]
+    rpo: 1h
     stores:
       numbers: { kind: sqlite, path: ${at("alpha")}, at: { bravo: ${at("bravo")}, charlie: ${at("charlie")} } }
     hooks: { start_service: [${start}], stop_service: [${stop}] }`;
@@ -100,10 +101,15 @@ describe("a switchover under a service that writes", function () {
       expect(demoted).to.include({ touchedPaths: 0, touchedBlocks: 0 });
     }
     await alpha.until(({ peers }) => Object.values(peers).every(({ state }) => state === "streaming"), deadlineMs);
+    expect(await alpha.control.metrics()).to.include('understudy_group_rpo_broken{group="app",peer="charlie"}');
     // Still, so that all can be compared.
     const stopped = await alpha.cli("switchover", "app", "--to", "bravo");
     expect(stopped, stopped.stderr).to.include({ code: 0 });
     await endService(cluster.directory);
+    await alpha.until(({ peers }) => peers.bravo !== undefined, deadlineMs);
+    expect(await alpha.control.metrics(), "it leads charlie no more")
+      .to.include('understudy_replication_lag_seconds{group="app",peer="bravo"}')
+      .and.not.match(/understudy_(replication_lag|group_rpo)_\w+\{group="app",peer="charlie"\}/);
     await until(
       async () => {
         const groups = await Promise.all([alpha, bravo, charlie].map(async (node) => await node.group()));
