@@ -574,7 +574,6 @@ export class Reign {
   view(peer: string): FollowerView {
     const follower = this.#followers.get(peer);
     const known = this.#known.get(peer);
-    const taken = this.#standing.committed;
     if (follower === undefined) {
       const seconds = known === undefined ? undefined : this.#lagSeconds(known.durable, known.coveredAt);
       return {
@@ -584,7 +583,7 @@ export class Reign {
         durable: known?.durable,
         applied: known?.applied,
         lagSeconds: seconds,
-        lagCuts: undefined,
+        lagCuts: known === undefined ? undefined : this.#lagCuts(known.durable),
         suspect: "",
         unappliedBytes: 0,
         report: undefined,
@@ -618,11 +617,16 @@ export class Reign {
       durable: follower.durable,
       applied: follower.applied,
       lagSeconds: behind,
-      lagCuts: Number(taken.seq - follower.durable.seq) + (this.#waitingSince() === undefined ? 0 : 1),
+      lagCuts: this.#lagCuts(follower.durable),
       suspect: follower.suspect,
       unappliedBytes: follower.unappliedBytes,
       report: follower.report,
     };
+  }
+
+  /** The one that is due counts. */
+  #lagCuts(durable: CutId): number {
+    return Number(this.#standing.committed.seq - durable.seq) + (this.#waitingSince() === undefined ? 0 : 1);
   }
 
   #lagSeconds(durable: CutId, coveredAt: number): number {

@@ -137,7 +137,8 @@ function followerStatus(group: GroupAgent, peer: string): PeerStatus {
   const state: PeerState = connected ? view.state : note?.state === "refused" ? "refused" : "connecting";
   const seconds = view?.lagSeconds ?? null;
   const lag: Lag = {
-    bytes: reign?.backlogBytes ?? null,
+    // Of one that is not there they would be those since the last cut, which may be the least of what it lacks.
+    bytes: connected ? (reign?.backlogBytes ?? null) : null,
     cuts: view?.lagCuts ?? null,
     seconds,
     basis: connected ? basis(group) : "silence",

@@ -184,6 +184,10 @@ export function lossText(loss: Lag): string {
   return `losing at most what was written in the last ${lagText({ ...loss, bytes: null, cuts: null })} (known to be missing: ${known === "unknown" ? "nothing" : known})`;
 }
 
+function isKnown({ bytes, cuts, seconds }: Lag): boolean {
+  return bytes !== null || cuts !== null || seconds !== null;
+}
+
 function lagText(lag: Lag): string {
   const parts = [
     lag.cuts === null ? undefined : count(lag.cuts, "cut"),
@@ -212,7 +216,8 @@ export function brokenPromises(status: AgentStatus): string[] {
       .filter(([, { rpo }]) => rpo?.broken)
       .map(([peer, { rpo, lag }]) => {
         const promised = durationText((rpo?.seconds ?? 0) * 1000);
-        return `${group} towards ${peer}: ${promised} promised, ${lagText(lag)} behind`;
+        const behind = isKnown(lag) ? `${lagText(lag)} behind` : "and how far it is behind is not known";
+        return `${group} towards ${peer}: ${promised} promised, ${behind}`;
       }),
   ]);
 }

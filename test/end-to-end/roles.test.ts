@@ -137,6 +137,11 @@ describe("who is what", function () {
       await bravo.kill9();
       await writeFile(fileOf(alpha), "not there yet");
       await until(async () => (await alpha.cli("status")).code === 6, deadlineMs, "alpha's status ends with 6");
+      await alpha.until(({ peers }) => (peers.bravo?.lag.cuts ?? 0) > 0, deadlineMs);
+      expect((await alpha.group())?.peers.bravo?.lag, "what was not yet cut is the least of it").to.include({
+        bytes: null,
+        basis: "silence",
+      });
       await bravo.start();
       await until(async () => (await alpha.cli("status")).code === 0, deadlineMs, "it has caught up");
     });
@@ -167,6 +172,11 @@ describe("who is what", function () {
         ["UNREACHABLE_PRIMARY", unseen, callerName(process.env)],
         ["LOSS", `--accept-loss=1.${cut?.seq}`, callerName(process.env)],
       ]);
+      const lag = { bytes: null, cuts: null, seconds: null, basis: "silence" };
+      expect((await bravo.group())?.peers.alpha?.lag, "in this reign nothing was heard of it").to.deep.equal(lag);
+      const lonely = await bravo.cli("status");
+      expect(lonely.stdout).to.match(/^ +alpha +\w+ +unknown +- +- +- +2 s BROKEN$/m);
+      expect(lonely.stderr).to.include("app towards alpha: 2 s promised, and how far it is behind is not known");
       const again = await bravo.cli("promote", "app", "--yes", "--accept-loss");
       expect(again.code).to.equal(3);
       expect(again.stderr).to.match(/this node is primary/);
