@@ -4,6 +4,7 @@ import type { ForkPlace } from "../../replica/rejoin/make-fork.ts";
 import {
   type Config,
   type GroupConfig,
+  keepsHistory,
   membersOf,
   nodeNamed,
   type StoreOnNode,
@@ -243,7 +244,7 @@ export class GroupWorkers {
       catalogPath: this.catalogPath,
       placements: this.stores.map(placementOf),
       stagingBytesMax: this.config.limits.stagingBytes,
-      keepHistory: this.#keepsHistory(),
+      keepHistory: keepsHistory(this.config.retention),
       retention: this.config.retention,
       exclude: excludesOf(this.stores),
       sweepEveryMs: this.config.limits.sweepMs,
@@ -307,10 +308,6 @@ export class GroupWorkers {
       });
     else if (before !== "" && now === "") this.log.info("copy.trusted", {});
     else if (before !== now) this.log.warn("copy.suspect", { reason: now });
-  }
-
-  #keepsHistory(): boolean {
-    return Object.values(this.config.retention.keep).some((ms) => ms !== undefined && ms > 0);
   }
 
   #died(error: Error): void {
@@ -554,7 +551,7 @@ export class GroupWorkers {
     await worker.call("settle", this.#places);
     const fork = keep === undefined ? undefined : await worker.call("keepFork", { ...keep.place, common });
     if (fork !== undefined) await keep?.kept(fork);
-    const demoted = await worker.call("demote", { common, keepHistory: this.#keepsHistory() });
+    const demoted = await worker.call("demote", { common, keepHistory: keepsHistory(this.config.retention) });
     return { ...demoted, own, fork };
   }
 

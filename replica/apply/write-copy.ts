@@ -60,7 +60,6 @@ class CopyWriter {
   readonly #symlinks = new Set<number>();
   readonly #privateTouched = new Map<number, Set<PrivateDirectory>>();
   readonly #strangers: string[] = [];
-  readonly #objects: Map<ObjectId, ChangedObject>;
   #metadataPartial = 0;
   #vacated = false;
   /** A stranger's file was put aside since the last sync. */
@@ -71,7 +70,6 @@ class CopyWriter {
     this.#batch = batch;
     this.#keepHistory = keepHistory;
     this.#redo = redo;
-    this.#objects = new Map(batch.objects.map((changed) => [changed.object, changed]));
   }
 
   run(): Written {

@@ -1,5 +1,5 @@
 import type { ObjectVersion } from "../../shared/catalog/manifest.ts";
-import type { RetentionConfig } from "../../shared/config/config.ts";
+import { keepsHistory, type RetentionConfig } from "../../shared/config/config.ts";
 import { type ObjectId, type Seq, seq } from "../../shared/words.ts";
 import { imageBytesMax } from "../apply/save-images.ts";
 import { homeOf, objectFileName, type ReplicaContext } from "../replica-context.ts";
@@ -98,11 +98,6 @@ export function* thinningByRetention(
   const budget = { usedBytes, bytesMax: retention.bytesMax, bytesOf: (point: Seq) => sizes.get(point) ?? 0 };
   const dropped = pointsToDrop(points, retention.keep, context.nowUs(), budget);
   return yield* thinning(context, dropped, pinned);
-}
-
-/** Whether old images are saved at all: what `applyNext` is told. */
-export function keepsHistory({ keep }: RetentionConfig): boolean {
-  return Object.values(keep).some((ms: number | undefined) => ms !== undefined && ms > 0);
 }
 
 /** No images are saved any more, so no point is one; and of everything only what holds now is wanted. */

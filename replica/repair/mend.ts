@@ -316,12 +316,3 @@ function syncPlaces(
     if (aside.length > 0) disk.syncDirectory(home.strangers);
   });
 }
-
-/** Everything of `mend` at once. */
-export function mendNow(context: ReplicaContext, damage: Damage): Mended {
-  const steps = mend(context, damage);
-  for (;;) {
-    const step = steps.next();
-    if (step.done) return step.value;
-  }
-}

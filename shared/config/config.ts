@@ -175,7 +175,7 @@ export type StoreOnNode =
   | ({ readonly name: StoreName; readonly kind: "files"; readonly exclude: readonly string[] } & FilesStoreKeys)
   | ({ readonly name: StoreName; readonly kind: "sqlite" } & SqliteStoreKeys);
 
-/** A node, group or store that the configuration does not have was asked for. */
+/** A node or group that the configuration does not have was asked for. */
 export class NotConfigured extends UnderstudyError {
   readonly code = "NOT_CONFIGURED";
   readonly remedy = "stop";
@@ -183,10 +183,10 @@ export class NotConfigured extends UnderstudyError {
   readonly hint: string;
   override readonly exitCode = exitCodes.usage;
 
-  constructor(what: "node" | "group" | "store", name: string, where: string, known: Iterable<string>) {
+  constructor(what: "node" | "group", name: string, where: string, known: Iterable<string>) {
     const names = [...known];
     super(`${where} has no ${what} ${JSON.stringify(name)}`);
-    this.hint = `Use ${what === "store" ? "one" : `a ${what}`} of ${names.join(", ")}${didYouMean(name, names)}`;
+    this.hint = `Use a ${what} of ${names.join(", ")}${didYouMean(name, names)}`;
   }
 }
 
@@ -214,14 +214,7 @@ export function groupsOf(config: Config, node: NodeName): GroupConfig[] {
   return [...config.groups.values()].filter((group) => membersOf(group).includes(node));
 }
 
-/** One store as `node` has it, in either role. @throws {NotConfigured} */
-export function storeAt(config: Config, group: string, store: string, node: string): StoreOnNode {
-  const { stores } = groupNamed(config, group);
-  const found = stores.get(store as StoreName);
-  if (!found) throw new NotConfigured("store", store, `group ${group}`, stores.keys());
-  return storeOnNode(found, nodeNamed(config, node).name);
-}
-
+/** One store as `node` has it, in either role. */
 export function storeOnNode(store: StoreConfig, node: NodeName): StoreOnNode {
   switch (store.kind) {
     case "files":
@@ -235,6 +228,11 @@ export function storeOnNode(store: StoreConfig, node: NodeName): StoreOnNode {
     case "sqlite":
       return { name: store.name, kind: store.kind, ...store.keys, ...store.at.get(node) };
   }
+}
+
+/** Whether a replica saves old images at all. */
+export function keepsHistory({ keep }: RetentionConfig): boolean {
+  return Object.values(keep).some((ms: number | undefined) => ms !== undefined && ms > 0);
 }
 
 /** What holds towards one member while it is a replica; the candidate, once it follows, has the group's own values. */

@@ -1,4 +1,3 @@
-import { closeSync, fchmodSync, fsyncSync, openSync, renameSync, writeFileSync } from "node:fs";
 import { open, readFile, rename } from "node:fs/promises";
 import { dirname } from "node:path";
 import { isSystemError, UnderstudyError } from "../errors.ts";
@@ -20,26 +19,6 @@ export async function replaceFile(path: string, bytes: Uint8Array | string, mode
   }
   await rename(staged, path);
   await syncDirectory(dirname(path)); // The rename itself lives in the directory.
-}
-
-/** `replaceFile` for workers and child processes. */
-export function replaceFileSync(path: string, bytes: Uint8Array | string, mode = privateMode): void {
-  const staged = `${path}.staged`;
-  const file = openSync(staged, "w", mode);
-  try {
-    fchmodSync(file, mode);
-    writeFileSync(file, bytes);
-    fsyncSync(file);
-  } finally {
-    closeSync(file);
-  }
-  renameSync(staged, path);
-  const directory = openSync(dirname(path), "r");
-  try {
-    fsyncSync(directory);
-  } finally {
-    closeSync(directory);
-  }
 }
 
 /** Makes the names in a directory durable: what was created, renamed or removed there. */

@@ -7,12 +7,6 @@ export function fingerprintOf(blob: Uint8Array): string {
   return `SHA256:${createHash("sha256").update(blob).digest("base64").replace(/=+$/, "")}`;
 }
 
-/** Of a key as text (`ssh-ed25519 AAAA...`); undefined when it is none. */
-export function fingerprintOfText(publicKey: string): string | undefined {
-  const blob = blobOf(publicKey);
-  return blob === undefined ? undefined : fingerprintOf(blob);
-}
-
 /** The blob of a public key of any type that SSH knows: an OpenSSH server's host key need not be ed25519. */
 export function blobOf(publicKey: string): Buffer | undefined {
   const parsed = ssh2.utils.parseKey(publicKey);

@@ -17,8 +17,6 @@ export const frameVersion = 1;
 export const prefixBytes = 12;
 export const headerBytesMax = 1024 * 1024;
 export const payloadBytesMax = 4 * 1024 * 1024;
-/** A channel carries no frame larger than this, so this is also the most that a decoder holds back. */
-export const frameBytesMax = prefixBytes + headerBytesMax + payloadBytesMax;
 
 const kindNumbers: Readonly<Record<FrameKind, number>> = { control: 1, bulk: 2 };
 /** Payloads of a large file are all of this length, and their memory goes round; others are left to the collector. */

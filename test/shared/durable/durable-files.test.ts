@@ -5,13 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import { lockDirectory, StateDirectoryInUse } from "../../../shared/durable/directory-lock.ts";
-import {
-  readJsonFile,
-  replaceFile,
-  replaceFileSync,
-  replaceJsonFile,
-  StateFileDamaged,
-} from "../../../shared/durable/durable-files.ts";
+import { readJsonFile, replaceFile, replaceJsonFile, StateFileDamaged } from "../../../shared/durable/durable-files.ts";
 
 describe("durable files", () => {
   let directory: string;
@@ -20,25 +14,20 @@ describe("durable files", () => {
   });
   afterEach(() => rm(directory, { recursive: true }));
 
-  for (const [name, replace] of [
-    ["replaceFile", replaceFile],
-    ["replaceFileSync", async (...args: Parameters<typeof replaceFileSync>) => replaceFileSync(...args)],
-  ] as const) {
-    it(`${name} leaves the new bytes, the mode asked for and nothing beside, also over what a crash left`, async () => {
-      const path = join(directory, "state");
-      await writeFile(path, "old and longer", { mode: 0o644 });
-      await writeFile(`${path}.staged`, "left by a crash, longer than both others", { mode: 0o666 });
-      await replace(path, "new");
-      expect(await readFile(path, "utf8")).to.equal("new");
-      expect((await stat(path)).mode & 0o777).to.equal(0o600);
-      await replace(path, new Uint8Array([1, 2]), 0o644);
-      expect([...(await readFile(path))]).to.deep.equal([1, 2]);
-      expect((await stat(path)).mode & 0o777).to.equal(0o644);
-      expect(await readdir(directory)).to.deep.equal(["state"]);
-    });
-  }
+  it("leave the new bytes, the mode asked for and nothing beside, also over what a crash left", async () => {
+    const path = join(directory, "state");
+    await writeFile(path, "old and longer", { mode: 0o644 });
+    await writeFile(`${path}.staged`, "left by a crash, longer than both others", { mode: 0o666 });
+    await replaceFile(path, "new");
+    expect(await readFile(path, "utf8")).to.equal("new");
+    expect((await stat(path)).mode & 0o777).to.equal(0o600);
+    await replaceFile(path, new Uint8Array([1, 2]), 0o644);
+    expect([...(await readFile(path))]).to.deep.equal([1, 2]);
+    expect((await stat(path)).mode & 0o777).to.equal(0o644);
+    expect(await readdir(directory)).to.deep.equal(["state"]);
+  });
 
-  it("reads as JSON what it wrote, undefined where there is no file, and refuses what is damaged", async () => {
+  it("read as JSON what was written, undefined where there is no file, and refuse what is damaged", async () => {
     const path = join(directory, "state.json");
     const decode = (value: unknown) => {
       if (typeof value !== "object" || value === null || !("epoch" in value)) throw new Error("no epoch");
