@@ -15,7 +15,7 @@ export class CopyNotThere extends UnderstudyError {
 }
 
 /** Something is already where the copy should go. */
-export class CopyOccupied extends UnderstudyError {
+class CopyOccupied extends UnderstudyError {
   readonly code = "COPY_OCCUPIED";
   readonly remedy = "stop";
   readonly state = "Nothing was changed.";

@@ -2,7 +2,7 @@ import { pino } from "pino";
 import { exitCodes, explain, UnderstudyError } from "./errors.ts";
 import type { Epoch, GroupName, NodeName, Seq } from "./words.ts";
 
-export const logLevels = ["debug", "info", "warn", "error"] as const;
+const logLevels = ["debug", "info", "warn", "error"] as const;
 export type LogLevel = (typeof logLevels)[number];
 
 /** `noun.verb` in the past tense: `cut.committed`, `replica.promoted`. */

@@ -13,7 +13,7 @@ export interface FreezingOptions {
 }
 
 /** The application was thawed before the cut was read: what was read is not one instant. */
-export class FreezeExceeded extends UnderstudyError {
+class FreezeExceeded extends UnderstudyError {
   readonly code = "FREEZE_EXCEEDED";
   readonly remedy = "retry";
   readonly state = "The application runs again; the cut was dropped, the replicas keep the one before.";

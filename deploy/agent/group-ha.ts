@@ -23,7 +23,7 @@ import type { GroupService } from "./group-service.ts";
 import { type GroupWorkers, WrongRole } from "./group-workers.ts";
 
 /** A cluster manager asks for a group that the configuration gives to nobody but a person. */
-export class NoEngine extends UnderstudyError {
+class NoEngine extends UnderstudyError {
   readonly code = "NO_ENGINE";
   readonly remedy = "stop";
   readonly state = "Nothing was done.";
@@ -36,7 +36,7 @@ export class NoEngine extends UnderstudyError {
 }
 
 /** The node is primary, and its service does not run: the cluster has to know. */
-export class ServiceNotStarted extends UnderstudyError {
+class ServiceNotStarted extends UnderstudyError {
   readonly code = "SERVICE_NOT_STARTED";
   readonly remedy = "stop";
   readonly state = "This node is primary; its service does not run, or nobody knows.";

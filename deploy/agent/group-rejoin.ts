@@ -28,7 +28,7 @@ export interface ForkMet {
 }
 
 /** What stands in the way of a rejoin. */
-export class RejoinRefused extends UnderstudyError {
+class RejoinRefused extends UnderstudyError {
   readonly code: string;
   readonly remedy = "stop";
   readonly state = "Nothing was changed.";

@@ -17,7 +17,7 @@ import type { Session } from "./session.ts";
 const fenceMsMax = 1000;
 
 /** A group is not formed while a replica might have it already. */
-export class NotAnswered extends UnderstudyError {
+class NotAnswered extends UnderstudyError {
   readonly code = "NOT_ANSWERED";
   readonly remedy = "stop";
   readonly state = "The group is still unformed.";

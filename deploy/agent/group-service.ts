@@ -27,7 +27,7 @@ export interface ServiceStart {
 }
 
 /** That this node is the only primary is not known, and was not accepted. */
-export class NotConfirmed extends UnderstudyError {
+class NotConfirmed extends UnderstudyError {
   readonly code = "NOT_CONFIRMED";
   readonly remedy = "stop";
   readonly state = "Nothing was done: the service is not started here.";

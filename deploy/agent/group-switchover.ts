@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
-import { type HookCommand, runHook } from "../../shared/hooks.ts";
+import { runHook } from "../../shared/hooks.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import {
   type SourceAction,
@@ -52,7 +52,7 @@ const lastingObstacles: ReadonlySet<string> = new Set([
 ]);
 
 /** Something stands in the way of the switchover. */
-export class SwitchoverRefused extends UnderstudyError {
+class SwitchoverRefused extends UnderstudyError {
   readonly code = "SWITCHOVER_REFUSED";
   readonly remedy = "stop";
   readonly state = "Nothing was changed: the service runs on.";
@@ -503,9 +503,12 @@ export class GroupSwitchover {
       case "stop-service":
         this.#act(async (signal) => {
           const { stopService } = this.#workers.config.hooks;
-          const ms = await this.#hook("stop_service", stopService, "switchover", signal);
-          // Nobody is served, and nobody waits for that.
-          if (ms !== undefined) this.times.note({ stopMs: Math.round(ms) }).catch(this.#workers.options.onFatal);
+          if (stopService !== undefined) {
+            const environment = { ...this.#workers.environment(), UNDERSTUDY_REASON: "switchover" };
+            const { ms } = await runHook("stop_service", stopService, environment, signal);
+            // Nobody is served, and nobody waits for that.
+            this.times.note({ stopMs: Math.round(ms) }).catch(this.#workers.options.onFatal);
+          }
           this.#note("stopped", stopService === undefined ? "no stop_service is configured" : "the service is stopped");
           await this.#on({ kind: "stopped" });
         });
@@ -764,17 +767,6 @@ export class GroupSwitchover {
       },
       (error: unknown) => this.#workers.options.onFatal(error),
     );
-  }
-
-  async #hook(
-    name: string,
-    hook: HookCommand | undefined,
-    reason: string,
-    signal?: AbortSignal,
-  ): Promise<number | undefined> {
-    if (hook === undefined) return undefined;
-    const { ms } = await runHook(name, hook, { ...this.#workers.environment(), UNDERSTUDY_REASON: reason }, signal);
-    return ms;
   }
 
   /** For whoever follows it, the log and the record of events. */

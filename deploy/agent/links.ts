@@ -31,7 +31,7 @@ export interface LinksOptions {
  * Who dials: a node without an address dials everybody; of two with addresses, the one that the configuration names
  * first. One connection for each pair of nodes, one channel in it for each group.
  */
-export function dials(config: Config, us: NodeConfig, peer: NodeConfig): boolean {
+function dials(config: Config, us: NodeConfig, peer: NodeConfig): boolean {
   if (peer.address === undefined) return false;
   if (us.address === undefined) return true;
   const names = [...config.nodes.keys()];
@@ -83,7 +83,7 @@ export async function runLinks(options: LinksOptions, signal: AbortSignal): Prom
   await Promise.all([...loops, stopped]);
 }
 
-export function peersOf(config: Config, node: NodeName): NodeName[] {
+function peersOf(config: Config, node: NodeName): NodeName[] {
   const peers = new Set(groupsOf(config, node).flatMap(membersOf));
   peers.delete(node);
   return [...peers];

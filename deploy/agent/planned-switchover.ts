@@ -14,7 +14,7 @@ const planned = z.object({
 export type PlannedSwitchover = Readonly<z.output<typeof planned>>;
 
 /** An agent that was away at the time begins nothing this much later: whoever chose it chose a quiet hour. */
-export const lateMsMax = 60_000;
+const lateMsMax = 60_000;
 /** Looked at anew after so long: the clock may have been set. */
 const lookMsMax = 30_000;
 

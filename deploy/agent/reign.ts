@@ -1123,7 +1123,7 @@ class ReplicaLeft extends UnderstudyError {
 }
 
 /** What this node had is handed over, and may be somebody else's by now. */
-export class HandedOver extends UnderstudyError {
+class HandedOver extends UnderstudyError {
   readonly code = "HANDED_OVER";
   readonly remedy = "retry";
   readonly state = "No cut is taken and no service runs here until the target has answered.";
@@ -1149,7 +1149,7 @@ export class ShippingPaused extends UnderstudyError {
 }
 
 /** This primary is older than one of its replicas. */
-export class SourceReverted extends UnderstudyError {
+class SourceReverted extends UnderstudyError {
   readonly code = "SOURCE_REVERTED";
   readonly remedy = "stop";
   readonly state = "Nothing is cut and nothing is shipped; the replica keeps what it has and can be promoted.";

@@ -38,12 +38,13 @@ export class Session {
     return this.channel.peer;
   }
 
+  /** For those whom a session is given after its hello. @throws before that */
   get theirs(): Hello {
     if (this.#theirs === undefined) throw new Error("the hello was not exchanged yet");
     return this.#theirs;
   }
 
-  /** What it said of itself; undefined before its hello. */
+  /** For those who look at a session at any time; undefined before its hello. */
   get hello(): Hello | undefined {
     return this.#theirs;
   }

@@ -176,7 +176,7 @@ function promotableText({ promotable }: GroupStatus): string {
 }
 
 /** What a promotion now would lose. */
-export function lossText(loss: Lag): string {
+function lossText(loss: Lag): string {
   if (loss.cuts === 0 && loss.bytes === 0 && loss.basis !== "silence") return "losing nothing that is known of";
   if (loss.basis !== "silence") return `losing ${lagText(loss)}`;
   // What the primary spoke of last is the least that it has; what it did in the silence comes on top.

@@ -15,7 +15,7 @@ export class AgentNotRunning extends UnderstudyError {
   }
 }
 
-export class ControlForbidden extends UnderstudyError {
+class ControlForbidden extends UnderstudyError {
   readonly code = "CONTROL_FORBIDDEN";
   readonly remedy = "stop";
   readonly state = "Nothing was asked of the agent.";

@@ -328,7 +328,7 @@ async function body(request: IncomingMessage): Promise<unknown> {
   }
 }
 
-export function failureOf(error: unknown): ControlFailure {
+function failureOf(error: unknown): ControlFailure {
   if (error instanceof UnderstudyError) {
     return {
       code: error.code,

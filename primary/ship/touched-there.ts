@@ -13,7 +13,7 @@ const listBytesMax = 256 * 1024 * 1024;
 const pageRows = 500;
 
 /** What a replica that rejoins has otherwise cannot be learned from it. */
-export class TouchedUnknown extends UnderstudyError {
+class TouchedUnknown extends UnderstudyError {
   readonly code = "TOUCHED_UNKNOWN";
   readonly remedy = "retry";
   readonly state = "Nothing was shipped; the replica keeps what it has.";

@@ -223,7 +223,7 @@ function locateForImages(
 }
 
 /** The byte ranges below `size` that these extents and a new size destroy: ascending, not overlapping. */
-export function overwritten(
+function overwritten(
   extents: readonly { readonly offset: number; readonly length: number }[],
   size: number,
   newSize: number,

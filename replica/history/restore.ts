@@ -54,7 +54,7 @@ export class PointDamaged extends UnderstudyError {
 }
 
 /** The target stopped taking what was written, or did not make it durable. */
-export class RestoreFailed extends UnderstudyError {
+class RestoreFailed extends UnderstudyError {
   readonly code = "RESTORE_FAILED";
   readonly remedy = "stop";
   readonly state = `The copy is unchanged. The file "${incompleteName}" in the directory says that it is not whole.`;

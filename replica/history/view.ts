@@ -157,7 +157,7 @@ interface Range {
 }
 
 /** One object of a view, opened. The handle stays right wherever apply moves the file. */
-export class ViewedFile {
+class ViewedFile {
   readonly #view: CopyView;
   readonly #file: OpenFile;
   readonly #object: ObjectVersion;

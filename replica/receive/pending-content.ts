@@ -3,7 +3,7 @@ import type { Extent, ObjectRow } from "../../shared/wire/messages.ts";
 import { CutMalformed } from "./refusals.ts";
 
 /** A block travels in one frame, so none is larger than what a frame's payload may be. */
-export const blockBytesMax = 4 * 1024 * 1024;
+const blockBytesMax = 4 * 1024 * 1024;
 /** As large as a primary can ship a file, and less than every filesystem of a replica holds. */
 export const fileBytesMax = 2 ** 20 * blockBytesMax;
 /** An extent's blocks: more is a hostile frame. */

@@ -46,7 +46,7 @@ export class NoPlaceForCopy extends UnderstudyError {
 }
 
 /** What was removed here since the common cut is not known any more, so nobody can say what this node lacks. */
-export class CommonTooFarBack extends UnderstudyError {
+class CommonTooFarBack extends UnderstudyError {
   readonly code = "COMMON_TOO_FAR_BACK";
   readonly remedy = "stop";
   readonly state = "The node is what it was; nothing was given up.";

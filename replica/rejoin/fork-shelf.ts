@@ -34,7 +34,7 @@ import {
   removeTree,
 } from "./fork-bundle.ts";
 
-export class ForkUnknown extends UnderstudyError {
+class ForkUnknown extends UnderstudyError {
   readonly code = "FORK_UNKNOWN";
   readonly remedy = "stop";
   readonly state = "Nothing was done.";
@@ -50,7 +50,7 @@ export class ForkUnknown extends UnderstudyError {
 const incompleteName = "EXPORT-IS-NOT-COMPLETE";
 
 /** The target of an export is not what it should be. */
-export class ExportRefused extends UnderstudyError {
+class ExportRefused extends UnderstudyError {
   readonly code = "EXPORT_REFUSED";
   readonly remedy = "stop";
   readonly state = "Nothing was written.";
@@ -58,7 +58,7 @@ export class ExportRefused extends UnderstudyError {
   override readonly exitCode = exitCodes.refused;
 }
 
-export class ExportFailed extends UnderstudyError {
+class ExportFailed extends UnderstudyError {
   readonly code = "EXPORT_FAILED";
   readonly remedy = "stop";
   readonly state = `The bundle is unchanged. The file "${incompleteName}" in the directory says that it is not whole.`;

@@ -69,7 +69,7 @@ export interface ForkRequest extends ForkPlace {
 }
 
 /** Somebody still writes into the stores: they are not what the last cut says any more. */
-export class ForkMoved extends UnderstudyError {
+class ForkMoved extends UnderstudyError {
   readonly code = "FORK_MOVED";
   readonly remedy = "retry";
   readonly state = "No bundle was made, and nothing was changed.";
@@ -77,14 +77,14 @@ export class ForkMoved extends UnderstudyError {
 }
 
 /** What was removed after the common cut is not known any more, or other parts of the fork are not. */
-export class ForkUntold extends UnderstudyError {
+class ForkUntold extends UnderstudyError {
   readonly code = "FORK_UNTOLD";
   readonly remedy = "stop";
   readonly state = "No bundle was made, and nothing was changed.";
   readonly hint = "`understudy adopt GROUP` compares everything, and keeps aside what the primary does not have.";
 }
 
-export class ForkNoRoom extends UnderstudyError {
+class ForkNoRoom extends UnderstudyError {
   readonly code = "FORK_NO_ROOM";
   readonly remedy = "stop";
   readonly state = "No bundle was made, and nothing was changed.";
@@ -92,7 +92,7 @@ export class ForkNoRoom extends UnderstudyError {
 }
 
 /** What is to be kept cannot be read, or what was kept could not be made durable. */
-export class ForkFailed extends UnderstudyError {
+class ForkFailed extends UnderstudyError {
   readonly code = "FORK_FAILED";
   readonly remedy = "stop";
   readonly state = "No bundle was made, and nothing was changed.";

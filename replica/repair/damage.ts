@@ -13,7 +13,7 @@ export interface Damage {
 }
 
 /** Objects that one acknowledgement asks for, and bytes of them but for a single larger one: the rest follows after those. */
-export const askedObjectsMax = 4096;
+const askedObjectsMax = 4096;
 const askedBytesMax = 1024 * 1024 * 1024;
 
 /**

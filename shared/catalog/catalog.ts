@@ -19,7 +19,7 @@ import { catalogProblem } from "./catalog-errors.ts";
 import { catalogVersion, migrations, schema } from "./schema.ts";
 
 /** The catalog cannot be read, or is of another version. */
-export class CatalogUnusable extends UnderstudyError {
+class CatalogUnusable extends UnderstudyError {
   readonly code = "CATALOG_UNUSABLE";
   readonly remedy = "stop";
   readonly state = "Nothing was changed; the copy itself is not concerned.";

@@ -1,7 +1,7 @@
 import { normalPublicKey } from "../config/public-key.ts";
 import { UnderstudyError } from "../errors.ts";
 
-export class AuthorizedKeyRefused extends UnderstudyError {
+class AuthorizedKeyRefused extends UnderstudyError {
   readonly code = "AUTHORIZED_KEY_REFUSED";
   readonly remedy = "stop";
   readonly state = "Nothing was written.";

@@ -3,7 +3,7 @@ import type { Duplex } from "node:stream";
 import { ProtocolViolation } from "../errors.ts";
 
 /** ssh2's window of a channel. A peer may have this much in flight, and as much again in the stream's buffer. */
-export const windowBytes = 2 * 1024 * 1024;
+const windowBytes = 2 * 1024 * 1024;
 const unreadBytesMax = 4 * windowBytes;
 /** Of encrypted bytes that the kernel has not taken: all that the channels' windows allow, and answers to requests. */
 const unsentBytesPerChannelMax = 1.5 * windowBytes;

@@ -24,7 +24,7 @@ export interface Turn {
 }
 
 /** The epoch that was granted is none that this node can begin now. */
-export class GrantStale extends UnderstudyError {
+class GrantStale extends UnderstudyError {
   readonly code = "GRANT_STALE";
   readonly remedy = "retry";
   readonly state = "Nothing was changed.";

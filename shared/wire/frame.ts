@@ -13,8 +13,8 @@ export interface Frame {
 }
 export type FrameKind = "control" | "bulk";
 
-export const frameVersion = 1;
-export const prefixBytes = 12;
+const frameVersion = 1;
+const prefixBytes = 12;
 export const headerBytesMax = 1024 * 1024;
 export const payloadBytesMax = 4 * 1024 * 1024;
 

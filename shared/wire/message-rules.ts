@@ -10,9 +10,9 @@ import { wholeObject } from "./touched-list.ts";
  */
 export type Fail = (rule: string) => never;
 
-export const digestBytes = 32;
+const digestBytes = 32;
 /** Far above what a sender makes of one payload; an allocation that a peer can ask for needs a bound. */
-export const decodedBytesMax = 64 * 1024 * 1024;
+const decodedBytesMax = 64 * 1024 * 1024;
 
 /** Damaged objects that one acknowledgement asks for; a replica has a bound below it. */
 const damagedMax = 16 * 1024;

@@ -221,7 +221,7 @@ export function hashesOf(bytes: Uint8Array, size: number): Uint8Array {
   return hashes;
 }
 
-export function contentOf(bytes: Uint8Array, size: number): Uint8Array {
+function contentOf(bytes: Uint8Array, size: number): Uint8Array {
   const sum = new Sum256();
   if (size === 0) return sum.bytes();
   const hashes = hashesOf(bytes, size);

@@ -9,7 +9,7 @@ import { Application, type Entry, openDatabase } from "./application.ts";
 import { BreakableLink } from "./breakable-link.ts";
 
 export const names = ["alpha", "bravo", "charlie"] as const;
-export const serviceScript = fileURLToPath(new URL("service.sh", import.meta.url));
+const serviceScript = fileURLToPath(new URL("service.sh", import.meta.url));
 
 /** Three real agents whose links can be broken one by one, and the application of each of them. */
 export class Life implements AsyncDisposable {

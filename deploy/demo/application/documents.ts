@@ -10,7 +10,7 @@ export type Step =
   | { readonly number: number; readonly kind: "replace" | "remove"; readonly path: string }
   | { readonly number: number; readonly kind: "append"; readonly path: typeof journalPath; readonly line: number };
 
-export const journalPath = "journal.log";
+const journalPath = "journal.log";
 const documents = 24;
 
 /** Three documents are replaced by a rename, then a line is appended to the journal; now and then one is removed. */

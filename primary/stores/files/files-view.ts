@@ -25,7 +25,7 @@ import { type Opened, openFile, readFully, SteadyFile } from "./steady-file.ts";
 import { TreeProof } from "./tree-proof.ts";
 
 /** A file whose ctime is younger than this when it is read may change once more without a new one. */
-export const youngMs = 2000;
+const youngMs = 2000;
 const readTriesMax = 3;
 const wastedBytesMax = 64 * 2 ** 20;
 const hardLinksKeptMax = 100_000;

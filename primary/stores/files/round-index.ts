@@ -2,7 +2,7 @@ import type { Entry, SeenEntry, SeenIndex } from "../../../shared/ports/store-ad
 import type { StorePath } from "../../../shared/words.ts";
 import { ancestorsOf, baseName, joinPath, parentPath } from "./source-path.ts";
 
-export const entriesKeptMax = 20_000;
+const entriesKeptMax = 20_000;
 
 /**
  * What was seen as of now: the index of the last cut with what this view found laid over it, so that a later round, or

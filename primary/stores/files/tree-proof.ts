@@ -6,7 +6,7 @@ import { joinPath, rootPath } from "./source-path.ts";
 import { listSource, statSource, typeOf } from "./source-stat.ts";
 
 /** Beyond this a second look at the whole tree costs more than the word `crash` in place of `whole` is worth. */
-export const provenEntriesMax = 10_000;
+const provenEntriesMax = 10_000;
 /** What changed less than this before the first look may change again without a new time stamp. */
 const youngNs = 2_000_000_000n;
 

@@ -27,7 +27,7 @@ export class DatabaseBusy extends UnderstudyError {
 }
 
 /** SQLite's own refusal, as the holder met it. */
-export class DatabaseRefused extends UnderstudyError {
+class DatabaseRefused extends UnderstudyError {
   readonly code = "DATABASE_REFUSED";
   readonly remedy = "stop";
   readonly state = "Nothing was cut; the copies on the replicas are unchanged and still promotable.";

@@ -8,7 +8,7 @@ import { type RollbackSource, type RollbackStamp, sameStamp } from "./rollback-s
 const emptyBlockSize = 4096;
 
 /** Between the look at its header and the lock, the database was switched to WAL mode. */
-export class JournalModeChanged extends UnderstudyError {
+class JournalModeChanged extends UnderstudyError {
   readonly code = "JOURNAL_MODE_CHANGED";
   readonly remedy = "retry";
   readonly state = "Nothing was cut this time; the database is as its application left it.";

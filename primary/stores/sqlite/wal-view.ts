@@ -9,7 +9,7 @@ import type { WalSource } from "./wal-source.ts";
 const roundsMax = 8;
 
 /** The database changes faster than it is read, hold after hold. */
-export class ViewOutrun extends UnderstudyError {
+class ViewOutrun extends UnderstudyError {
   readonly code = "VIEW_OUTRUN";
   readonly remedy = "retry";
   readonly state = "Nothing of this view was cut; the copies on the replicas are unchanged and still promotable.";

@@ -246,7 +246,7 @@ export class FakeAgent implements ControlHandler {
     this.#called(["dropFork", name, caller], { fork: forkDescription, paths: [] });
 }
 
-export const haAnswer: HaAnswer = {
+const haAnswer: HaAnswer = {
   schema: 1,
   group: "app",
   node: "alpha",

@@ -69,7 +69,7 @@ export class InterleavedDisk extends UnsyncedDisk {
 export class Stopped extends Error {}
 
 /** Stops before or after the nth change of the disk, or commit of the catalog. */
-export class StoppingDisk extends UnsyncedDisk {
+class StoppingDisk extends UnsyncedDisk {
   /** Counted down; nothing happens at 0. */
   left = 0;
 

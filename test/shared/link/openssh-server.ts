@@ -6,7 +6,7 @@ import { userInfo } from "node:os";
 import { join } from "node:path";
 import { ensureIdentity, identityFileName } from "../../../shared/link/identity.ts";
 
-export const sshdPath = "/usr/sbin/sshd";
+const sshdPath = "/usr/sbin/sshd";
 
 export interface OpenSshServer {
   readonly port: number;
