@@ -32,7 +32,7 @@ export interface CutId {
 export const storeKinds = ["files", "sqlite"] as const;
 export type StoreKind = (typeof storeKinds)[number];
 
-/** What a store of a cut is worth, best first; DESIGN: "consistency, per store of a cut, always shown". */
+/** What a store of a cut is worth, best first; always shown with it. */
 export const consistencies = ["transactional", "quiesced", "crash", "whole", "fuzzy"] as const;
 export type Consistency = (typeof consistencies)[number];
 

@@ -189,9 +189,9 @@ export class Following {
       case "serviceStarted":
         await this.onSwitchover(message);
         return;
-      case "forkRequest": {
+      case "touchedRequest": {
         const { payload, last } = await this.#worker.call("touchedList", message);
-        await this.session.send({ kind: "forkHeld", last }, payload);
+        await this.session.send({ kind: "touchedHeld", last }, payload);
         return;
       }
       case "refusal":

@@ -164,11 +164,11 @@ export class GroupPeers {
       minor: wireMinor,
       features: [
         "zstd",
-        "ahead",
+        features.ahead,
         switchoverFeature,
         features.fork,
         features.role,
-        ...(replicaStanding?.adopting === true ? ["adopting"] : []),
+        ...(replicaStanding?.adopting === true ? [features.adopting] : []),
         ...(takesCuts(standing?.switchover) ? [] : [features.sealed]),
         ...(replicaStanding?.rejoining === true && replicaStanding.unproven === undefined ? [features.rejoining] : []),
       ],

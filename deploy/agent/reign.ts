@@ -1,4 +1,4 @@
-import { frameBytesMax } from "../../primary/ship/frame-memory.ts";
+import { framePayloadBytes } from "../../primary/ship/frame-memory.ts";
 import type { StagedQuestion } from "../../primary/ship/shipment.ts";
 import { replicaSettings } from "../../shared/config/config.ts";
 import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
@@ -112,7 +112,7 @@ export interface FollowerView {
 }
 
 /** What has to be known of a replica that is to take over. */
-export interface FollowerFacts {
+export interface SuccessorFacts {
   readonly state: PeerState;
   readonly features: readonly string[];
   readonly software: string;
@@ -300,7 +300,7 @@ export class Reign {
     }
   }
 
-  follower(peer: string): FollowerFacts | undefined {
+  follower(peer: string): SuccessorFacts | undefined {
     const follower = this.#followers.get(peer);
     if (follower === undefined || follower.gone) return undefined;
     return {
@@ -417,12 +417,12 @@ export class Reign {
       damaged: [],
       renewed: new Map(),
       renewAt: 0,
-      resuming: session.theirs.features.includes("adopting"),
+      resuming: session.theirs.features.includes(features.adopting),
       gone: false,
       awaitingRuns: new Map(),
       number: ++this.#sessions,
       // Who rejoins is asked what it lacks, and no cut waits for that answer.
-      takesAhead: ["ahead", features.rejoining].some((feature) => session.theirs.features.includes(feature)),
+      takesAhead: [features.ahead, features.rejoining].some((feature) => session.theirs.features.includes(feature)),
       shippingAhead: false,
       ahead: undefined,
       aheadRefusal: "",
@@ -466,7 +466,7 @@ export class Reign {
       this.#options.metrics.shippedBytes.inc({ group: this.#options.config.name, peer: argument.sink }, bytes);
       await follower.session.channel.send({ kind: "bulk", header: argument.header, payload: argument.payload });
       const { buffer } = argument.payload;
-      if (buffer instanceof ArrayBuffer && buffer.byteLength === frameBytesMax) memory = buffer;
+      if (buffer instanceof ArrayBuffer && buffer.byteLength === framePayloadBytes) memory = buffer;
     } catch {
       // The session's own reading says why it ended; the cut goes on without this replica.
       this.#worker.note("sinkGone", of);
@@ -505,7 +505,7 @@ export class Reign {
     if (follower === undefined) throw new Error(`the session with ${sink} is over`);
     const answer = Promise.withResolvers<{ payload: Uint8Array; last: boolean }>();
     follower.awaitingTouched = answer;
-    const sent = follower.session.send({ kind: "forkRequest", ...from });
+    const sent = follower.session.send({ kind: "touchedRequest", ...from });
     return (await Promise.all([answer.promise, sent]))[0];
   }
 
@@ -664,7 +664,7 @@ export class Reign {
         follower.awaitingList?.resolve({ payload, last: message.last });
         follower.awaitingList = undefined;
         return;
-      case "forkHeld":
+      case "touchedHeld":
         follower.awaitingTouched?.resolve({ payload, last: message.last });
         follower.awaitingTouched = undefined;
         return;

@@ -32,14 +32,14 @@ import {
 import { confirmed, type Terminal } from "./terminal.ts";
 import {
   brokenPromises,
-  cutText,
-  pausedText,
+  pausedSentence,
   pointsText,
   promotedText,
   promotionText,
   reasonText,
   restoredText,
   statusText,
+  takenText,
   verifiedText,
   waitText,
 } from "./text.ts";
@@ -72,8 +72,8 @@ class OtherNode extends UnderstudyError {
   }
 }
 
-class NotConfirmed extends UnderstudyError {
-  readonly code = "NOT_CONFIRMED";
+class NotAnsweredYes extends UnderstudyError {
+  readonly code = "UNANSWERED";
   readonly remedy = "stop";
   readonly state: string;
   readonly hint = "Answer y, or give --yes where nobody can be asked.";
@@ -281,7 +281,7 @@ class CommandLine {
       .action(async (name: string | undefined, options: CommonOptions & Record<string, unknown>) => {
         const { agent, group } = await this.#group(name, options);
         const cut = { accept: acceptedIn(options, "cut"), ...(options.prune === true ? { prune: true } : {}) };
-        this.#answer(options, await agent.cut(group, cut, this.#terminal.signal), cutText);
+        this.#answer(options, await agent.cut(group, cut, this.#terminal.signal), takenText);
       });
 
     verb("wait")
@@ -410,7 +410,7 @@ class CommandLine {
               failover: options.failover === true,
               by: callerName(this.#terminal.environment),
             });
-            this.#answer(options, answer, ({ paused }) => `${pausedText(asked.group, paused)}\n`);
+            this.#answer(options, answer, ({ paused }) => `${pausedSentence(asked.group, paused)}\n`);
           },
         );
 
@@ -516,9 +516,9 @@ class CommandLine {
       if (!options.yes) {
         const kept = "The fork is kept.";
         this.#terminal.err.write(forkText(await agent.showFork(name)));
-        if (!this.#terminal.interactive) throw new NotConfirmed("nobody is here to confirm that", kept);
+        if (!this.#terminal.interactive) throw new NotAnsweredYes("nobody is here to confirm that", kept);
         if (!(await confirmed(this.#terminal, "Drop it for ever?")))
-          throw new NotConfirmed("dropping the fork was not confirmed", kept);
+          throw new NotAnsweredYes("dropping the fork was not confirmed", kept);
       }
       this.#answer(options, await agent.dropFork(name, { by: callerName(this.#terminal.environment) }), droppedText);
     }
@@ -540,9 +540,9 @@ class CommandLine {
     if (state.role !== "primary") {
       this.#terminal.err.write(promotionText(group, status.node, state, accept, new Date()));
       if (!options.yes) {
-        if (!this.#terminal.interactive) throw new NotConfirmed("nobody is here to confirm the promotion");
+        if (!this.#terminal.interactive) throw new NotAnsweredYes("nobody is here to confirm the promotion");
         if (!(await confirmed(this.#terminal, "Promote it?")))
-          throw new NotConfirmed("the promotion was not confirmed");
+          throw new NotAnsweredYes("the promotion was not confirmed");
         // Who has read what is lost by going on from this cut, and says yes, has accepted just that; --yes has read nothing.
         if (state.cut) acceptLoss ??= cutRefText(state.cut);
       }

@@ -1,4 +1,4 @@
-import { pausedText as pausedParts } from "../../shared/session/paused.ts";
+import { pausedText } from "../../shared/session/paused.ts";
 import { durationText, sizeText } from "../../shared/units.ts";
 import {
   type AgentStatus,
@@ -121,7 +121,7 @@ function momentText(at: Date, now: Date): string {
 
 /** What is to be known of a group at 3 a.m., in one sentence (and a second one where something stands still). */
 export function groupSentence(name: string, group: GroupStatus): string {
-  const paused = group.paused === null ? "" : `${pausedText(name, group.paused)}.`;
+  const paused = group.paused === null ? "" : `${pausedSentence(name, group.paused)}.`;
   const { plannedSwitchover: plan } = group;
   const planned = plan === undefined ? "" : `It is moved to ${plan.to} at ${plan.at}.`;
   return [roleSentence(name, group), serviceSentence(group), planned, paused, haltSentence(group.halted)]
@@ -158,9 +158,9 @@ function serviceSentence({ role, service }: GroupStatus): string {
 }
 
 /** Loud wherever it shows: it is what is forgotten when the maintenance is over. */
-export function pausedText(name: string, paused: PausedStatus | null): string {
+export function pausedSentence(name: string, paused: PausedStatus | null): string {
   if (paused === null) return `${name}: nothing is paused`;
-  const what = pausedParts(paused).toUpperCase();
+  const what = pausedText(paused).toUpperCase();
   return `${what} PAUSED by ${paused.by} since ${paused.since}; to go on: understudy resume ${name}`;
 }
 
@@ -271,7 +271,7 @@ export function promotedText(name: string, answer: PromoteAnswer): string {
   return `${name}: primary in epoch ${answer.epoch} after ${time}, from cut ${from}, ${loses}.\n`;
 }
 
-export function cutText({ cut, stores }: CutAnswer): string {
+export function takenText({ cut, stores }: CutAnswer): string {
   const worth = Object.entries(stores).map(([store, consistency]) => `${store} ${consistency}`);
   return `cut ${cutRefText(cut)}, taken ${cut.takenAt}, ${cut.coherency}: ${worth.join(", ")}\n`;
 }

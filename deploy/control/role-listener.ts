@@ -30,7 +30,7 @@ export interface RoleSource {
   metrics(): Promise<string>;
 }
 
-export interface RoleAnswer {
+export interface HttpAnswer {
   readonly status: number;
   readonly headers: Readonly<Record<string, string>>;
   readonly body: string;
@@ -127,7 +127,7 @@ function hasBody({ headers }: IncomingMessage): boolean {
 }
 
 /** What a request is answered with; HEAD and OPTIONS as GET, without the body. */
-export async function roleAnswer(source: RoleSource, method: string, target: string): Promise<RoleAnswer> {
+export async function roleAnswer(source: RoleSource, method: string, target: string): Promise<HttpAnswer> {
   if (!methods.includes(method)) return failure(405, `${method} is not answered here`);
   const [path = "", query] = target.split("?", 2);
   if (path === "/metrics")
@@ -168,17 +168,17 @@ function replicaFault(report: RoleReport, lagMs: number | undefined): string {
   return `it is ${behind === null ? "unknown how far" : `${behind.toFixed(1)} s`} behind`;
 }
 
-function judged(report: RoleReport, why: string): RoleAnswer {
+function judged(report: RoleReport, why: string): HttpAnswer {
   const { node, group, role, epoch, cut, lagSeconds } = report;
   const body = { node, group, role, epoch, cut, lagSeconds, why: why === "" ? null : why };
   return answered(why === "" ? 200 : 503, `${JSON.stringify(body)}\n`, { "understudy-epoch": String(epoch) });
 }
 
-function failure(status: number, error: string, headers: Readonly<Record<string, string>> = {}): RoleAnswer {
+function failure(status: number, error: string, headers: Readonly<Record<string, string>> = {}): HttpAnswer {
   return answered(status, `${JSON.stringify({ error })}\n`, headers);
 }
 
-function answered(status: number, body: string, headers: Readonly<Record<string, string>>): RoleAnswer {
+function answered(status: number, body: string, headers: Readonly<Record<string, string>>): HttpAnswer {
   return {
     status,
     headers: {

@@ -4,7 +4,12 @@ import { dropTaking, forgottenUpTo } from "../../primary/plan/prune.ts";
 import { shipAhead } from "../../primary/plan/ship-ahead.ts";
 import { type TakenCut, takeCut } from "../../primary/plan/take-cut.ts";
 import type { PrimaryContext } from "../../primary/primary-context.ts";
-import { dropFrameMemory, frameBytesMax, giveFrameMemory, takeFrameMemory } from "../../primary/ship/frame-memory.ts";
+import {
+  dropFrameMemory,
+  framePayloadBytes,
+  giveFrameMemory,
+  takeFrameMemory,
+} from "../../primary/ship/frame-memory.ts";
 import type { ReplicaSink, StagedQuestion } from "../../primary/ship/shipment.ts";
 import { checkPlaces, demote, type Settled, settleFiles } from "../../replica/rejoin/demote.ts";
 import type { ForkRecord } from "../../replica/rejoin/fork-bundle.ts";
@@ -637,7 +642,7 @@ function ownMemory(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
 }
 
 function ownCopy(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
-  const whole = bytes.length === frameBytesMax;
+  const whole = bytes.length === framePayloadBytes;
   const copy = new Uint8Array((whole ? takeFrameMemory() : Buffer.allocUnsafeSlow(bytes.length)).buffer);
   copy.set(bytes);
   return copy;

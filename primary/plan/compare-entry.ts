@@ -7,7 +7,7 @@ import type { Content, Entry } from "../../shared/ports/store-adapter.ts";
 import type { ObjectRow } from "../../shared/wire/messages.ts";
 import type { ObjectId, Seq, StorePath } from "../../shared/words.ts";
 import type { PrimaryContext, PrimaryStore } from "../primary-context.ts";
-import { frameBytesMax, giveFrameMemory, takeFrameMemory } from "../ship/frame-memory.ts";
+import { framePayloadBytes, giveFrameMemory, takeFrameMemory } from "../ship/frame-memory.ts";
 import type { Shipment } from "../ship/shipment.ts";
 import type { FirstCut } from "./first-cut.ts";
 
@@ -158,7 +158,7 @@ async function compareFile(
   const { context, birth, shipment } = scope;
   const { catalog, manifest } = context;
   const ranges = rangesOf(entry, content);
-  const small = ranges.reduce((sum, range) => sum + range.length, 0) <= frameBytesMax;
+  const small = ranges.reduce((sum, range) => sum + range.length, 0) <= framePayloadBytes;
   // What fits into one buffer is read to its end before anything is written or shipped: nothing has to be taken back
   // when it moved meanwhile, and a savepoint for each of many small files would cost more than their rows.
   const pieces = small ? readPieces(context, content, ranges) : undefined;
@@ -218,7 +218,7 @@ const readBuffers = new WeakMap<PrimaryContext, Buffer>();
 export function readBuffer(context: PrimaryContext): Buffer {
   let buffer = readBuffers.get(context);
   if (buffer === undefined) {
-    buffer = Buffer.allocUnsafeSlow(frameBytesMax);
+    buffer = Buffer.allocUnsafeSlow(framePayloadBytes);
     readBuffers.set(context, buffer);
   }
   return buffer;
@@ -260,8 +260,8 @@ async function readAndShip(
   change: ContentChange,
 ): Promise<boolean> {
   const { blockSize } = content;
-  const piece = Math.max(blockSize, Math.floor(frameBytesMax / blockSize) * blockSize);
-  const wholeFrames = piece === frameBytesMax;
+  const piece = Math.max(blockSize, Math.floor(framePayloadBytes / blockSize) * blockSize);
+  const wholeFrames = piece === framePayloadBytes;
   let shipped = false;
   let memory: Buffer<ArrayBuffer> | undefined;
   reading: for (const { offset, length } of ranges) {

@@ -4,7 +4,7 @@ import { blocksPerRun, hashInRun, isZero } from "../../shared/manifest/block-has
 import { hasBlock } from "../../shared/wire/touched-list.ts";
 import type { ObjectId, Seq } from "../../shared/words.ts";
 import type { PrimaryContext } from "../primary-context.ts";
-import { frameBytesMax } from "../ship/frame-memory.ts";
+import { framePayloadBytes } from "../ship/frame-memory.ts";
 import { isHeld } from "../ship/held-blocks.ts";
 import type { ReplicaSink } from "../ship/shipment.ts";
 import type { TouchedThere } from "../ship/touched-there.ts";
@@ -54,7 +54,7 @@ export function* lackingOf(
     };
     for (let first = 0; first < count; ) {
       const what = wanted(first);
-      const most = what === "send" ? Math.max(1, Math.floor(frameBytesMax / blockSize)) : blocksPerRun;
+      const most = what === "send" ? Math.max(1, Math.floor(framePayloadBytes / blockSize)) : blocksPerRun;
       let to = first + 1;
       while (to < count && to - first < most && wanted(to) === what) to++;
       if (what !== undefined) {

@@ -5,7 +5,7 @@ import { runTerm, Sum256 } from "../../shared/manifest/digest.ts";
 import type { Content, Entry, Found } from "../../shared/ports/store-adapter.ts";
 import type { ObjectRow } from "../../shared/wire/messages.ts";
 import type { ObjectId, StorePath } from "../../shared/words.ts";
-import { frameBytesMax } from "../ship/frame-memory.ts";
+import { framePayloadBytes } from "../ship/frame-memory.ts";
 import { type CompareScope, isZeroHash, readBuffer, readFully } from "./compare-entry.ts";
 
 const noBytes = new Uint8Array(0);
@@ -14,7 +14,7 @@ const noBytes = new Uint8Array(0);
 export function isNewborn(found: Found): boolean {
   if (found.kind !== "entry" || found.anew !== true) return false;
   const { entry, content } = found;
-  return entry.type === "file" ? content?.ranges === "all" && entry.size <= frameBytesMax : content === undefined;
+  return entry.type === "file" ? content?.ranges === "all" && entry.size <= framePayloadBytes : content === undefined;
 }
 
 /**

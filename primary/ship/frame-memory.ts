@@ -1,5 +1,5 @@
-/** Payload of one frame; a read or an extent is never larger. */
-export const frameBytesMax = 1024 * 1024;
+/** Payload of a whole frame as they are made here; a read or an extent is never larger. */
+export const framePayloadBytes = 1024 * 1024;
 /** As many as are on their way at once; what comes back beyond that goes to the collector. */
 const freeMax = 10;
 
@@ -11,12 +11,13 @@ const freeMax = 10;
 const free: ArrayBuffer[] = [];
 
 export function takeFrameMemory(): Buffer<ArrayBuffer> {
-  return Buffer.from(free.pop() ?? Buffer.allocUnsafeSlow(frameBytesMax).buffer);
+  return Buffer.from(free.pop() ?? Buffer.allocUnsafeSlow(framePayloadBytes).buffer);
 }
 
 /** Memory that nobody uses any more; what is not a whole frame's is left to the collector. */
 export function giveFrameMemory(memory: ArrayBufferLike): void {
-  if (memory instanceof ArrayBuffer && memory.byteLength === frameBytesMax && free.length < freeMax) free.push(memory);
+  if (memory instanceof ArrayBuffer && memory.byteLength === framePayloadBytes && free.length < freeMax)
+    free.push(memory);
 }
 
 /** Between cuts nothing is kept. */

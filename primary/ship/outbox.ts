@@ -1,7 +1,7 @@
 import { constants as zlib, zstdCompressSync } from "node:zlib";
 import type { BulkMessage, Extent, ObjectRow, PathRow } from "../../shared/wire/messages.ts";
 import type { ObjectId } from "../../shared/words.ts";
-import { frameBytesMax, giveFrameMemory, takeFrameMemory } from "./frame-memory.ts";
+import { framePayloadBytes, giveFrameMemory, takeFrameMemory } from "./frame-memory.ts";
 
 /** A message of a cut with its payload, on its way to one replica or several. */
 export type Send = (message: BulkMessage, payload: Uint8Array, sharing?: "shared") => Promise<void>;
@@ -94,7 +94,11 @@ export class Outbox {
     const length = bytes?.length ?? 0;
     // An object whose row waits already has extents again (another round): its row must not overtake nor be overtaken.
     if (this.#waiting.has(extent.object)) this.#packAll();
-    if (this.#used + length > frameBytesMax || this.#extents.length >= extentsMax || this.#heldBytes >= heldBytesMax)
+    if (
+      this.#used + length > framePayloadBytes ||
+      this.#extents.length >= extentsMax ||
+      this.#heldBytes >= heldBytesMax
+    )
       this.#packExtents();
     if (extent.held) this.#heldBytes += extent.length;
     if (bytes !== undefined) {
@@ -124,8 +128,8 @@ export class Outbox {
     let size = bufferBytesMin;
     while (size < bytesMin) size *= 4;
     // What goes full is handed over as it is, so it must not be larger than the frame.
-    const grownBytes = Math.max(bytesMin, Math.min(size, frameBytesMax));
-    const grown = grownBytes === frameBytesMax ? takeFrameMemory() : Buffer.allocUnsafeSlow(grownBytes);
+    const grownBytes = Math.max(bytesMin, Math.min(size, framePayloadBytes));
+    const grown = grownBytes === framePayloadBytes ? takeFrameMemory() : Buffer.allocUnsafeSlow(grownBytes);
     grown.set(this.#buffer.subarray(0, this.#used));
     this.#buffer = grown;
   }

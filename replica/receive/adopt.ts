@@ -12,8 +12,8 @@ import type { StoreHome } from "../store-home.ts";
 import { failing } from "../sync.ts";
 import { aheadOf } from "./ahead.ts";
 import { clearFirstTrees } from "./first-tree.ts";
-import { forgetUnproven } from "./rejoin.ts";
 import { adopting, rehashStaged } from "./resume.ts";
+import { forgetUnproven } from "./unproven.ts";
 
 const pieceBytes = 1024 * 1024;
 

@@ -17,9 +17,9 @@ import { singleFileName } from "../store-home.ts";
 import { aheadOf } from "./ahead.ts";
 import { checkBlocks, fileBytesMax, PendingContent, pendingContentsMax } from "./pending-content.ts";
 import { BaseMismatch, CutDamaged, CutMalformed, NoRoom, Sealed, SenderRefused } from "./refusals.ts";
-import { forgetUnproven, RejoinUnproven } from "./rejoin.ts";
 import { adopting, forgetOpenCut } from "./resume.ts";
 import { Staging } from "./staging.ts";
+import { forgetUnproven, RejoinUnproven } from "./unproven.ts";
 
 /** A transaction is closed at these bounds, so that the worker never stands still for long. */
 const rowsPerTransactionMax = 4000;

@@ -2,7 +2,7 @@ import { connect } from "node:net";
 import type { Readable, Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { isSystemError } from "../errors.ts";
-import { AgentNotRunning, LinkLost } from "./link-errors.ts";
+import { BridgedAgentNotRunning, LinkLost } from "./link-errors.ts";
 
 /** The first line on the socket: version of the bridge, then the peer's name. */
 export const greetingPrefix = "understudy-bridge 1 ";
@@ -12,7 +12,7 @@ export const greetingBytesMax = 128;
  * What sshd runs for a peer's key: joins the session to the agent's socket. The end of `stdin` is passed on as the end of
  * the peer's sending, and answers still flow. Resolves when the agent ended its side and all of it was written; the
  * caller then ends the process, which is how sshd learns of it. Imports nothing of SSH, so that it starts fast.
- * @throws {AgentNotRunning | LinkLost}
+ * @throws {BridgedAgentNotRunning | LinkLost}
  */
 export async function bridge(socketPath: string, peerName: string, stdin: Readable, stdout: Writable): Promise<void> {
   const socket = connect({ path: socketPath, allowHalfOpen: true });
@@ -23,7 +23,7 @@ export async function bridge(socketPath: string, peerName: string, stdin: Readab
     await promise;
   } catch (error) {
     const absent = isSystemError(error, "ENOENT", "ECONNREFUSED");
-    throw new AgentNotRunning(absent ? `no agent listens at ${socketPath}` : `cannot open ${socketPath}`, {
+    throw new BridgedAgentNotRunning(absent ? `no agent listens at ${socketPath}` : `cannot open ${socketPath}`, {
       cause: error,
     });
   }

@@ -108,8 +108,8 @@ export class ListenFailed extends UnderstudyError {
 }
 
 /** The agent that a forced command was to bridge to does not answer. */
-export class AgentNotRunning extends UnderstudyError {
-  readonly code = "AGENT_NOT_RUNNING";
+export class BridgedAgentNotRunning extends UnderstudyError {
+  readonly code = "BRIDGED_AGENT_NOT_RUNNING";
   readonly remedy = "retry";
   readonly state = unchanged;
   readonly hint =

@@ -137,7 +137,7 @@ export interface Entry {
   readonly mode: number;
   readonly uid: number;
   readonly gid: number;
-  /** Microseconds; 0 for directories, and for files of kinds where it means nothing (DESIGN: not in the digest). */
+  /** Microseconds; 0 for directories, and for files of kinds where it means nothing: it counts in the digest. */
   readonly mtimeUs: number;
   /** Of a file in bytes, else 0. */
   readonly size: number;

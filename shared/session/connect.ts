@@ -32,12 +32,20 @@ export type Decision =
   | { readonly kind: "demote"; readonly common: CutId };
 
 /**
- * What a hello tells by its features, beside what a program can do. `rejoining`: the node has something otherwise than its
- * last cut, knows what, and tells when it is asked. `sealed`: a primary that has written nothing since its last cut, and
- * will not before it knows that its reign goes on. `fork`: it acts by itself where it is ahead. `role`: it answers
+ * What a hello tells by its features, beside what a program can do. `ahead`: it takes what comes ahead of a cut.
+ * `adopting`: its copy's place holds files that it may reuse for its first cut. `rejoining`: the node has something otherwise
+ * than its last cut, knows what, and tells when it is asked. `sealed`: a primary that has written nothing since its last
+ * cut, and will not before it knows that its reign goes on. `fork`: it acts by itself where it is ahead. `role`: it answers
  * whether it still is what it said.
  */
-export const features = { rejoining: "rejoining", sealed: "sealed", fork: "fork", role: "role" } as const;
+export const features = {
+  ahead: "ahead",
+  adopting: "adopting",
+  rejoining: "rejoining",
+  sealed: "sealed",
+  fork: "fork",
+  role: "role",
+} as const;
 
 export type RefusalCode =
   | "WIRE_VERSION"
@@ -64,8 +72,7 @@ export interface OwnHistory {
 const numberMax = BigInt(Number.MAX_SAFE_INTEGER);
 
 /**
- * The table of DESIGN section 6 for one pair of nodes. Pure: what two nodes know of each other decides, no clock, no
- * order of arrival.
+ * What two nodes do with each other. Pure: what they know of each other decides, no clock, no order of arrival.
  */
 export function decide(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
   if (theirs.major !== ours.major) {

@@ -432,7 +432,7 @@ function toFields(message: Exclude<Message, { kind: "rows" | "extents" | "ahead"
       return { ...message, stores };
     }
     case "stagedRequest":
-    case "forkRequest":
+    case "touchedRequest":
       return { ...message, path: Buffer.from(message.path, "latin1") };
     case "refusal":
     case "ping":
@@ -446,7 +446,7 @@ function toFields(message: Exclude<Message, { kind: "rows" | "extents" | "ahead"
     case "aheadRequest":
     case "aheadHeld":
     case "aheadRefused":
-    case "forkHeld":
+    case "touchedHeld":
     case "switchoverPrepare":
     case "switchoverReady":
     case "handover":
@@ -527,7 +527,7 @@ function fromFields(kind: Exclude<Kind, "rows" | "extents" | "ahead"> | Kind, fi
       return { kind, last: fields.last === true };
     case "aheadRefused":
       return { kind, reason: textOf(fields, "reason") };
-    case "forkRequest":
+    case "touchedRequest":
       return {
         kind,
         store: textOf(fields, "store"),
@@ -535,7 +535,7 @@ function fromFields(kind: Exclude<Kind, "rows" | "extents" | "ahead"> | Kind, fi
         object: numberOf(fields, "object"),
         run: numberOf(fields, "run"),
       };
-    case "forkHeld":
+    case "touchedHeld":
       return { kind, last: fields.last === true };
     case "switchoverPrepare":
     case "handoverRevoke":

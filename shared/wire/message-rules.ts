@@ -90,7 +90,7 @@ export function checkMessage(message: Message, fail: Fail): void {
     case "aheadRefused":
       checkText(message.reason, "reason", textLengthMax, fail);
       return;
-    case "forkRequest":
+    case "touchedRequest":
       checkText(message.store, "store name", nameLengthMax, fail);
       checkBytes(message.path, "path", fail);
       if (message.path.length > pathBytesMax) fail(`path of ${message.path.length} bytes, max ${pathBytesMax}`);
@@ -98,7 +98,7 @@ export function checkMessage(message: Message, fail: Fail): void {
       if (!Number.isInteger(message.run) || message.run < wholeObject || message.run > runMax)
         fail(`run ${message.run} of an object`);
       return;
-    case "forkHeld":
+    case "touchedHeld":
       return;
     case "stagedRuns":
       checkObject(message.object, fail);

@@ -36,8 +36,8 @@ export type Message =
   | ({ readonly kind: "aheadRequest" } & StagedPlace)
   | { readonly kind: "aheadHeld"; readonly last: boolean }
   | { readonly kind: "aheadRefused"; readonly reason: string }
-  | ({ readonly kind: "forkRequest" } & TouchedPlace)
-  | { readonly kind: "forkHeld"; readonly last: boolean }
+  | ({ readonly kind: "touchedRequest" } & TouchedPlace)
+  | { readonly kind: "touchedHeld"; readonly last: boolean }
   | SwitchoverMessage
   | BulkMessage;
 

@@ -328,7 +328,7 @@ groups:
     const { conversation, cut } = await joined();
     await conversation.send(acknowledgement(cut));
     // Nobody has asked for it.
-    await conversation.send({ kind: "forkHeld", last: false }, randomBytes(1024 * 1024));
+    await conversation.send({ kind: "touchedHeld", last: false }, randomBytes(1024 * 1024));
     conversation.channel.close();
     await conversation.end();
     const rejoining = { features: ["rejoining"], committed: cut, digest: randomBytes(32), lastObject: 1000 };
@@ -340,8 +340,8 @@ groups:
       const talking = await hello(rejoining);
       await talking.expect("aheadRequest");
       await talking.send({ kind: "aheadHeld", last: true });
-      await talking.expect("forkRequest");
-      await talking.send({ kind: "forkHeld", last: false }, payload);
+      await talking.expect("touchedRequest");
+      await talking.send({ kind: "touchedHeld", last: false }, payload);
       await until(
         () => agent.lines.some((line) => line.event === "ahead.failed" && JSON.stringify(line).includes(said)),
         () => `it says why:\n${agent.tail()}`,
@@ -352,12 +352,12 @@ groups:
     const correct = await hello(rejoining);
     await correct.expect("aheadRequest");
     await correct.send({ kind: "aheadHeld", last: true });
-    await correct.expect("forkRequest");
+    await correct.expect("touchedRequest");
     // Object 1 is the root; of the others it says that it has none, of one that never was too.
     const lacks = [2, 3, 4711].map(
       (object) => ({ kind: "object", object, run: -1, blocks: new Uint8Array(0) }) as const,
     );
-    await correct.send({ kind: "forkHeld", last: true }, packTouchedList(lacks));
+    await correct.send({ kind: "touchedHeld", last: true }, packTouchedList(lacks));
     const end = await correct.expect("cutEnd");
     // With the cut, or ahead of it: that depends on how quick the line was said to be.
     const bytes = correct.received

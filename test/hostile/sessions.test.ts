@@ -450,14 +450,14 @@ describe("a replica under hostile sessions", () => {
 
     it("tells what it has otherwise, and ends the session of whoever asks from a place that is none", async () => {
       const conversation = await stage.alpha.follow();
-      await conversation.send({ kind: "forkRequest", ...page });
-      expect((await conversation.expect("forkHeld")).last).to.equal(true);
-      const held = conversation.received.find(({ message }) => message.kind === "forkHeld");
+      await conversation.send({ kind: "touchedRequest", ...page });
+      expect((await conversation.expect("touchedHeld")).last).to.equal(true);
+      const held = conversation.received.find(({ message }) => message.kind === "touchedHeld");
       const stores = ["db", "uploads"].map((store) => ({ kind: "path", store, path: "docs/b.txt" }));
       expect(stores).to.deep.include(unpackTouchedList(held!.payload)?.[0]);
       await stage.unharmed(
         async () => {
-          await conversation.send({ kind: "forkRequest", ...page, store: "nowhere" });
+          await conversation.send({ kind: "touchedRequest", ...page, store: "nowhere" });
           return conversation;
         },
         "PROTOCOL_VIOLATION",

@@ -112,7 +112,7 @@ export class ModelSource {
     node.version++;
   }
 
-  /** What a copy of this must look like, comparable with `describeCopy`. */
+  /** What a copy of this must look like, comparable with what `describe-tree.ts` makes of it. */
   describe(): Record<string, string> {
     const result: Record<string, string> = {};
     for (const [path, node] of [...this.nodes].sort(([a], [b]) => (a < b ? -1 : 1))) result[path] = describeNode(node);

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
-import { frameBytesMax, giveFrameMemory } from "../../../primary/ship/frame-memory.ts";
+import { framePayloadBytes, giveFrameMemory } from "../../../primary/ship/frame-memory.ts";
 import type { ReplicaSink } from "../../../primary/ship/shipment.ts";
 import { applyNext } from "../../../replica/apply/apply.ts";
 import { commit } from "../../../replica/commit/commit.ts";
@@ -64,13 +64,13 @@ describe("a file of many frames", () => {
       };
       // Beyond what is written past the page cache, with zeros at both sides of a frame's edge and an end within a block.
       source.write("small", randomBytes(3000));
-      source.write("large", randomBytes(10 * frameBytesMax));
-      source.write("large", randomBytes(4 * frameBytesMax + 12_345), 11 * frameBytesMax + 8192);
+      source.write("large", randomBytes(10 * framePayloadBytes));
+      source.write("large", randomBytes(4 * framePayloadBytes + 12_345), 11 * framePayloadBytes + 8192);
       await follow();
       expectEqual("first copy");
-      if (!compress) expect(sizes.filter((size) => size === frameBytesMax).length).to.be.at.least(12);
-      source.write("large", randomBytes(2 * frameBytesMax), 3 * frameBytesMax + 4096);
-      source.write("large", randomBytes(2 * frameBytesMax), 16 * frameBytesMax);
+      if (!compress) expect(sizes.filter((size) => size === framePayloadBytes).length).to.be.at.least(12);
+      source.write("large", randomBytes(2 * framePayloadBytes), 3 * framePayloadBytes + 4096);
+      source.write("large", randomBytes(2 * framePayloadBytes), 16 * framePayloadBytes);
       await follow();
       expectEqual("changed and grown");
       for (const { context } of ends) context.catalog.close();

@@ -2,7 +2,7 @@ import { closeSync, openSync, readFileSync, rmSync, truncateSync, writeFileSync,
 import { join } from "node:path";
 import { expect } from "chai";
 import { beginAdoption } from "../../../replica/receive/adopt.ts";
-import { noteUnproven, unproven } from "../../../replica/receive/rejoin.ts";
+import { noteUnproven, unproven } from "../../../replica/receive/unproven.ts";
 import { anyTouched } from "../../../shared/catalog/collapse.ts";
 import { lastObjectOf, touchedPage } from "../../../shared/catalog/touched.ts";
 import { UnderstudyError } from "../../../shared/errors.ts";

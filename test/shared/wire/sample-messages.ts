@@ -151,13 +151,13 @@ export const anyMessage = fc.oneof(
   fc.record({ kind: fc.constant("aheadHeld"), last: fc.boolean() }),
   fc.record({ kind: fc.constant("aheadRefused"), reason: text }),
   fc.record({
-    kind: fc.constant("forkRequest"),
+    kind: fc.constant("touchedRequest"),
     store: text,
     path: latin1,
     object: number,
     run: fc.integer({ min: -1, max: 2 ** 31 - 1 }),
   }),
-  fc.record({ kind: fc.constant("forkHeld"), last: fc.boolean() }),
+  fc.record({ kind: fc.constant("touchedHeld"), last: fc.boolean() }),
   fc.record({ kind: fc.constantFrom("switchoverPrepare", "handoverRevoke"), id: switchover }),
   fc.record({
     kind: fc.constant("switchoverReady"),

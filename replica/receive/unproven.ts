@@ -1,6 +1,5 @@
 import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { anyTouched } from "../../shared/catalog/collapse.ts";
-
 import { UnderstudyError } from "../../shared/errors.ts";
 import { type CutId, cutText } from "../../shared/words.ts";
 
