@@ -386,6 +386,7 @@ export class Reign {
   /** Called by the cut worker at any sign of change. */
   changed(): void {
     if (!this.#dirty) {
+      if (!this.#cutting) this.#coverUpToNow();
       this.#dirty = true;
       this.#dirtySince = performance.now();
     }
@@ -435,6 +436,8 @@ export class Reign {
       this.#release(before, new Error("a newer session replaced this one"));
       before.session.channel.close(new ProtocolViolation("a newer session replaced this one"));
     }
+    if (compareCuts(base, this.#standing.committed) >= 0)
+      follower.coveredAt = Math.max(follower.coveredAt, this.#waitingSince() ?? 0);
     this.#followers.set(peer, follower);
     this.#remember(peer, follower);
     this.#options.log.info("replica.joined", { peer, epoch: base.epoch, seq: base.seq });
@@ -638,6 +641,18 @@ export class Reign {
     return (performance.now() - since) / 1000;
   }
 
+  /** As long as nothing waits, whoever has the last cut has everything: what comes up from here on is no older than now. */
+  #coverUpToNow(): void {
+    if (this.#waitingSince() !== undefined) return;
+    const now = performance.now();
+    for (const [peer, known] of this.#known) {
+      if (compareCuts(known.durable, this.#standing.committed) < 0) continue;
+      this.#known.set(peer, { ...known, coveredAt: now });
+      const follower = this.#followers.get(peer);
+      if (follower !== undefined) follower.coveredAt = now;
+    }
+  }
+
   /** Since when there is something that no finished cut has; a cut that is being taken may take long to ship. */
   #waitingSince(): number | undefined {
     return this.#cuttingSince ?? (this.#dirty ? this.#dirtySince : undefined);
@@ -808,6 +823,7 @@ export class Reign {
       retryAt = 0;
       const requests = this.#requested;
       this.#requested = [];
+      this.#coverUpToNow();
       const wasDirtySince = this.#dirtySince;
       const wasDirty = this.#dirty;
       this.#dirty = false;

@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { expect } from "chai";
 import { type Cluster, type ClusterNode, type ClusterPaths, startCluster, until } from "./harness.ts";
 
-const deadlineMs = 30_000;
+const deadlineMs = 120_000;
 const serviceFile = fileURLToPath(new URL("./moving-service.ts", import.meta.url));
 
 async function script(path: string, text: string): Promise<string> {
@@ -37,7 +37,7 @@ async function events(node: ClusterNode): Promise<Event[]> {
 }
 
 describe("a switchover under a service that writes", function () {
-  this.timeout(300_000);
+  this.timeout(600_000);
 
   it("goes there and back three times: every commit once, both digests equal, the others follow, nothing is copied", async () => {
     let log = "";
@@ -139,7 +139,7 @@ describe("a switchover under a service that writes", function () {
 });
 
 describe("a switchover that fails", function () {
-  this.timeout(180_000);
+  this.timeout(600_000);
   let cluster: Cluster;
   let control: string;
   let alpha: ClusterNode;
@@ -172,9 +172,9 @@ describe("a switchover that fails", function () {
     stores:
       files: { kind: files, path: ${at("alpha")}, at: { bravo: ${at("bravo")} } }
     hooks:
-      stop_service: { run: [${hook}, stop], timeout: 1s }
-      start_service: { run: [${hook}, start], timeout: 1s }
-      before_promote: { run: [${hook}, before], timeout: 1s }
+      stop_service: { run: [${hook}, stop], timeout: 2s }
+      start_service: { run: [${hook}, start], timeout: 2s }
+      before_promote: { run: [${hook}, before], timeout: 2s }
     limits: { switchover_step: 4s }`;
   }
 
@@ -295,10 +295,10 @@ describe("a switchover that fails", function () {
 
   for (const [circumstance, at, hook, how, reason] of [
     ["stop_service fails", "from", "stop", "fail", /hook stop_service exited with 3/],
-    ["stop_service hangs", "from", "stop", "hang", /hook stop_service did not end within 1000 ms/],
+    ["stop_service hangs", "from", "stop", "hang", /hook stop_service did not end within 2000 ms/],
     ["somebody writes on", "from", "stop", "write", /wrote after the last cut|could not be read whole/],
     ["before_promote fails there", "to", "before", "fail", /hook before_promote exited with 3/],
-    ["before_promote hangs there", "to", "before", "hang", /hook before_promote did not end within 1000 ms/],
+    ["before_promote hangs there", "to", "before", "hang", /hook before_promote did not end within 2000 ms/],
   ] as const) {
     it(`goes back when ${circumstance}`, async () => {
       const { from, to, text } = await begin();
