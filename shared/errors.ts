@@ -54,3 +54,8 @@ export function explain(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   return error.cause === undefined ? error.message : `${error.message}: ${explain(error.cause)}`;
 }
+
+/** What a person may do about an error; never empty. */
+export function hintOf(error: unknown): string {
+  return error instanceof UnderstudyError && error.hint !== "" ? error.hint : "See the agent's log.";
+}

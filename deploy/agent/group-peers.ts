@@ -9,7 +9,6 @@ import type { Hello, SourceState, SwitchoverMessage } from "../../shared/wire/me
 import { type CutId, cutText, type NodeName } from "../../shared/words.ts";
 import type { ReplicaStanding } from "../workers/replica-worker.ts";
 import { Following } from "./following.ts";
-import type { ForkMet } from "./group-rejoin.ts";
 import type { GroupWorkers, ReplicaWorker } from "./group-workers.ts";
 import { PeerAnswers } from "./peer-answers.ts";
 import { RefusedByPeer, type Session } from "./session.ts";
@@ -40,6 +39,13 @@ export interface Loss {
 
 /** Who does not answer within that is not there. */
 const answerMsMax = 2000;
+
+/** A primary that goes on from less than this node has. */
+export interface ForkMet {
+  readonly session: Session;
+  /** Undefined where nothing is common. */
+  readonly common: CutId | undefined;
+}
 
 /** What a conversation may make of this node. */
 export interface RoleChanges {

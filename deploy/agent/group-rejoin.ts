@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ForkRecord } from "../../replica/rejoin/fork-bundle.ts";
-import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
+import { exitCodes, explain, hintOf, UnderstudyError } from "../../shared/errors.ts";
 import { runHook } from "../../shared/hooks.ts";
 import { commonText } from "../../shared/session/connect.ts";
 import { type CutId, cutText } from "../../shared/words.ts";
@@ -8,9 +8,8 @@ import type { Reason } from "../control/api.ts";
 import { cutRef, cutRefText } from "../control/api.ts";
 import type { RejoinAnswer } from "../control/fork-answers.ts";
 import { description } from "./forks.ts";
-import type { GroupPeers } from "./group-peers.ts";
+import type { ForkMet, GroupPeers } from "./group-peers.ts";
 import { type GroupWorkers, WrongRole } from "./group-workers.ts";
-import { hintOf } from "./reign.ts";
 import type { Session } from "./session.ts";
 
 /** A hook that failed, or a rejoin by itself that came to nothing, is tried again after so long. */
@@ -19,13 +18,6 @@ const retryMs = 30_000;
 const lookMs = 500;
 /** So long whoever asks for a rejoin waits for a session with the primary. */
 const sessionMs = 6000;
-
-/** A primary that goes on from less than this node has. */
-export interface ForkMet {
-  readonly session: Session;
-  /** Undefined where nothing is common. */
-  readonly common: CutId | undefined;
-}
 
 /** What stands in the way of a rejoin. */
 class RejoinRefused extends UnderstudyError {

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
+import { exitCodes, explain, hintOf, UnderstudyError } from "../../shared/errors.ts";
 import { runHook } from "../../shared/hooks.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import {
@@ -27,7 +27,7 @@ import type { GroupPromotion } from "./group-promotion.ts";
 import type { GroupService, ServiceStart } from "./group-service.ts";
 import { type GroupWorkers, WrongRole } from "./group-workers.ts";
 import { type PlannedSwitchover, PlannedSwitchovers } from "./planned-switchover.ts";
-import { hintOf, type Reign, WrittenMeanwhile } from "./reign.ts";
+import { type Reign, WrittenMeanwhile } from "./reign.ts";
 import { SwitchoverRun } from "./switchover-run.ts";
 import { SwitchoverTarget } from "./switchover-target.ts";
 import { SwitchoverTimes } from "./switchover-times.ts";

@@ -10,7 +10,7 @@ import {
   type StoreOnNode,
   storeOnNode,
 } from "../../shared/config/config.ts";
-import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
+import { exitCodes, explain, hintOf, UnderstudyError } from "../../shared/errors.ts";
 import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import type { Turn } from "../../shared/session/epochs.ts";
@@ -26,7 +26,7 @@ import type { EventFields, EventLog } from "./event-log.ts";
 import type { Following } from "./following.ts";
 import type { Forks } from "./forks.ts";
 import { LastVerified } from "./last-verified.ts";
-import { hintOf, Reign } from "./reign.ts";
+import { Reign } from "./reign.ts";
 import type { ScrubState } from "./scrub-state.ts";
 import { Scrubbing } from "./scrubbing.ts";
 import { WorkerThread } from "./worker-thread.ts";

@@ -1,7 +1,7 @@
 import { framePayloadBytes } from "../../primary/ship/frame-memory.ts";
 import type { StagedQuestion } from "../../primary/ship/shipment.ts";
 import { replicaSettings } from "../../shared/config/config.ts";
-import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
+import { exitCodes, explain, hintOf, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import type { StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
 import { features } from "../../shared/session/connect.ts";
@@ -1109,11 +1109,6 @@ function aheadReason({ ahead, aheadRefusal, shippingAhead }: Follower): string {
   if (bytesPerSecond === undefined || bytesPerSecond === 0) return missing;
   const seconds = Math.ceil(lackingBytes / bytesPerSecond);
   return `${missing}, at ${mebibytes(bytesPerSecond)}/s about ${seconds} s if nothing changes`;
-}
-
-/** What a person may do about an error; never empty. */
-export function hintOf(error: unknown): string {
-  return error instanceof UnderstudyError && error.hint !== "" ? error.hint : "See the agent's log.";
 }
 
 const revertedHint =

@@ -1,7 +1,8 @@
 import type { StoreHealth } from "../../shared/ports/store-adapter.ts";
 import { readablePath } from "../../shared/store-path.ts";
 import type { StorePath } from "../../shared/words.ts";
-import type { NamedPath, SourceStatus } from "../control/api.ts";
+import type { SourceStatus } from "../control/api.ts";
+import type { NamedPath } from "../control/json-names.ts";
 import type { ScrubState } from "./scrub-state.ts";
 
 /** A status is read by people and polled by programs: it names the first, and counts all. */

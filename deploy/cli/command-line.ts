@@ -270,10 +270,7 @@ class CommandLine {
 
   /** What a group can be asked at any time. */
   #groupVerbs(program: Command): void {
-    const verb = (name: string) =>
-      common(program.command(name))
-        .argument("[group]", "may be left out where there is only one")
-        .option("--json", "print JSON");
+    const verb = (name: string) => groupVerb(program, name);
 
     accepting(verb("cut"), "cut")
       .summary("take a cut now")
@@ -331,10 +328,7 @@ class CommandLine {
 
   /** What decides who is what. */
   #roleVerbs(program: Command): void {
-    const verb = (name: string) =>
-      common(program.command(name))
-        .argument("[group]", "may be left out where there is only one")
-        .option("--json", "print JSON");
+    const verb = (name: string) => groupVerb(program, name);
 
     accepting(verb("promote"), "promote")
       .summary("make this node the primary")
@@ -470,13 +464,11 @@ class CommandLine {
 
   /** What former primaries had beyond the last common cut. */
   #forkVerbs(program: Command): void {
-    common(program.command("rejoin"))
+    groupVerb(program, "rejoin")
       .summary("let a former primary follow the one that was promoted")
       .description(
         "Stops the service here, keeps what only this node has as a fork, and lets it follow the primary from the last common cut: only what differs is shipped.",
       )
-      .argument("[group]", "may be left out where there is only one")
-      .option("--json", "print JSON")
       .action(async (name: string | undefined, options: CommonOptions) => {
         const { agent, group } = await this.#group(name, options);
         this.#answer(options, await agent.rejoin(group, { by: callerName(this.#terminal.environment) }), (answer) =>
@@ -730,6 +722,13 @@ function common(command: Command): Command {
     .option("-c, --config <file>", "the cluster's configuration (UNDERSTUDY_CONFIG)")
     .option("--node <name>", "which of its nodes this is (UNDERSTUDY_NODE)")
     .option("--state <directory>", "where this node keeps its state (UNDERSTUDY_STATE)");
+}
+
+/** One that asks the agent about one group. */
+function groupVerb(program: Command, name: string): Command {
+  return common(program.command(name))
+    .argument("[group]", "may be left out where there is only one")
+    .option("--json", "print JSON");
 }
 
 function accepting(command: Command, verb: keyof typeof acceptances): Command {

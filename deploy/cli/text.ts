@@ -3,7 +3,6 @@ import { durationText, sizeText } from "../../shared/units.ts";
 import {
   type AgentStatus,
   type CutAnswer,
-  type CutRef,
   cutRefText,
   type Difference,
   type DurabilityStatus,
@@ -20,6 +19,7 @@ import {
   type VerifyAnswer,
   type WaitAnswer,
 } from "../control/api.ts";
+import type { CutRef } from "../control/json-names.ts";
 
 /** Answers of the agent as a person reads them. All pure; each ends with a newline. */
 

@@ -11,6 +11,7 @@ import {
 } from "../../shared/words.ts";
 import type { ForkHandler } from "./fork-answers.ts";
 import type { HaAnswer, HaRequest } from "./ha-api.ts";
+import type { CutRef, NamedPath } from "./json-names.ts";
 
 /**
  * What an agent answers over its control socket; the same interface on both ends of it. Everything here is what JSON
@@ -209,11 +210,6 @@ export interface GroupStatus {
   readonly lastFreezeMs?: number;
 }
 
-export interface CutRef {
-  readonly epoch: number;
-  readonly seq: number;
-}
-
 export interface CutStatus extends CutRef {
   readonly takenAt: string;
   readonly coherency: Coherency;
@@ -314,9 +310,6 @@ export interface StoreStatus {
   /** How the source is watched and read; only on a primary, and only of kinds that have something to say. */
   readonly source?: SourceStatus;
 }
-
-/** `path` where the bytes are UTF-8, else `pathB64`. */
-export type NamedPath = { readonly path: string } | { readonly pathB64: string };
 
 export interface SourceStatus {
   readonly mode: "watching" | "scanning" | "listing";

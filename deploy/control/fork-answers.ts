@@ -1,4 +1,4 @@
-import type { CutRef, NamedPath } from "./api.ts";
+import type { CutRef, NamedPath } from "./json-names.ts";
 
 /** What an agent answers about the forks that it keeps: what a former primary had beyond the last common cut. */
 export interface ForkHandler {

@@ -4,7 +4,7 @@ import { explain } from "../../shared/errors.ts";
 import type { Log } from "../../shared/log.ts";
 import { parseDurationMs, UnitInvalid } from "../../shared/units.ts";
 import type { Role } from "../../shared/words.ts";
-import type { CutRef } from "./api.ts";
+import type { CutRef } from "./json-names.ts";
 
 /** What a load balancer, or a client, has to know of a group on a node. */
 export interface RoleReport {

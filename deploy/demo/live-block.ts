@@ -1,6 +1,7 @@
 import { durationText } from "../../shared/units.ts";
-import type { CutRef, GroupStatus } from "../control/api.ts";
+import type { GroupStatus } from "../control/api.ts";
 import { cutRefText } from "../control/api.ts";
+import type { CutRef } from "../control/json-names.ts";
 import type { Confirmations } from "./application/confirmations.ts";
 
 /** Some lines of a terminal that are written again in place; elsewhere than on a terminal, one line each time. */

@@ -1,7 +1,8 @@
 import { open, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type CutRef, cutRefText } from "../../deploy/control/api.ts";
+import { cutRefText } from "../../deploy/control/api.ts";
+import type { CutRef } from "../../deploy/control/json-names.ts";
 import { auditCopy, type CopyAudit, isWhole } from "../../deploy/demo/application/audit-copy.ts";
 import { Confirmations } from "../../deploy/demo/application/confirmations.ts";
 import { coveredUpTo } from "../../deploy/demo/application/documents.ts";

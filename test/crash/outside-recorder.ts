@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { type CutRef, cutRefText } from "../../deploy/control/api.ts";
+import { cutRefText } from "../../deploy/control/api.ts";
+import type { CutRef } from "../../deploy/control/json-names.ts";
 import type { Confirmations } from "../../deploy/demo/application/confirmations.ts";
 import type { Cluster } from "../end-to-end/harness.ts";
 

@@ -2,7 +2,7 @@ import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from "nod
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { expect } from "chai";
-import type { CutRef } from "../../deploy/control/api.ts";
+import type { CutRef } from "../../deploy/control/json-names.ts";
 import { auditCopy, isWhole } from "../../deploy/demo/application/audit-copy.ts";
 import { startWriter } from "../../deploy/demo/application/start-application.ts";
 import { type Cluster, type ClusterNode, startCluster, until } from "./harness.ts";

@@ -1,8 +1,9 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type ControlHandler, type CutRef, cutRefText, type GroupStatus } from "../../deploy/control/api.ts";
+import { type ControlHandler, cutRefText, type GroupStatus } from "../../deploy/control/api.ts";
 import type { ForkDescription } from "../../deploy/control/fork-answers.ts";
+import type { CutRef } from "../../deploy/control/json-names.ts";
 import { explain } from "../../shared/errors.ts";
 import { seededRandom } from "../crash/seeded-random.ts";
 import { until } from "../end-to-end/harness.ts";
