@@ -13,6 +13,7 @@ export type EventFields = Readonly<Record<string, string | number | bigint | boo
 export class EventLog implements AsyncDisposable {
   readonly #node: string;
   readonly #file: FileHandle;
+  #torn = false;
   #last: Promise<void> = Promise.resolve();
 
   private constructor(node: string, file: FileHandle) {
@@ -38,7 +39,11 @@ export class EventLog implements AsyncDisposable {
   async append(event: string, fields: EventFields): Promise<void> {
     const line = `${JSON.stringify({ at: new Date().toISOString(), node: this.#node, event, ...fields }, plain)}\n`;
     const write = async (): Promise<void> => {
-      await this.#file.appendFile(line);
+      // What met a full disk may be there in part: it stays a line of its own.
+      const text = this.#torn ? `\n${line}` : line;
+      this.#torn = true;
+      await this.#file.appendFile(text);
+      this.#torn = false;
       await this.#file.datasync();
     };
     const turn = this.#last.then(write, write);

@@ -1,6 +1,5 @@
 import { randomBytes } from "node:crypto";
 import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
-import { runHook } from "../../shared/hooks.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import {
   type CandidateFacts,
@@ -191,7 +190,8 @@ export class GroupHa {
     const workers = this.#workers;
     const { stopService } = workers.config.hooks;
     if (stopService === undefined) return;
-    await runHook("stop_service", stopService, { ...workers.environment(), UNDERSTUDY_REASON: "demote" });
+    const environment = { ...workers.environment(), UNDERSTUDY_REASON: "demote" };
+    await workers.options.hooks.run("stop_service", stopService, environment);
   }
 
   #inService(): boolean {

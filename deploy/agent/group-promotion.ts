@@ -1,6 +1,6 @@
 import { PromotionRefused, promotionRefusals, type Refusal } from "../../replica/promote/promote.ts";
 import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
-import { HookFailed, runHook } from "../../shared/hooks.ts";
+import { HookFailed } from "../../shared/hooks.ts";
 import { type Consistency, type CutId, cutText, type Epoch, meets } from "../../shared/words.ts";
 import type { PromoteOptions } from "../control/api.ts";
 import { kindTraits } from "../workers/store-adapters.ts";
@@ -174,7 +174,7 @@ export class GroupPromotion {
     if (beforePromote === undefined) return;
     try {
       const environment = { ...workers.environment(), UNDERSTUDY_REASON: "promote" };
-      await runHook("before_promote", beforePromote, environment, aborted);
+      await workers.options.hooks.run("before_promote", beforePromote, environment, aborted);
     } catch (error) {
       aborted.throwIfAborted();
       throw error;

@@ -1,7 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ForkRecord } from "../../replica/rejoin/fork-bundle.ts";
 import { exitCodes, explain, hintOf, UnderstudyError } from "../../shared/errors.ts";
-import { runHook } from "../../shared/hooks.ts";
 import { commonText } from "../../shared/session/connect.ts";
 import { type CutId, cutText } from "../../shared/words.ts";
 import type { Reason } from "../control/api.ts";
@@ -235,7 +234,7 @@ export class GroupRejoin {
   }
 
   async #runHook(reason: string): Promise<void> {
-    const { config, log, role } = this.#workers;
+    const { config, log, role, options } = this.#workers;
     const hook = config.hooks.onFenced;
     if (hook === undefined) return;
     const environment = {
@@ -245,7 +244,7 @@ export class GroupRejoin {
       UNDERSTUDY_REASON: reason,
     };
     try {
-      await runHook("on_fenced", hook, environment);
+      await options.hooks.run("on_fenced", hook, environment);
       this.#unstopped = undefined;
     } catch (error) {
       log.error("hook.failed", { hook: "on_fenced", error });

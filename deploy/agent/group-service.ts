@@ -1,6 +1,6 @@
 import { nodeNamed } from "../../shared/config/config.ts";
 import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
-import { type HookCommand, hurriedKillDelayMs, runHook } from "../../shared/hooks.ts";
+import { type HookCommand, hurriedKillDelayMs } from "../../shared/hooks.ts";
 import { type OutOfService, type ServiceState, serviceState } from "../../shared/session/in-service.ts";
 import { epoch } from "../../shared/words.ts";
 import type { GroupPeers } from "./group-peers.ts";
@@ -39,6 +39,14 @@ class NotConfirmed extends UnderstudyError {
   }
 }
 
+/** What belongs to the primary's target may still run here. */
+class TargetNotStopped extends UnderstudyError {
+  readonly code = "TARGET_NOT_STOPPED";
+  readonly remedy = "stop";
+  readonly state = "The service may still run here; nothing was handed over.";
+  readonly hint = "Stop it by hand, and see the log of the service manager.";
+}
+
 /**
  * Whether the group's service runs on this node, and what follows from that: the reign is confirmed when everybody has
  * answered, `start_service` runs once in a run of the agent, on a confirmed primary and nowhere else.
@@ -66,7 +74,7 @@ export class GroupService {
     this.#peers = peers;
     const { config, options, log } = workers;
     const { primaryTarget } = nodeNamed(options.config, options.node);
-    this.#target = new PrimaryTarget(targetCommands(primaryTarget, config.name), log);
+    this.#target = new PrimaryTarget(targetCommands(primaryTarget, config.name), options.hooks, log);
   }
 
   get state(): ServiceState {
@@ -114,7 +122,8 @@ export class GroupService {
     const { state } = this;
     this.#say(state);
     // Also where a former run was killed before it could say so. What is under way in a change of role does not hold it up.
-    if (state.kind === "out") this.#tellTarget(false).catch((error: unknown) => this.#workers.options.onFatal(error));
+    const untold = state.kind === "out" || (this.lastStart !== undefined && this.#entered);
+    if (untold) this.#tellTarget(state.kind !== "out").catch((error: unknown) => this.#workers.options.onFatal(error));
     // Whoever ends the service comes after that: its turn must not wait for a start that hangs.
     if (state.kind === "out" && state.code === "SUPERSEDED")
       for (const start of this.#starts) start.abort(new Error(state.message));
@@ -146,6 +155,7 @@ export class GroupService {
     const inService = this.state.kind === "in-service";
     if (inService === this.#entered) return;
     this.#entered = inService;
+    this.lastStart = undefined;
     if (inService) await this.#enter(reason);
     else await this.#leave();
   }
@@ -155,8 +165,9 @@ export class GroupService {
     const at = standing?.epoch ?? epoch(0);
     log.info("service.entered", { epoch: at, reason });
     await this.#workers.event("service.entered", { epoch: at, reason });
-    await this.#starting(async (unwanted) => await this.#tellTarget(true, unwanted));
-    const start = await this.#start(config.hooks.startService, reason);
+    const untold = await this.#tellTarget(true);
+    const started = await this.#start(config.hooks.startService, reason);
+    const start = started.failure === "" ? { ...started, failure: untold } : started;
     this.lastStart = start;
     this.onEntered(start);
   }
@@ -173,8 +184,17 @@ export class GroupService {
     await this.#tellTarget(false);
   }
 
-  async #tellTarget(reached: boolean, unwanted?: AbortSignal): Promise<void> {
-    await this.#target.tell(reached, this.#workers.environment(), unwanted);
+  /** Gives why it could not be told; "" when it was. */
+  async #tellTarget(reached: boolean): Promise<string> {
+    const environment = this.#workers.environment();
+    if (!reached) return await this.#target.tell(false, environment);
+    return await this.#starting(async (unwanted) => await this.#target.tell(true, environment, unwanted));
+  }
+
+  /** What belongs to the primary's target stands still. @throws {TargetNotStopped} */
+  async stopTarget(): Promise<void> {
+    const failure = await this.#tellTarget(false);
+    if (failure !== "") throw new TargetNotStopped(failure);
   }
 
   /** Until it is known that this reign is over. */
@@ -191,7 +211,8 @@ export class GroupService {
   /** Runs what begins a service here; it is ended, with all that it started, when this reign is over. */
   async runStart(name: string, hook: HookCommand, reason: string): Promise<void> {
     const environment = { ...this.#workers.environment(), UNDERSTUDY_REASON: reason };
-    await this.#starting(async (unwanted) => await runHook(name, hook, environment, unwanted, hurriedKillDelayMs));
+    const { hooks } = this.#workers.options;
+    await this.#starting(async (unwanted) => await hooks.run(name, hook, environment, unwanted, hurriedKillDelayMs));
   }
 
   /** A node is what it is, whatever its service does: said loudly, and left to the operator. */

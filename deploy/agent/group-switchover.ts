@@ -2,7 +2,6 @@ import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { exitCodes, explain, hintOf, UnderstudyError } from "../../shared/errors.ts";
-import { runHook } from "../../shared/hooks.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import {
   type SourceAction,
@@ -503,9 +502,10 @@ export class GroupSwitchover {
       case "stop-service":
         this.#act(async (signal) => {
           const { stopService } = this.#workers.config.hooks;
+          await this.#service.stopTarget();
           if (stopService !== undefined) {
             const environment = { ...this.#workers.environment(), UNDERSTUDY_REASON: "switchover" };
-            const { ms } = await runHook("stop_service", stopService, environment, signal);
+            const { ms } = await this.#workers.options.hooks.run("stop_service", stopService, environment, signal);
             // Nobody is served, and nobody waits for that.
             this.times.note({ stopMs: Math.round(ms) }).catch(this.#workers.options.onFatal);
           }

@@ -25,6 +25,7 @@ import { excludesOf, placementOf } from "../workers/store-adapters.ts";
 import type { EventFields, EventLog } from "./event-log.ts";
 import type { Following } from "./following.ts";
 import type { Forks } from "./forks.ts";
+import type { HookLedger } from "./hook-ledger.ts";
 import { LastVerified } from "./last-verified.ts";
 import { Reign } from "./reign.ts";
 import type { ScrubState } from "./scrub-state.ts";
@@ -83,6 +84,7 @@ export interface GroupOptions {
   readonly log: Log;
   readonly events: EventLog;
   readonly forks: Forks;
+  readonly hooks: HookLedger;
   /** Of the machine since it was started; "" where that cannot be told. */
   readonly bootId: string;
   readonly metrics: Metrics;

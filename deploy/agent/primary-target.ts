@@ -1,10 +1,15 @@
 import type { NodeConfig } from "../../shared/config/config.ts";
-import { type HookCommand, hurriedKillDelayMs, runHook } from "../../shared/hooks.ts";
+import { explain } from "../../shared/errors.ts";
+import { type HookCommand, hurriedKillDelayMs } from "../../shared/hooks.ts";
 import type { Log } from "../../shared/log.ts";
+import type { HookLedger } from "./hook-ledger.ts";
 
 const startMs = 10_000;
 /** What is part of the target is stopped with it, and that may take its time. */
 const stopMs = 100_000;
+/** What failed is tried again after so long at first, and at the longest. */
+const againMinMs = 1000;
+const againMaxMs = 60_000;
 
 export interface TargetCommands {
   readonly start: HookCommand;
@@ -26,34 +31,60 @@ export function targetCommands(configured: NodeConfig["primaryTarget"], group: s
   };
 }
 
-/** Tells the service manager whether the group is in service here. That it cannot be told is loud, and stops nothing. */
+/**
+ * Tells the service manager whether the group is in service here. That it cannot be told is loud, and is tried again, with more
+ * and more time between, for as long as somebody asks.
+ */
 export class PrimaryTarget {
   readonly #commands: TargetCommands | undefined;
+  readonly #hooks: Pick<HookLedger, "run">;
   readonly #log: Log;
-  /** What was said last; undefined: nothing in this run. */
+  /** What was said last, or tried to; undefined: nothing in this run. */
   #reached: boolean | undefined;
+  /** Why that failed; "" when it did not, or is under way. */
+  #failure = "";
+  #pauseMs = againMinMs;
+  #againAt = 0;
   #last: Promise<void> = Promise.resolve();
 
-  constructor(commands: TargetCommands | undefined, log: Log) {
+  constructor(commands: TargetCommands | undefined, hooks: Pick<HookLedger, "run">, log: Log) {
     this.#commands = commands;
+    this.#hooks = hooks;
     this.#log = log;
   }
 
-  /** Resolves when it was told; what is told comes in the order of the calls. */
-  async tell(reached: boolean, environment: Record<string, string>, unwanted?: AbortSignal): Promise<void> {
-    if (this.#commands === undefined || this.#reached === reached) return await this.#last;
-    this.#reached = reached;
-    const name = reached ? "start" : "stop";
-    const command = this.#commands[name];
-    this.#last = this.#last.then(async () => {
-      try {
-        await runHook(`primary_target.${name}`, command, environment, unwanted, hurriedKillDelayMs);
-      } catch (error) {
-        this.#log.error("hook.failed", { hook: `primary_target.${name}`, error });
-        // It is told again when it is asked for again.
-        if (this.#reached === reached) this.#reached = undefined;
-      }
-    });
+  /** Resolves when it was told, with why it could not be, or ""; what is told comes in the order of the calls. */
+  async tell(reached: boolean, environment: Record<string, string>, unwanted?: AbortSignal): Promise<string> {
+    const commands = this.#commands;
+    if (commands === undefined) return "";
+    const changes = this.#reached !== reached;
+    if (changes) this.#pauseMs = againMinMs;
+    if (changes || (this.#failure !== "" && performance.now() >= this.#againAt)) {
+      this.#reached = reached;
+      this.#failure = "";
+      const told = this.#last.then(async () => await this.#run(commands, reached, environment, unwanted));
+      this.#last = told;
+    }
     await this.#last;
+    return this.#reached === reached ? this.#failure : "";
+  }
+
+  async #run(
+    commands: TargetCommands,
+    reached: boolean,
+    environment: Record<string, string>,
+    unwanted: AbortSignal | undefined,
+  ): Promise<void> {
+    const word = reached ? "start" : "stop";
+    const hook = `primary_target.${word}`;
+    try {
+      await this.#hooks.run(hook, commands[word], environment, unwanted, hurriedKillDelayMs);
+    } catch (error) {
+      this.#log.error("hook.failed", { hook, error });
+      if (this.#reached !== reached) return;
+      this.#failure = explain(error);
+      this.#againAt = performance.now() + this.#pauseMs;
+      this.#pauseMs = Math.min(this.#pauseMs * 2, againMaxMs);
+    }
   }
 }

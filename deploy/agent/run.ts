@@ -9,13 +9,14 @@ import { createMetrics } from "../../shared/metrics.ts";
 import { softwareVersion } from "../cli/version.ts";
 import { RoleListener, type RoleReport } from "../control/role-listener.ts";
 import { serveControl } from "../control/server.ts";
-import { controlSocketPath, identityDirectory } from "../control/state-layout.ts";
+import { controlSocketPath, hooksDirectory, identityDirectory } from "../control/state-layout.ts";
 import { readBootId } from "./boot-id.ts";
 import { tuneCollector } from "./collector.ts";
 import { AgentControl } from "./control-handler.ts";
 import { EventLog } from "./event-log.ts";
 import { Forks } from "./forks.ts";
 import { GroupAgent } from "./group.ts";
+import { HookLedger } from "./hook-ledger.ts";
 import { runLinks } from "./links.ts";
 import { roleReport } from "./role-report.ts";
 
@@ -50,6 +51,7 @@ export async function runAgent(
   const log = createProcessLog(logLevelFrom(process.env)).with({ node: node.name });
   const events = await EventLog.open(options.stateDirectory, node.name);
   closing.use(events);
+  const hooks = await HookLedger.open(hooksDirectory(options.stateDirectory), log);
   const bootId = await readBootId();
   const metrics = createMetrics();
   closing.defer(() => metrics[Symbol.dispose]());
@@ -74,6 +76,7 @@ export async function runAgent(
         log,
         events,
         forks,
+        hooks,
         bootId,
         metrics,
         onFatal,
@@ -89,6 +92,7 @@ export async function runAgent(
     await serveControl(
       controlSocketPath(options.stateDirectory),
       new AgentControl(node.name, software, groups, forks, metrics),
+      log,
     ),
   );
   if (node.roleListener !== undefined) {

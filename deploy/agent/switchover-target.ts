@@ -2,7 +2,6 @@ import { statfs } from "node:fs/promises";
 import { dirname } from "node:path";
 import { explain } from "../../shared/errors.ts";
 import { executable } from "../../shared/executable.ts";
-import { runHook } from "../../shared/hooks.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import { revocationAnswer } from "../../shared/session/switchover.ts";
 import { type Obstacle, targetObstacles } from "../../shared/session/switchover-plan.ts";
@@ -157,11 +156,12 @@ export class SwitchoverTarget {
   }
 
   async #beforePromote(): Promise<string> {
-    const { hooks } = this.#workers.config;
+    const { options, config } = this.#workers;
+    const { hooks } = config;
     if (hooks.beforePromote === undefined) return "";
     try {
       const environment = { ...this.#workers.environment(), UNDERSTUDY_REASON: "switchover" };
-      await runHook("before_promote", hooks.beforePromote, environment);
+      await options.hooks.run("before_promote", hooks.beforePromote, environment);
       return "";
     } catch (error) {
       return explain(error);

@@ -82,7 +82,8 @@ export class RoleListener implements AsyncDisposable {
     this.#server.on("error", (error) => {
       if (!this.#complained) log.error("role_listener.failed", { address: `${at.host}:${at.port}`, error });
       this.#complained = true;
-      if (!this.#closed) this.#timer = setTimeout(() => this.#listen(), retryMs).unref();
+      // One that it could not accept says nothing about the next.
+      if (!this.#closed && !this.#server.listening) this.#timer = setTimeout(() => this.#listen(), retryMs).unref();
     });
     this.#server.on("listening", () => {
       this.#complained = false;

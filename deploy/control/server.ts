@@ -49,6 +49,7 @@ export async function serveControl(
     });
   });
   await listenPrivately(server, path);
+  server.on("error", (error) => log.error("control.failed", { error }));
   const { ino } = await stat(path);
   return {
     async [Symbol.asyncDispose]() {

@@ -24,6 +24,11 @@ export function eventLogPath(state: string): string {
   return join(state, "events.jsonl");
 }
 
+/** Which hooks are under way. */
+export function hooksDirectory(state: string): string {
+  return join(state, "hooks");
+}
+
 /** What former primaries had beyond the cuts that they share with the others. */
 export function forksDirectory(state: string, group: string): string {
   return join(forksRoot(state), group);

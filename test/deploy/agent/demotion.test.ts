@@ -7,6 +7,7 @@ import { expect } from "chai";
 import { EventLog } from "../../../deploy/agent/event-log.ts";
 import { Forks } from "../../../deploy/agent/forks.ts";
 import { GroupAgent } from "../../../deploy/agent/group.ts";
+import { HookLedger } from "../../../deploy/agent/hook-ledger.ts";
 import { runLinks } from "../../../deploy/agent/links.ts";
 import { identityDirectory } from "../../../deploy/control/state-layout.ts";
 import { freePorts } from "../../../deploy/demo/local-agent.ts";
@@ -84,6 +85,7 @@ class Pair implements AsyncDisposable {
         log: silentLog,
         events,
         bootId: "boot",
+        hooks: await HookLedger.open(join(stateDirectory, "hooks"), silentLog),
         forks: new Forks(stateDirectory, silentLog, events),
         metrics,
         onFatal: (error) => {

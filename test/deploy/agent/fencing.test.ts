@@ -8,6 +8,7 @@ import { GroupRejoin } from "../../../deploy/agent/group-rejoin.ts";
 import { GroupRoles } from "../../../deploy/agent/group-roles.ts";
 import { GroupService } from "../../../deploy/agent/group-service.ts";
 import type { GroupWorkers } from "../../../deploy/agent/group-workers.ts";
+import { runHook } from "../../../shared/hooks.ts";
 import { silentLog } from "../../../shared/log.ts";
 
 /** A primary whose worker is at something long; `said` are the hook's words and what happened to the node, in order. */
@@ -41,6 +42,7 @@ class BusyPrimary implements AsyncDisposable {
         rejoin: "manual",
         hooks: { onFenced: { run: ["/bin/sh", join(directory, "hook")], timeoutMs: 10_000 } },
       },
+      options: { hooks: { run: runHook } },
       log: silentLog,
       stopped: false,
       exclusively: async (change: () => Promise<void>) => await change(),
@@ -138,7 +140,12 @@ class StartingPrimary implements AsyncDisposable {
         ha: { engine: "none" },
         hooks: { startService: hook("start"), onFenced: hook("stop") },
       },
-      options: { node: "alpha", bootId: "boot", config: { nodes: new Map([["alpha", { primaryTarget: target }]]) } },
+      options: {
+        node: "alpha",
+        bootId: "boot",
+        config: { nodes: new Map([["alpha", { primaryTarget: target }]]) },
+        hooks: { run: runHook },
+      },
       log: silentLog,
       stopped: false,
       exclusively: async (change: () => Promise<void>) => {

@@ -3,7 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import { PrimaryTarget } from "../../../deploy/agent/primary-target.ts";
+import { runHook } from "../../../shared/hooks.ts";
 import { silentLog } from "../../../shared/log.ts";
+import { until } from "../../end-to-end/harness.ts";
 
 describe("the target of a primary", () => {
   let directory: string;
@@ -24,7 +26,7 @@ echo "$1 $UNDERSTUDY_GROUP" >> told\n`,
     failed.length = 0;
     const log = { ...silentLog, error: (_event: string, fields?: { hook?: unknown }) => failed.push(fields?.hook) };
     const command = (word: string) => ({ run: [script, word] as [string, string], timeoutMs: 5000 });
-    target = new PrimaryTarget({ start: command("start"), stop: command("stop") }, log);
+    target = new PrimaryTarget({ start: command("start"), stop: command("stop") }, { run: runHook }, log);
   });
   afterEach(async () => await rm(directory, { recursive: true }));
 
@@ -37,16 +39,17 @@ echo "$1 $UNDERSTUDY_GROUP" >> told\n`,
     expect(await told()).to.equal("start app\nstop app\nstart app\n");
   });
 
-  it("is told again after a failure, which is loud and nothing more", async () => {
+  it("is told again after a failure, which is loud, and known to whoever told it", async () => {
     await writeFile(join(directory, "refuse"), "");
-    await target.tell(false, environment);
+    expect(await target.tell(false, environment)).to.match(/exited with 1/);
     expect(failed).to.deep.equal(["primary_target.stop"]);
-    await target.tell(false, environment);
+    await until(async () => (await target.tell(false, environment)) === "", 30_000, "it was told again");
     expect(await told()).to.equal("stop app\n");
+    expect(failed).to.deep.equal(["primary_target.stop"]);
   });
 
   it("is nothing where nobody is to be told", async () => {
-    await new PrimaryTarget(undefined, silentLog).tell(true, environment);
+    await new PrimaryTarget(undefined, { run: runHook }, silentLog).tell(true, environment);
     expect(await told()).to.equal("");
   });
 });

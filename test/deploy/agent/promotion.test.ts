@@ -8,6 +8,7 @@ import type { GroupPeers } from "../../../deploy/agent/group-peers.ts";
 import { GroupPromotion } from "../../../deploy/agent/group-promotion.ts";
 import type { GroupService } from "../../../deploy/agent/group-service.ts";
 import type { GroupWorkers } from "../../../deploy/agent/group-workers.ts";
+import { runHook } from "../../../shared/hooks.ts";
 import { silentLog } from "../../../shared/log.ts";
 
 /** A former primary of two nodes, whose successor is not there. */
@@ -41,6 +42,7 @@ class FencedNode implements AsyncDisposable {
         hooks: { beforePromote: run === undefined ? undefined : { run, timeoutMs: 600_000 } },
       },
       turn: { member: 0, members: 2 },
+      options: { hooks: { run: runHook } },
       log: silentLog,
       exclusively: async (change: () => Promise<unknown>) => {
         const turn = changing.then(change);
