@@ -424,17 +424,23 @@ export class GroupWorkers {
     return { worker, standing };
   }
 
+  /** Until it runs, is over or another one has begun. */
   async #startReign(): Promise<void> {
     const primary = this.#primary;
     if (primary === undefined) return;
+    const isOver = (): boolean => this.#stopped || this.#primary !== primary;
     try {
       await primary.worker.call("start", undefined);
+      if (isOver()) return;
     } catch (error) {
+      if (isOver()) return;
       // The source is not there (yet): the reign stands still, says so, and looks again.
       primary.reign.halted = explain(error);
       primary.reign.haltedHint = hintOf(error);
       this.log.error("source.unusable", { error });
-      this.#retryStart();
+      setTimeout(() => {
+        if (!isOver()) this.#startReign().catch((failure: unknown) => this.options.onFatal(failure));
+      }, retryStartMs).unref();
       return;
     }
     primary.reign.run();
@@ -453,13 +459,6 @@ export class GroupWorkers {
       log: this.log,
       onDiffers: (object) => reign.reread(object),
     });
-  }
-
-  #retryStart(): void {
-    setTimeout(() => {
-      if (this.#stopped || this.#primary === undefined) return;
-      this.#startReign().catch((error: unknown) => this.options.onFatal(error));
-    }, retryStartMs).unref();
   }
 
   #compressFor(peer: string): boolean {

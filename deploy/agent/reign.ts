@@ -1,3 +1,4 @@
+import { strict as assert } from "node:assert";
 import { framePayloadBytes } from "../../primary/ship/frame-memory.ts";
 import type { StagedQuestion } from "../../primary/ship/shipment.ts";
 import { replicaSettings } from "../../shared/config/config.ts";
@@ -218,6 +219,7 @@ export class Reign {
   }
 
   run(): void {
+    assert(this.#ended === undefined, "a reign runs once");
     this.#ended = this.#loop();
     this.#ended.catch((error: unknown) => this.#options.log.error("reign.failed", { error }));
     this.#tick();
@@ -369,7 +371,7 @@ export class Reign {
     for (const follower of this.#followers.values()) {
       if (this.#paused && follower.shippingAhead)
         this.#worker.note("aheadRefused", { name: follower.session.peer, session: follower.number });
-      await this.#sendSourceState(follower);
+      this.#sendSourceState(follower);
     }
     this.#stir();
   }
@@ -443,7 +445,7 @@ export class Reign {
     this.#options.log.info("replica.joined", { peer, epoch: base.epoch, seq: base.seq });
     this.#stir();
     try {
-      await this.#sendSourceState(follower);
+      this.#sendSourceState(follower);
       this.onJoined(peer);
       for (let frame = await session.next(); frame !== undefined; frame = await session.next()) {
         this.#receive(follower, decodeMessage(frame.header), frame.payload);
@@ -846,7 +848,7 @@ export class Reign {
           this.halted = "";
           this.#options.log.info("group.resumed", {});
           // They have said that it stands still, and would for up to a second.
-          for (const follower of this.#followers.values()) await this.#sendSourceState(follower);
+          for (const follower of this.#followers.values()) this.#sendSourceState(follower);
         }
       } catch (error) {
         this.#cuttingSince = undefined;
@@ -862,7 +864,7 @@ export class Reign {
         if (reason !== this.halted) this.#options.log.error("cut.failed", { error });
         this.halted = reason;
         this.haltedHint = hintOf(error);
-        for (const follower of this.#followers.values()) await this.#sendSourceState(follower);
+        for (const follower of this.#followers.values()) this.#sendSourceState(follower);
       }
     }
   }
@@ -1058,7 +1060,7 @@ export class Reign {
   }
 
   async #look(): Promise<void> {
-    for (const follower of this.#followers.values()) await this.#sendSourceState(follower);
+    for (const follower of this.#followers.values()) this.#sendSourceState(follower);
     const backlog = await this.#worker.call("backlog", undefined);
     this.#backlogBytes = backlog.bytes;
     this.#costs = backlog.costs;
@@ -1066,22 +1068,22 @@ export class Reign {
     if (backlog.dirty) this.changed();
   }
 
-  async #sendSourceState(follower: Follower): Promise<void> {
+  /** Nobody waits for a replica that takes nothing just now. */
+  #sendSourceState(follower: Follower): void {
     if (follower.gone) return;
     const waitingSince = this.#waitingSince();
-    try {
-      await follower.session.send({
-        kind: "sourceState",
-        taken: this.#standing.committed,
-        backlogBytes: this.#backlogBytes,
-        waitingMs: waitingSince === undefined ? 0 : Math.max(1, Math.round(performance.now() - waitingSince)),
-        paused: this.#paused,
-        halted: this.halted,
-      });
-    } catch (error) {
-      // The session's reading ends with the same error and says so.
-      this.#options.log.debug("source_state.unsent", { peer: follower.session.peer, error });
-    }
+    const sent = follower.session.send({
+      kind: "sourceState",
+      taken: this.#standing.committed,
+      backlogBytes: this.#backlogBytes,
+      waitingMs: waitingSince === undefined ? 0 : Math.max(1, Math.round(performance.now() - waitingSince)),
+      paused: this.#paused,
+      halted: this.halted,
+    });
+    // The session's reading ends with the same error and says so.
+    sent.catch((error: unknown) =>
+      this.#options.log.debug("source_state.unsent", { peer: follower.session.peer, error }),
+    );
   }
 }
 

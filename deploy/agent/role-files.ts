@@ -1,4 +1,5 @@
-import { chmod, mkdir, rename, stat, writeFile } from "node:fs/promises";
+import { constants } from "node:fs";
+import { type FileHandle, mkdir, open, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { StoreOnNode } from "../../shared/config/config.ts";
 import { isSystemError } from "../../shared/errors.ts";
@@ -75,12 +76,7 @@ export class RoleFiles {
   async write(): Promise<void> {
     try {
       const facts = this.#facts();
-      for (const place of this.#places) {
-        const holder = join(place, privateName);
-        if (!(await isDirectory(holder))) continue;
-        await this.#replace(holder, ".primary", primaryText(facts));
-        await this.#replace(holder, ".lag", lagText(facts));
-      }
+      for (const place of this.#places) await this.#writeIn(place, facts);
       this.#complained = "";
     } catch (error) {
       const reason = String(error);
@@ -89,28 +85,55 @@ export class RoleFiles {
     }
   }
 
-  async #replace(holder: string, name: string, text: string): Promise<void> {
-    const directory = join(holder, this.#group);
-    const path = join(directory, name);
-    const before = this.#written.get(path);
+  async #writeIn(place: string, facts: RoleFacts): Promise<void> {
+    const files = Object.entries({ ".primary": primaryText(facts), ".lag": lagText(facts) });
     const now = performance.now();
-    if (before !== undefined && before.text === text && now - before.at < freshMs) return;
-    if (before === undefined) {
-      await mkdir(directory, { recursive: true, mode: 0o755 });
-      // Whoever knows the names may pass; what the stores keep there stays their own.
-      await chmod(holder, 0o711);
+    const due = files.filter(([name, text]) => {
+      const before = this.#written.get(join(place, name));
+      return before === undefined || before.text !== text || now - before.at >= freshMs;
+    });
+    if (due.length === 0) return;
+    await using holder = await ownDirectory(join(place, privateName));
+    if (holder === undefined) return;
+    // Whoever knows the names may pass; what the stores keep there stays their own.
+    await holder.chmod(0o711);
+    const inHolder = join(within(holder), this.#group);
+    try {
+      await mkdir(inHolder, 0o755);
+    } catch (error) {
+      if (!isSystemError(error, "EEXIST")) throw error;
     }
-    await writeFile(`${path}.staged`, text, { mode: 0o644 });
-    await rename(`${path}.staged`, path);
-    this.#written.set(path, { text, at: now });
+    await using directory = await ownDirectory(inHolder);
+    if (directory === undefined) return;
+    for (const [name, text] of due) {
+      const path = join(within(directory), name);
+      await rm(`${path}.staged`, { force: true });
+      await writeFile(`${path}.staged`, text, { mode: 0o644, flag: "wx" });
+      await rename(`${path}.staged`, path);
+      this.#written.set(join(place, name), { text, at: now });
+    }
   }
 }
 
-async function isDirectory(path: string): Promise<boolean> {
+/**
+ * Opened without following a symlink, and only where it is this agent's own: whoever owns the application's directory can put
+ * anything in its place, and this agent may be root. Undefined where there is none, or another's.
+ */
+async function ownDirectory(path: string): Promise<FileHandle | undefined> {
+  let directory: FileHandle;
   try {
-    return (await stat(path)).isDirectory();
+    directory = await open(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
   } catch (error) {
-    if (isSystemError(error, "ENOENT", "ENOTDIR")) return false;
+    if (isSystemError(error, "ENOENT", "ENOTDIR", "ELOOP")) return undefined;
     throw error;
   }
+  const { uid } = await directory.stat();
+  if (uid === process.geteuid?.()) return directory;
+  await directory.close();
+  return undefined;
+}
+
+/** The directory that was opened, whatever has its name by now. */
+function within(directory: FileHandle): string {
+  return `/proc/self/fd/${directory.fd}`;
 }

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readdir, readFile, rm, stat } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
@@ -58,6 +58,36 @@ describe("files for scripts", () => {
       await files.write();
       expect(await readFile(join(place, ".primary"), "utf8")).to.equal("bravo 5\n");
       expect((await stat(join(place, ".primary"))).ino).to.not.equal(ino);
+    } finally {
+      await rm(directory, { recursive: true });
+    }
+  });
+
+  it("are written nowhere that a symlink leads to, nor into what somebody else has put there", async () => {
+    const directory = await mkdtemp(join(tmpdir(), "us-role-"));
+    try {
+      const outside = join(directory, "outside");
+      const victim = join(outside, "victim");
+      await mkdir(outside, { mode: 0o700 });
+      await writeFile(victim, "as it was");
+      const places = ["holder", "group", "staged"];
+      for (const place of places) await mkdir(join(directory, place));
+      await symlink(outside, join(directory, "holder", ".understudy"));
+      await mkdir(join(directory, "group", ".understudy"));
+      await symlink(outside, join(directory, "group", ".understudy", "app"));
+      await mkdir(join(directory, "staged", ".understudy", "app"), { recursive: true });
+      for (const name of [".primary", ".primary.staged", ".lag.staged"])
+        await symlink(victim, join(directory, "staged", ".understudy", "app", name));
+      const stores = places.map(
+        (place) =>
+          ({ name: place as StoreName, kind: "sqlite", path: join(directory, place, "app.db") }) satisfies StoreOnNode,
+      );
+      await new RoleFiles("app", stores, () => replica, silentLog).write();
+      expect(await readdir(outside)).to.deep.equal(["victim"]);
+      expect((await stat(outside)).mode & 0o777).to.equal(0o700);
+      expect(await readFile(victim, "utf8")).to.equal("as it was");
+      expect(await readFile(join(directory, "staged", ".understudy", "app", ".primary"), "utf8")).to.equal("alpha 4\n");
+      expect(await readFile(victim, "utf8")).to.equal("as it was");
     } finally {
       await rm(directory, { recursive: true });
     }
