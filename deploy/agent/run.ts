@@ -19,6 +19,7 @@ import { GroupAgent } from "./group.ts";
 import { HookLedger } from "./hook-ledger.ts";
 import { runLinks } from "./links.ts";
 import { roleReport } from "./role-report.ts";
+import { ServiceManager } from "./service-manager.ts";
 
 /** The state directory belongs to another node than the one that was asked for. */
 class OtherIdentity extends UnderstudyError {
@@ -37,6 +38,7 @@ export async function runAgent(
   signal: AbortSignal,
 ): Promise<void> {
   tuneCollector();
+  const manager = new ServiceManager(process.env);
   const config = await loadConfig(options.configPath);
   const node = nodeNamed(config, options.node);
   await mkdir(options.stateDirectory, { recursive: true, mode: 0o700 });
@@ -103,6 +105,7 @@ export async function runAgent(
     closing.use(new RoleListener(node.roleListener, { report, metrics: async () => await metrics.text() }, log));
   }
   for (const group of groups.values()) group.service.serve();
+  manager.ready(log).catch(onFatal);
   log.info("agent.started", { software, groups: [...groups.keys()].join(",") });
   const either = AbortSignal.any([signal, stopping.signal]);
   await runLinks({ config, node: node.name, identity, stateDirectory: options.stateDirectory, groups, log }, either);

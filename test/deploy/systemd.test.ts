@@ -39,6 +39,10 @@ describe("units of systemd", () => {
     const service = unit.get("Service")!;
     expect(service.get("ExecStart")).to.deep.equal(["/usr/bin/understudy", "run"]);
     expect(service.get("Restart")).to.deep.equal(["always"]);
+    // It says itself when it answers, by a program; a recovery is never cut short.
+    expect(service.get("Type")).to.deep.equal(["notify"]);
+    expect(service.get("NotifyAccess")).to.deep.equal(["all"]);
+    expect(service.get("TimeoutStartSec")).to.deep.equal(["infinity"]);
     expect(unit.get("Install")?.get("WantedBy")).to.deep.equal(["multi-user.target"]);
     const text = await readFile(join(folder, "understudy.service"), "utf8");
     const variables = [...text.matchAll(/^# {3}(UNDERSTUDY_\w+)=\S+$/gm)].map(([, name]) => name!);

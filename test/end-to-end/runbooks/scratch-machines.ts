@@ -29,14 +29,21 @@ const run = promisify(execFile);
 const checkout = fileURLToPath(new URL("../../../", import.meta.url));
 const places = ["/var/lib/understudy", "/var/tmp", "/etc", "/srv", "/opt"];
 
-/** `$MACHINE` is the machine's directory. */
+/** `$MACHINE` is the machine's directory. Like the unit it waits until the agent says that it answers, or has ended. */
 const systemctl = `#!/bin/sh
 set -eu
 pid=$MACHINE/agent.pid
 case "$*" in
   "start understudy")
-    nohup understudy run >>"$MACHINE/log" 2>&1 </dev/null &
-    echo $! >"$pid" ;;
+    rm -f "$MACHINE/agent.ready"
+    NOTIFY_SOCKET=$MACHINE/agent.ready nohup understudy run >>"$MACHINE/log" 2>&1 </dev/null &
+    echo $! >"$pid"
+    looks=0
+    while [ ! -e "$MACHINE/agent.ready" ] && kill -0 "$(cat "$pid")" 2>/dev/null; do
+      looks=$((looks + 1))
+      [ $looks -le 1000 ] || { echo "the agent does not say that it answers" >&2; exit 1; }
+      sleep 0.05
+    done ;;
   "stop understudy")
     kill "$(cat "$pid")"
     while kill -0 "$(cat "$pid")" 2>/dev/null; do sleep 0.05; done
@@ -57,6 +64,13 @@ case "$*" in
   *"stop understudy-primary@app.target") rm -f "$MACHINE/target.reached" ;;
   *) echo "no such unit: $*" >&2; exit 5 ;;
 esac
+`;
+
+/** Whoever is told here can ask the agent. */
+const notify = `#!/bin/sh
+test "$*" = --ready || exit 2
+understudy is-primary app >/dev/null
+test $? -le 1 && touch "$NOTIFY_SOCKET"
 `;
 
 export class ScratchMachines implements AsyncDisposable {
@@ -87,6 +101,8 @@ export class ScratchMachines implements AsyncDisposable {
       for (const place of ["bin", ...places]) await mkdir(machines.path(name, place), { recursive: true });
       await writeFile(machines.path(name, "bin/systemctl"), systemctl);
       await chmod(machines.path(name, "bin/systemctl"), 0o755);
+      await writeFile(machines.path(name, "bin/systemd-notify"), notify);
+      await chmod(machines.path(name, "bin/systemd-notify"), 0o755);
       await symlink(machines.path(name, "opt/understudy/understudy"), machines.path(name, "bin/understudy"));
       await symlink(join(checkout, "deploy"), machines.path(name, "opt/understudy"));
       await symlink(process.execPath, machines.path(name, "bin/node"));
