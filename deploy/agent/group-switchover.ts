@@ -98,6 +98,8 @@ export class GroupSwitchover {
   readonly #target: SwitchoverTarget;
   readonly #plans: PlannedSwitchovers;
   #run: SwitchoverRun | undefined;
+  /** Before its first record is durable a switchover is nothing but this: what ends it, and when that is over. */
+  #leading: { readonly abort: AbortController; readonly ended: Promise<void> } | undefined;
   /** What the machine says; the catalog may not have it yet where there was no room for it, and that only on the way back. */
   #record: SwitchoverRecord | undefined;
   #kept = true;
@@ -109,6 +111,8 @@ export class GroupSwitchover {
   #accepted = false;
   /** The service did not start there, and the group comes back to this node. */
   #comesBack = false;
+  /** What became of the service there is not known yet. */
+  #serviceAwaited = false;
   readonly #ready = new Map<string, PromiseWithResolvers<Ready>>();
 
   constructor(workers: GroupWorkers, peers: GroupPeers, promotion: GroupPromotion, service: GroupService) {
@@ -142,6 +146,9 @@ export class GroupSwitchover {
     const { switchover } = reign.standing;
     this.#record = switchover?.to === "" ? undefined : switchover;
     this.#kept = true;
+    // Who moved it back meanwhile did not wait for the service there.
+    if (this.#serviceAwaited && !this.#comesBack)
+      this.#serviceUnknown(`${this.#workers.options.node} is primary again`);
     reign.onJoined = (peer) => {
       this.#joined(peer);
       this.#target.joined(peer);
@@ -173,6 +180,7 @@ export class GroupSwitchover {
     clearTimeout(this.#timer);
     this.#plans.stop();
     this.#action?.abort.abort(new Error("the agent stops"));
+    this.#leading?.abort.abort(new Error("the agent stops"));
     for (const ready of this.#ready.values()) ready.reject(new Error("the agent stops"));
   }
 
@@ -218,7 +226,14 @@ export class GroupSwitchover {
     if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
     const begun = new SwitchoverRun(randomBytes(8).toString("hex"), this.#workers.options.node, options.to);
     this.#run = begun;
-    this.#lead(begun, options).catch((error: unknown) => this.#workers.options.onFatal(error));
+    this.#serviceAwaited = false;
+    const abort = new AbortController();
+    const ended = this.#lead(begun, options, abort.signal)
+      .catch((error: unknown) => this.#workers.options.onFatal(error))
+      .finally(() => {
+        if (this.#leading?.abort === abort) this.#leading = undefined;
+      });
+    this.#leading = { abort, ended };
     return begun.progress(0);
   }
 
@@ -269,13 +284,24 @@ export class GroupSwitchover {
     if (plan !== undefined)
       await this.#workers.event("switchover.cancelled", { to: plan.to, at: plan.at, plannedBy: plan.by, by });
     const cancelled = plan === undefined ? null : { to: plan.to, at: plan.at, by: plan.by };
-    const record = this.#record;
     const run = this.#run;
-    if (record === undefined || run === undefined) {
-      if (cancelled === null) throw new NoSwitchover("there is no switchover to abort");
-      return { cancelled, ended: null };
+    const leading = this.#leading;
+    const tell = (): void => this.#note("abort", by === "" ? "it was aborted" : `${by} aborts it`);
+    if (leading !== undefined && run !== undefined) {
+      tell();
+      leading.abort.abort(new Error("it was aborted"));
+      await leading.ended;
+      if (run.over) return { cancelled, ended: run.progress(0) };
     }
-    this.#note("abort", by === "" ? "it was aborted" : `${by} aborts it`);
+    // It may have been written down just then.
+    const record = this.#record;
+    if (record === undefined || run === undefined) {
+      if (cancelled !== null) return { cancelled, ended: null };
+      const why =
+        run === undefined || run.over ? "there is no switchover to abort" : `${run.to} has taken over already`;
+      throw new NoSwitchover(why);
+    }
+    if (leading === undefined) tell();
     const connected = this.#workers.primary?.reign.follower(record.to) !== undefined;
     if (record.step === "handing" && !connected) {
       if (!acceptUnreachable) throw new InDoubt(record.to);
@@ -293,26 +319,27 @@ export class GroupSwitchover {
   }
 
   async #ended(run: SwitchoverRun): Promise<void> {
-    const end = performance.now() + this.#workers.config.limits.switchoverStepMs;
+    const { limits, hooks } = this.#workers.config;
+    const end = performance.now() + limits.switchoverStepMs + (hooks.startService?.timeoutMs ?? 0);
     for (let seen = 0; !run.over && performance.now() < end && !this.#workers.stopped; seen = run.progress(0).next)
       await run.news(seen, newsMsMax);
   }
 
   // --- before anything is written down -----------------------------------------------------------------------------
 
-  async #lead(run: SwitchoverRun, options: SwitchoverOptions): Promise<void> {
+  async #lead(run: SwitchoverRun, options: SwitchoverOptions, aborted: AbortSignal): Promise<void> {
     const { log, config } = this.#workers;
     try {
-      const { obstacles, rttMs } = await this.#ask(options);
+      const { obstacles, rttMs } = await withinLimit(this.#ask(options), aborted);
       if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
       this.#note("checked", `nothing stands in the way; ${options.to} answers in ${(rttMs ?? 0).toFixed(1)} ms`);
       const reign = this.#reign();
-      const signal = AbortSignal.timeout(config.limits.switchoverStepMs);
+      const signal = AbortSignal.any([aborted, AbortSignal.timeout(config.limits.switchoverStepMs)]);
       // While the service runs: what is left to be cut when it stands still is little then.
-      const { cut } = await reign.requestCut();
+      const { cut } = await withinLimit(reign.requestCut(), signal);
       await withinLimit(reign.appliedAt(cut, options.to, signal), signal);
       this.#note("in-step", `${options.to} holds and has applied cut ${cutText(cut)}`);
-      await this.#on({ kind: "asked", id: run.id, to: options.to });
+      await this.#on({ kind: "asked", id: run.id, to: options.to }, aborted);
       if (this.#record?.id !== run.id) throw new WrongRole("a switchover is asked of the primary", this.#workers.role);
     } catch (error) {
       if (this.#workers.stopped) return;
@@ -400,8 +427,9 @@ export class GroupSwitchover {
   // --- the machine -------------------------------------------------------------------------------------------------
 
   /** One event after the other, as changes of role are; what it leads to is durable when this resolves. */
-  async #on(event: SourceEvent): Promise<void> {
+  async #on(event: SourceEvent, aborted?: AbortSignal): Promise<void> {
     await this.#workers.exclusively(async () => {
+      aborted?.throwIfAborted();
       if (!this.#workers.stopped && this.#workers.role === "primary") await this.#advance(event);
     });
   }
@@ -661,14 +689,20 @@ export class GroupSwitchover {
   }
 
   /** The new primary says so when this node follows it. */
-  #awaitService(record: SwitchoverRecord): void {
+  #awaitService({ to }: SwitchoverRecord): void {
+    this.#serviceAwaited = true;
+    const { limits, hooks } = this.#workers.config;
+    const ms = limits.switchoverStepMs + (hooks.afterPromote?.timeoutMs ?? 0) + (hooks.startService?.timeoutMs ?? 0);
+    this.#timer = setTimeout(() => this.#serviceUnknown(`${to} did not say within ${ms / 1000} s`), ms).unref();
+  }
+
+  /** Should it be heard all the same, it is an event. */
+  #serviceUnknown(why: string): void {
     const run = this.#run;
-    this.#timer = setTimeout(() => {
-      if (run?.over !== false) return;
-      this.#note("service-unknown", `whether the service runs on ${record.to} was not heard`);
-      this.#done(run);
-    }, this.#workers.config.limits.switchoverStepMs);
-    this.#timer.unref();
+    if (run?.over !== false) return;
+    const text = `whether the service runs on ${run.to} is not known: ${why}`;
+    this.#note("service-unknown", text);
+    run.end("service-unknown", text, `Look there: \`understudy status\`, and at the service itself.`);
   }
 
   /** What the primary says that this node follows. */
@@ -679,7 +713,8 @@ export class GroupSwitchover {
 
   #serviceStarted(peer: string, { id, ms, reason }: Extract<SwitchoverMessage, { kind: "serviceStarted" }>): void {
     const run = this.#run;
-    if (run === undefined || run.id !== id || run.over) return;
+    if (run === undefined || run.id !== id || !this.#serviceAwaited) return;
+    this.#serviceAwaited = false;
     clearTimeout(this.#timer);
     if (reason === "") {
       this.#note("started", `the service runs on ${peer}, ${ms} ms after its epoch began`, { ms });
@@ -691,10 +726,15 @@ export class GroupSwitchover {
       reason,
     });
     this.#comesBack = true;
-    this.#timer = setTimeout(() => {
-      this.#comesBack = false;
-      run.end("service-failed", reason, `Look there: ${peer} is primary.`);
-    }, returnSteps * this.#workers.config.limits.switchoverStepMs).unref();
+    const { limits, hooks } = this.#workers.config;
+    const hooksMs = (hooks.stopService?.timeoutMs ?? 0) + (hooks.startService?.timeoutMs ?? 0);
+    this.#timer = setTimeout(
+      () => {
+        this.#comesBack = false;
+        run.end("service-failed", reason, `Look there: ${peer} is primary.`);
+      },
+      returnSteps * limits.switchoverStepMs + hooksMs,
+    ).unref();
   }
 
   #done(run: SwitchoverRun): void {
@@ -707,10 +747,16 @@ export class GroupSwitchover {
   async #handBack(from: string, reason: string): Promise<void> {
     const workers = this.#workers;
     // It did not start there either.
-    if (this.#comesBack || workers.config.hooks.stopService === undefined) return;
-    const { log } = workers;
-    const end = performance.now() + returnSteps * workers.config.limits.switchoverStepMs;
-    while (!workers.stopped && workers.role === "primary" && performance.now() < end) {
+    if (this.#comesBack) return;
+    const { log, config } = workers;
+    const end = performance.now() + returnSteps * config.limits.switchoverStepMs;
+    let why = config.hooks.stopService === undefined ? "no stop_service is configured" : `${from} does not follow`;
+    while (
+      config.hooks.stopService !== undefined &&
+      !workers.stopped &&
+      workers.role === "primary" &&
+      performance.now() < end
+    ) {
       const follower = workers.primary?.reign.follower(from);
       if (follower?.state === "streaming") {
         log.error("switchover.returned", { to: from, reason });
@@ -721,15 +767,19 @@ export class GroupSwitchover {
         } catch (error) {
           if (!(error instanceof SwitchoverRefused)) throw error;
           log.warn("switchover.refused", { to: from, error });
+          why = explain(error);
         }
       }
       await sleep(returnLookMs);
     }
+    if (workers.stopped) return;
     log.error("switchover.not_returned", {
       to: from,
       reason,
+      why,
       hint: "This node is primary: start the service by hand.",
     });
+    await workers.event("switchover.not_returned", { to: from, reason, why });
   }
 
   // --- parts -------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import { type HaOptions, haActions, haRequest, haText } from "./ha.ts";
 import { parsePlannedTime } from "./planned-time.ts";
 import { parseRestorePoint } from "./restore-point.ts";
 import {
+  abortCode,
   cancelledText,
   followSwitchover,
   outcomeCode,
@@ -559,6 +560,7 @@ class CommandLine {
         if (ended === null) return;
       }
       progress = ended;
+      this.#exitCode = abortCode(progress);
     } else {
       const { to } = options;
       if (to === undefined) throw new OptionMissing("the node that is to be primary", "Give it with --to NODE.");
@@ -579,9 +581,9 @@ class CommandLine {
         if (!options.json) this.#out(stepText(step));
       };
       progress = await followSwitchover(agent, group, begun, told, this.#terminal.signal);
+      this.#exitCode = outcomeCode(progress);
     }
     this.#answer(options, progress, (answer) => outcomeText(group, answer));
-    this.#exitCode = outcomeCode(progress);
     if (!options.json && progress.hint !== "") this.#terminal.err.write(`${progress.hint}\n`);
   }
 

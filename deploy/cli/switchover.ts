@@ -56,16 +56,24 @@ export function outcomeText(group: string, { from, to, outcome, reason, pauseMs 
       return `${group}: ${to} is primary, and its service could not be started: ${reason}.\n`;
     case "refused":
       return `${group}: nothing was changed: ${reason}.\n`;
+    case "service-unknown":
+      return `${group}: ${to} is primary, and ${reason}.\n`;
     case "superseded":
     case "in-doubt":
-    case null:
       return `${group}: ${reason}.\n`;
+    case null:
+      return `${group}: it is going back to ${from} still: see \`understudy status\`.\n`;
   }
 }
 
 export function outcomeCode({ outcome }: SwitchoverProgress): ExitCode {
   if (outcome === "done") return exitCodes.done;
   return outcome === "refused" ? exitCodes.refused : exitCodes.failed;
+}
+
+/** Who aborts it wants the service where it was. */
+export function abortCode({ outcome }: SwitchoverProgress): ExitCode {
+  return outcome === "rolled-back" || outcome === "refused" ? exitCodes.done : exitCodes.failed;
 }
 
 export function scheduledText(group: string, { to, at }: SwitchoverSchedule): string {

@@ -471,11 +471,19 @@ export interface SwitchoverProgress {
   readonly next: number;
   /**
    * `done`: the target is primary and its service runs. `service-failed`: it is, its service could not be started, and the
-   * former primary did not get it back.
+   * former primary did not get it back. `service-unknown`: it is, and whether its service runs was not heard in its time.
    * `refused`: nothing was done. `rolled-back`: the former primary is in service. `in-doubt`: the target is not connected and
    * may have taken over; it goes on by itself when it is back. `superseded`: somebody else was promoted. Null: under way.
    */
-  readonly outcome: "done" | "service-failed" | "refused" | "rolled-back" | "in-doubt" | "superseded" | null;
+  readonly outcome:
+    | "done"
+    | "service-failed"
+    | "service-unknown"
+    | "refused"
+    | "rolled-back"
+    | "in-doubt"
+    | "superseded"
+    | null;
   /** Why it is not `done`; "" else. */
   readonly reason: string;
   readonly hint: string;

@@ -138,6 +138,8 @@ describe("a switchover under a service that writes", function () {
   });
 });
 
+const stepMs = 4000;
+
 describe("a switchover that fails", function () {
   this.timeout(600_000);
   let cluster: Cluster;
@@ -145,6 +147,8 @@ describe("a switchover that fails", function () {
   let alpha: ClusterNode;
   let bravo: ClusterNode;
   let written = 0;
+  /** Commands that follow what nobody will tell them. */
+  const following: Promise<unknown>[] = [];
 
   /** Hooks say what they do in `control/said`, and do it badly where `control/NODE-HOOK` says how. */
   async function groupYaml({ directory, data }: ClusterPaths): Promise<string> {
@@ -158,6 +162,7 @@ describe("a switchover that fails", function () {
       mode=$(cat "$UNDERSTUDY_NODE-$1" 2>/dev/null || true)
       case "$mode" in
         fail) echo 'not now' >&2; exit 3 ;;
+        late) until [ -e "$UNDERSTUDY_NODE-$1-late" ]; do sleep 0.05; done; exit 3 ;;
         hang) exec sleep 600 ;;
         kill) rm "$UNDERSTUDY_NODE-$1"; kill -9 $PPID ;;
         freeze) rm "$UNDERSTUDY_NODE-$1"; kill -STOP $PPID ;;
@@ -173,9 +178,9 @@ describe("a switchover that fails", function () {
       files: { kind: files, path: ${at("alpha")}, at: { bravo: ${at("bravo")} } }
     hooks:
       stop_service: { run: [${hook}, stop], timeout: 2s }
-      start_service: { run: [${hook}, start], timeout: 2s }
+      start_service: { run: [${hook}, start], timeout: 15s }
       before_promote: { run: [${hook}, before], timeout: 2s }
-    limits: { switchover_step: 4s }`;
+    limits: { switchover_step: ${stepMs}ms }`;
   }
 
   before(async () => {
@@ -184,7 +189,10 @@ describe("a switchover that fails", function () {
     await Promise.all([start(alpha), start(bravo)]);
     await bravo.until(({ cut }) => cut !== null, deadlineMs);
   });
-  after(async () => await cluster?.[Symbol.asyncDispose]());
+  after(async () => {
+    await cluster?.[Symbol.asyncDispose]();
+    await Promise.all(following);
+  });
 
   async function start(node: ClusterNode): Promise<void> {
     await node.start({
@@ -318,16 +326,40 @@ describe("a switchover that fails", function () {
     });
   }
 
-  it("comes back where the service does not start there", async () => {
+  it("comes back where the service does not start there, though that takes longer than a step may", async () => {
     const { from, to, text } = await begin();
-    await mode(to, "start", "fail");
-    const failed = await from.cli("switchover", "app", "--to", to.name);
+    const since = Date.now();
+    await mode(to, "start", "late");
+    const asked = from.cli("switchover", "app", "--to", to.name);
+    const demoted = async (): Promise<boolean> =>
+      (await events(from)).some(({ event, at }) => event === "switchover.demoted" && Date.parse(String(at)) > since);
+    await until(demoted, deadlineMs, `${from.name} follows`);
+    const overdue = performance.now() + stepMs + 500;
+    await until(() => performance.now() > overdue, deadlineMs, "a step would be over by now");
+    await writeFile(join(control, `${to.name}-start-late`), "");
+    const failed = await asked;
     expect(failed.code, failed.stdout + failed.stderr).to.equal(1);
     expect(failed.stdout).to.match(
       /could not be started on .*, which hands it back: .*is primary again, and its service runs/s,
     );
     await wellAgain();
     expect((await kept(text)).primary.name).to.equal(from.name);
+  });
+
+  it("is taken back before anything is written down, and changes nothing", async () => {
+    const { from, to, text } = await begin();
+    const before = await said();
+    to.signal("SIGSTOP");
+    try {
+      await from.control.switchover("app", { to: to.name, accept: [] });
+      const { ended } = await from.control.abortSwitchover("app", { accept: [], by: "somebody" });
+      expect(ended).to.include({ outcome: "refused", reason: "it was aborted" });
+      expect((await from.cli("switchover", "app", "--abort")).code, "there is none any more").to.equal(3);
+    } finally {
+      to.signal("SIGCONT");
+    }
+    expect((await kept(text)).primary.name).to.equal(from.name);
+    expect(await said(), "no service was stopped").to.deep.equal(before);
   });
 
   it("is taken back while the service is being stopped, and is not begun twice", async () => {
@@ -437,7 +469,9 @@ describe("a switchover that fails", function () {
       const asked = from.cli("switchover", "app", "--to", to.name);
       await until(() => !victim.running, deadlineMs, `${victim.name} is killed at ${step}`);
       await start(victim);
-      await asked;
+      // One that took over and was killed tells nobody any more whether its service runs.
+      if (who === "to" && outcome === "there") following.push(asked);
+      else await asked;
       const { primary } = await kept(text);
       if (outcome !== "either") expect(primary.name).to.equal(outcome === "back" ? from.name : to.name);
     });

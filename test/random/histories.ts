@@ -301,11 +301,13 @@ class Run {
   }
 }
 
-/** Until it is over, or in doubt. */
+/** Until it is over, or in doubt, or the other one is primary: whether the service runs there is looked at there. */
 async function switched(control: ControlHandler, to: string): Promise<void> {
   let progress = await control.switchover("app", { to, accept: [] });
-  while (progress.outcome === null) progress = await control.switchoverProgress("app", progress.next);
-  if (progress.outcome !== "done") throw new Error(`${progress.outcome}: ${progress.reason}`);
+  while (progress.outcome === null && !progress.steps.some(({ step }) => step === "demoted"))
+    progress = await control.switchoverProgress("app", progress.next);
+  if (progress.outcome !== null && progress.outcome !== "done")
+    throw new Error(`${progress.outcome}: ${progress.reason}`);
 }
 
 function describeGroup(group: GroupStatus | undefined): string {

@@ -214,10 +214,12 @@ export class FakeAgent implements ControlHandler {
     this.#called(["switchoverProgress", group, after], { ...this.#told, next: after, ...this.progress.shift() });
   scheduleSwitchover: ControlHandler["scheduleSwitchover"] = (group, options, at) =>
     this.#called(["scheduleSwitchover", group, options, at], { to: options.to, at, by: options.by ?? "" });
+  /** How a switchover that is aborted has ended; null: not yet. */
+  aborted: SwitchoverProgress["outcome"] = "rolled-back";
   abortSwitchover: ControlHandler["abortSwitchover"] = (group, options) =>
     this.#called(["abortSwitchover", group, options], {
       cancelled: { to: "bravo", at: "2026-11-22T02:30:00.000Z", by: "root" },
-      ended: { ...this.#told, outcome: "rolled-back", reason: "it was aborted" },
+      ended: { ...this.#told, outcome: this.aborted, reason: this.aborted === null ? "" : "it was aborted" },
     });
   form: ControlHandler["form"] = (group, options) =>
     this.#called(["form", group, options], { role: "primary", epoch: 1 });

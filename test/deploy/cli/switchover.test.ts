@@ -41,6 +41,7 @@ describe("the command switchover", () => {
     ["refused", 3, /nothing was changed: why/],
     ["rolled-back", 1, /alpha is primary as before.*: why/],
     ["service-failed", 1, /bravo is primary, and its service could not be started: why/],
+    ["service-unknown", 1, /bravo is primary, and why/],
     ["in-doubt", 1, /why/],
     ["superseded", 1, /why/],
   ];
@@ -103,11 +104,15 @@ Nothing stands in the way.
     const planned = await run(agent, "--to", "bravo", "--at", "2999-01-01T02:30:00Z");
     expect(planned.out).to.equal("app: it is moved to bravo at 2999-01-01T02:30:00.000Z, by the agent of this node.\n");
     const aborted = await run(agent, "--abort", "--accept-unreachable-target");
-    expect(aborted.code).to.equal(1);
+    expect(aborted.code, "it is as before").to.equal(0);
     expect(aborted.out)
       .to.match(/not moved to bravo at .* any more/)
       .and.match(/alpha is primary as before/);
     expect(JSON.stringify(agent.calls.at(-1))).to.include('"accept":["unreachable-target"]');
+    agent.aborted = null;
+    const late = await run(agent, "--abort");
+    expect(late.code, "it is not as before yet").to.equal(1);
+    expect(late.out).to.match(/it is going back to alpha still: see `understudy status`\.$/m);
     expect((await run(agent, "--to", "bravo", "--at", "tomorrow")).code).to.equal(2);
     expect((await run(agent, "--to", "bravo", "--at", "2001-01-01T02:30:00Z")).err).to.match(/has passed/);
   });
