@@ -31,6 +31,7 @@ import type {
 import { cutRef, GroupUnknown, jsonNumber, unknownLag } from "../control/api.ts";
 import type {
   Caller,
+  DropAnswer,
   ExportAnswer,
   ExportOptions,
   ForkAnswer,
@@ -214,7 +215,7 @@ export class AgentControl implements ControlHandler {
     return await this.#forks.exportFork(name, options, signal);
   }
 
-  async dropFork(name: string, caller?: Caller): Promise<ForkAnswer> {
+  async dropFork(name: string, caller?: Caller): Promise<DropAnswer> {
     return await this.#forks.dropFork(name, caller);
   }
 

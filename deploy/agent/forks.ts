@@ -3,8 +3,10 @@ import type { ForkRecord } from "../../replica/rejoin/fork-bundle.ts";
 import { groupOfFork } from "../../replica/rejoin/fork-bundle.ts";
 import { isSystemError } from "../../shared/errors.ts";
 import type { Log } from "../../shared/log.ts";
+import { cutRefText } from "../control/api.ts";
 import type {
   Caller,
+  DropAnswer,
   ExportAnswer,
   ExportOptions,
   ForkAnswer,
@@ -14,6 +16,7 @@ import type {
 } from "../control/fork-answers.ts";
 import { forksDirectory, forksRoot } from "../control/state-layout.ts";
 import type { ForkMainCalls, ForkWorkerCalls } from "../workers/fork-worker.ts";
+import { RemoteError } from "../workers/port-peer.ts";
 import type { EventLog } from "./event-log.ts";
 import { namedPath } from "./source-status.ts";
 import { WorkerThread } from "./worker-thread.ts";
@@ -85,20 +88,25 @@ export class Forks implements Omit<ForkHandler, "rejoin"> {
     return { name, to, files, bytes, metadataPartial };
   }
 
-  async dropFork(name: string, { by = "" }: Caller = {}): Promise<ForkAnswer> {
-    const shown = await this.showFork(name);
+  async dropFork(name: string, { by = "" }: Caller = {}): Promise<DropAnswer> {
+    const fork = await this.#describe(name);
     await this.#inThread(async (worker) => await worker.call("drop", { root: this.#root, name }));
-    const { group, common, last } = shown.fork;
+    const group = groupOfFork(name) ?? "";
     await this.refresh(group);
     this.#log.warn("fork.dropped", { group, name, by });
-    await this.#events.append("fork.dropped", {
-      group,
-      name,
-      common: `${common.epoch}.${common.seq}`,
-      last: `${last.epoch}.${last.seq}`,
-      by,
-    });
-    return shown;
+    const cuts = fork === null ? {} : { common: cutRefText(fork.common), last: cutRefText(fork.last) };
+    await this.#events.append("fork.dropped", { group, name, ...cuts, by });
+    return { name, fork };
+  }
+
+  /** Null where it cannot be read any more. */
+  async #describe(name: string): Promise<ForkDescription | null> {
+    try {
+      return (await this.showFork(name)).fork;
+    } catch (error) {
+      if (error instanceof RemoteError && error.code === "FORK_DAMAGED") return null;
+      throw error;
+    }
   }
 
   get #root(): string {

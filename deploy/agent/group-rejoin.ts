@@ -13,6 +13,8 @@ import type { Session } from "./session.ts";
 
 /** A hook that failed, or a rejoin by itself that came to nothing, is tried again after so long. */
 const retryMs = 30_000;
+/** At the longest, where what stands in the way stays the same. */
+const retryMaxMs = 600_000;
 /** Whether what was otherwise is right by now. */
 const lookMs = 500;
 /** So long whoever asks for a rejoin waits for a session with the primary. */
@@ -47,6 +49,9 @@ export class GroupRejoin {
   #unstopped: Reason | undefined;
   #stopping: Promise<void> | undefined;
   #hookTimer: NodeJS.Timeout | undefined;
+  #pauseMs = retryMs;
+  /** Why it failed last. */
+  #reason = "";
   #rejoinTimer: NodeJS.Timeout | undefined;
   #watch: NodeJS.Timeout | undefined;
   #trying = false;
@@ -111,6 +116,7 @@ export class GroupRejoin {
     // Before the first cut there is nothing that could be common.
     this.#met = { session, common: common?.seq === 0n ? undefined : common };
     this.#failure = undefined;
+    this.#reason = "";
     if (this.#workers.config.rejoin === "auto") this.#tryByItself();
   }
 
@@ -127,8 +133,11 @@ export class GroupRejoin {
       .catch((error: unknown) => {
         if (this.#workers.stopped) return;
         this.#workers.log.error("rejoin.failed", { error });
+        const reason = explain(error);
+        this.#pauseMs = reason === this.#reason ? Math.min(this.#pauseMs * 2, retryMaxMs) : retryMs;
+        this.#reason = reason;
         clearTimeout(this.#rejoinTimer);
-        this.#rejoinTimer = setTimeout(() => this.#tryByItself(), retryMs).unref();
+        this.#rejoinTimer = setTimeout(() => this.#tryByItself(), this.#pauseMs).unref();
       })
       .finally(() => {
         this.#trying = false;

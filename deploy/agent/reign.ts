@@ -1,8 +1,7 @@
-import { strict as assert } from "node:assert";
 import { framePayloadBytes } from "../../primary/ship/frame-memory.ts";
 import type { StagedQuestion } from "../../primary/ship/shipment.ts";
 import { replicaSettings } from "../../shared/config/config.ts";
-import { exitCodes, explain, hintOf, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
+import { assert, exitCodes, explain, hintOf, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import type { StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
 import { features } from "../../shared/session/connect.ts";

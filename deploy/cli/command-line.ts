@@ -16,7 +16,7 @@ import {
 import { connectControl } from "../control/client.ts";
 import { bridgeSocketPath, controlSocketPath, eventLogPath, identityDirectory } from "../control/state-layout.ts";
 import { callerName } from "./caller.ts";
-import { droppedText, exportedText, forksText, forkText, rejoinedText } from "./fork-text.ts";
+import { droppedText, exportedText, forksText, forkText, rejoinedText, shownFork } from "./fork-text.ts";
 import { type HaOptions, haActions, haRequest, haText } from "./ha.ts";
 import { parsePlannedTime } from "./planned-time.ts";
 import { parseRestorePoint } from "./restore-point.ts";
@@ -508,7 +508,7 @@ class CommandLine {
     } else {
       if (!options.yes) {
         const kept = "The fork is kept.";
-        this.#terminal.err.write(forkText(await agent.showFork(name)));
+        this.#terminal.err.write(await shownFork(agent, name));
         if (!this.#terminal.interactive) throw new NotAnsweredYes("nobody is here to confirm that", kept);
         if (!(await confirmed(this.#terminal, "Drop it for ever?")))
           throw new NotAnsweredYes("dropping the fork was not confirmed", kept);

@@ -1,9 +1,12 @@
+import { explain, UnderstudyError } from "../../shared/errors.ts";
 import { sizeText } from "../../shared/units.ts";
 import { cutRefText } from "../control/api.ts";
 import type {
+  DropAnswer,
   ExportAnswer,
   ForkAnswer,
   ForkDescription,
+  ForkHandler,
   ForkPathAnswer,
   ForksAnswer,
   RejoinAnswer,
@@ -55,8 +58,18 @@ export function rejoinedText(group: string, { peer, cut, fork }: RejoinAnswer): 
   return `${group}: follows ${peer} from cut ${cutRefText(cut)}; ${kept}\n`;
 }
 
-export function droppedText({ fork }: ForkAnswer): string {
-  return `dropped ${fork.name}\n`;
+/** What is about to be dropped, as far as it can be read. */
+export async function shownFork(agent: Pick<ForkHandler, "showFork">, name: string): Promise<string> {
+  try {
+    return forkText(await agent.showFork(name));
+  } catch (error) {
+    if (!(error instanceof UnderstudyError && error.code === "FORK_DAMAGED")) throw error;
+    return `${name} cannot be read: ${explain(error)}\n${error.hint}\n`;
+  }
+}
+
+export function droppedText({ name }: DropAnswer): string {
+  return `dropped ${name}\n`;
 }
 
 function countsText({ created, changed, removed }: ForkDescription["counts"]): string {

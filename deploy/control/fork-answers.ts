@@ -7,8 +7,8 @@ export interface ForkHandler {
   showFork(name: string): Promise<ForkAnswer>;
   /** Copies a fork into a directory that does not exist yet or is empty. Every byte is compared with its hash. */
   exportFork(name: string, options: ExportOptions, signal?: AbortSignal): Promise<ExportAnswer>;
-  /** For ever. */
-  dropFork(name: string, caller?: Caller): Promise<ForkAnswer>;
+  /** For ever, also one that cannot be read. */
+  dropFork(name: string, caller?: Caller): Promise<DropAnswer>;
   /** What only this node has is kept as a fork, and it follows the primary that was promoted in its place. */
   rejoin(group: string, caller?: Caller): Promise<RejoinAnswer>;
 }
@@ -54,6 +54,12 @@ export interface ForkAnswer {
   readonly fork: ForkDescription;
   /** The first of them; `counts` counts all. */
   readonly paths: readonly ForkPathAnswer[];
+}
+
+export interface DropAnswer {
+  readonly name: string;
+  /** What it was; null where that could not be read any more. */
+  readonly fork: ForkDescription | null;
 }
 
 export type ForkPathAnswer = NamedPath & {

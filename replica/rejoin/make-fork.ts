@@ -23,6 +23,7 @@ import {
   droppedPrefix,
   encodeForkPath,
   type ForkChange,
+  ForkDamaged,
   type ForkEntry,
   type ForkRecord,
   filesDirectory,
@@ -126,8 +127,11 @@ export async function makeFork(
   try {
     let name = forkName(request.group, last, new Date(at));
     for (let there = madeBefore(disk, shelf, name); there !== undefined; there = madeBefore(disk, shelf, name)) {
-      assert(there.digest === hex(digest), `bundle ${name} is of another state than the cut that it is named after`);
-      if (`${there.common.epoch}.${there.common.seq}` === cutText(request.common)) return there;
+      // What cannot be read is left to the operator, and this one is kept beside it.
+      if (there !== "damaged") {
+        assert(there.digest === hex(digest), `bundle ${name} is of another state than the cut that it is named after`);
+        if (`${there.common.epoch}.${there.common.seq}` === cutText(request.common)) return there;
+      }
       // It begins after another cut, towards another primary: this one has more, or less.
       at += 1000;
       name = forkName(request.group, last, new Date(at));
@@ -141,6 +145,9 @@ export async function makeFork(
       const writer = new ForkWriter(source, request, directory, signal);
       record = await writer.write(name);
       failing(() => disk.syncFilesystem(directory));
+    } catch (error) {
+      discard(disk, shelf, staged);
+      throw error;
     } finally {
       disk.closeDirectory(directory);
     }
@@ -165,15 +172,27 @@ export async function makeFork(
   }
 }
 
-function madeBefore(disk: Disk, shelf: Directory, name: string): ForkRecord | undefined {
+function madeBefore(disk: Disk, shelf: Directory, name: string): ForkRecord | "damaged" | undefined {
   if (disk.stat(shelf, name) === undefined) return undefined;
   // Whom a crash interrupted may not have synced its name.
   failing(() => disk.syncFilesystem(shelf));
   const directory = disk.openDirectory(shelf, name);
   try {
     return decodeForkRecord(readWhole(disk, directory, forkFile).toString("utf8"));
+  } catch (error) {
+    if (error instanceof ForkDamaged || isSystemError(error, "EIO")) return "damaged";
+    throw error;
   } finally {
     disk.closeDirectory(directory);
+  }
+}
+
+/** The catalog, which must be written to, may lie on the same disk. What cannot be removed now goes before the next fork. */
+function discard(disk: Disk, shelf: Directory, staged: string): void {
+  try {
+    removeTree(disk, shelf, staged);
+  } catch (error) {
+    if (!fromTheSystem(error)) throw error;
   }
 }
 

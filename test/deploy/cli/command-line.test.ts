@@ -9,6 +9,7 @@ import { runCommandLine } from "../../../deploy/cli/command-line.ts";
 import { parseRestorePoint, RestorePointInvalid } from "../../../deploy/cli/restore-point.ts";
 import { groupSentence } from "../../../deploy/cli/text.ts";
 import type { GroupStatus } from "../../../deploy/control/api.ts";
+import { ForkDamaged } from "../../../replica/rejoin/fork-bundle.ts";
 import { exitCodes, UnderstudyError } from "../../../shared/errors.ts";
 import {
   FakeAgent,
@@ -291,6 +292,12 @@ describe("command line", () => {
       expect(await forks(["drop", name], { answer: "y" })).to.include({ code: exitCodes.done });
       expect((await forks(["drop", name, "--yes"])).out).to.equal(`dropped ${name}\n`);
       expect(agent.calls.flat().filter((call) => call === "dropFork")).to.have.length(2);
+      agent.showFork = async () => {
+        throw new ForkDamaged("fork.json is no JSON");
+      };
+      const unread = await forks(["drop", name], { answer: "y" });
+      expect(unread).to.include({ code: exitCodes.done });
+      expect(unread.err).to.match(/cannot be read: fork.json is no JSON/);
       expect((await run(["rejoin", "app", "--state", served.state])).out).to.equal(
         `app: follows bravo from cut 1.42; what was beyond it is kept as ${name}: 3 paths (1 created, 1 changed, 1 removed), 8 KiB\n`,
       );

@@ -245,7 +245,7 @@ export class FakeAgent implements ControlHandler {
   exportFork: ControlHandler["exportFork"] = (name, { to }) =>
     this.#called(["exportFork", name, to], { name, to, files: 2, bytes: 8200, metadataPartial: 0 });
   dropFork: ControlHandler["dropFork"] = (name, caller) =>
-    this.#called(["dropFork", name, caller], { fork: forkDescription, paths: [] });
+    this.#called(["dropFork", name, caller], { name, fork: forkDescription });
 }
 
 const haAnswer: HaAnswer = {

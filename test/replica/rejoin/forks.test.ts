@@ -240,6 +240,20 @@ describe("a fork that is kept", function () {
       expect(readdirSync(join(node.shelf, "app"))).to.deep.equal([fork.name]);
     });
 
+    it("is kept beside a bundle of its name that cannot be read, which can be dropped", async () => {
+      const description = join(node.shelf, "app", fork.name, "fork.json");
+      const before = readFileSync(description);
+      writeFileSync(description, before.subarray(0, 100));
+      const beside = await node.keep();
+      expect(beside?.name).to.not.equal(fork.name);
+      expect(listForks(node.disk, node.shelf)).to.deep.equal([
+        { name: fork.name, problem: "fork.json is no JSON" },
+        beside,
+      ]);
+      dropFork(node.disk, node.shelf, beside!.name);
+      writeFileSync(description, before);
+    });
+
     it("is not made where somebody still writes, where nothing is beyond the common cut, or where not all of it is known", async () => {
       const elsewhere = { directory: join(node.shelf, "other") };
       const common = node.primary.catalog.standing.committed;
@@ -384,6 +398,9 @@ describe("a fork that is kept", function () {
       const disk = new SimulatedDisk({ mounts: [{ path: "/state", capacityBytes: 64 * 2 ** 20 + 200_000 }] });
       disk.writeTree("/srv", { tree: modelTree(source.nodes) as Planted });
       expect(await failureOf(keep(disk))).to.include({ code: "FORK_NO_ROOM" });
+      const shelf = disk.openRoot("/state/forks/app");
+      expect(disk.list(shelf), "the room is given back").to.deep.equal([]);
+      disk.closeDirectory(shelf);
       const roomy = new SimulatedDisk();
       roomy.writeTree("/srv", { tree: modelTree(source.nodes) as Planted });
       for (const [kind, code] of [
