@@ -10,7 +10,7 @@ import {
   type StoreOnNode,
   storeOnNode,
 } from "../../shared/config/config.ts";
-import { exitCodes, explain, hintOf, UnderstudyError } from "../../shared/errors.ts";
+import { assert, exitCodes, explain, hintOf, UnderstudyError } from "../../shared/errors.ts";
 import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import type { Turn } from "../../shared/session/epochs.ts";
@@ -219,12 +219,16 @@ export class GroupWorkers {
 
   /** Which epochs are this node's to begin. */
   get turn(): Turn {
-    return this.turnOf(this.options.node);
+    const turn = this.turnOf(this.options.node);
+    assert(turn !== undefined, "this node is a member of its groups");
+    return turn;
   }
 
-  turnOf(member: string): Turn {
+  /** Undefined of a node that is no member (any more). */
+  turnOf(node: string): Turn | undefined {
     const members: readonly string[] = membersOf(this.config);
-    return { member: members.indexOf(member), members: members.length };
+    const member = members.indexOf(node);
+    return member === -1 ? undefined : { member, members: members.length };
   }
 
   /** Changes of role come one after the other. */

@@ -23,7 +23,7 @@ import type { StoreOnNode } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert } from "../../shared/errors.ts";
 import type { StoreAdapter, StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
-import { newReign, nextEpoch, type Turn } from "../../shared/session/epochs.ts";
+import { newReign, type Turn, unheardReign } from "../../shared/session/epochs.ts";
 import { confirmation } from "../../shared/session/in-service.ts";
 import type { Paused } from "../../shared/session/paused.ts";
 import type { SwitchoverRecord } from "../../shared/session/switchover.ts";
@@ -103,9 +103,9 @@ export type PrimaryWorkerCalls = {
   switchover(argument: { record: SwitchoverRecord | undefined }): PrimaryStanding;
   /**
    * Goes back from a switchover whose target cannot be asked, in an epoch above the one that the target may have begun: it is
-   * fenced by that if it did.
+   * fenced by that if it did. `target` is undefined of one that is no member any more.
    */
-  abandon(argument: { record: SwitchoverRecord; turn: Turn; target: Turn }): PrimaryStanding;
+  abandon(argument: { record: SwitchoverRecord; turn: Turn; target: Turn | undefined }): PrimaryStanding;
   /** Stores that somebody else has open, with the processes, as far as their kinds can tell. */
   users(argument: undefined): readonly { readonly store: string; readonly pids: readonly number[] }[];
   digestAt(argument: { seq: bigint }): Uint8Array | undefined;
@@ -429,7 +429,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       const { catalog } = opened();
       const before = catalog.standing;
       const highest = before.epoch > before.epochSeen ? before.epoch : before.epochSeen;
-      const theirs = epoch(nextEpoch(highest, target.member, target.members));
+      const theirs = epoch(unheardReign(highest, target));
       const reign = newReign({ ...before, epochSeen: theirs }, turn);
       catalog.transaction("epoch", () => {
         catalog.event("switchover.abandoned", { epoch: String(reign.epoch) }, Date.now() * 1000);

@@ -48,6 +48,17 @@ export function nextEpoch(highest: bigint, member: number, members: number): big
   return highest + 1n + ((turn - after + round) % round);
 }
 
+/** A node that the configuration does not name any more was one of at most so many members. */
+const formerMembersMax = 64n;
+
+/**
+ * What a reign that another node began without our having heard of it may be at most, above what is known here. Its turn is
+ * not known where it is no member any more: every number is left out then that could have been its own.
+ */
+export function unheardReign(highest: bigint, other: Turn | undefined): bigint {
+  return other === undefined ? highest + formerMembersMax : nextEpoch(highest, other.member, other.members);
+}
+
 /**
  * The last cut that both nodes have, undefined where their histories have nothing in common. An epoch is one node's reign,
  * so where both have cuts of it, they have the same ones, as far as each of them got.

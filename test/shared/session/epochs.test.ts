@@ -1,6 +1,6 @@
 import { expect } from "chai";
 import fc from "fast-check";
-import { commonCut, firstObjectOf, newReign, nextEpoch } from "../../../shared/session/epochs.ts";
+import { commonCut, firstObjectOf, newReign, nextEpoch, unheardReign } from "../../../shared/session/epochs.ts";
 import { epoch, seq } from "../../../shared/words.ts";
 
 describe("the number of a reign", () => {
@@ -23,6 +23,13 @@ describe("the number of a reign", () => {
         expect(reign).not.to.equal(nextEpoch(other, second, count));
       }),
     );
+  });
+
+  it("that nobody has heard of is known by the turn of whose it is, or by none that it could be", () => {
+    expect(unheardReign(3n, { member: 1, members: 2 })).to.equal(4n);
+    for (const members of [2, 5, 64])
+      for (let member = 0; member < members; member++)
+        expect(unheardReign(3n, undefined) >= nextEpoch(3n, member, members)).to.equal(true);
   });
 
   it("gives its objects numbers that no other reign gives", () => {
