@@ -165,16 +165,13 @@ export class GroupHa {
       }
       await this.#service.update("promote");
       const limit = AbortSignal.timeout(shipMs);
-      const late = new Promise<never>((_, reject) =>
-        limit.addEventListener("abort", () => reject(limit.reason), { once: true }),
-      );
       try {
-        const { cut, standing } = await Promise.race([primary.reign.requestCut({ still: true }), late]);
+        const { cut, standing } = await primary.reign.requestCut({ still: limit });
         const there = this.#others().filter((node) => primary.reign.view(node).state !== "connecting");
         // Shipping ends with the seal, whoever has it by then.
-        await Promise.race([primary.reign.durableAt(cut, there, limit), late]).catch((error: unknown) =>
-          workers.log.warn("seal.unshipped", { replicas: there.join(","), error }),
-        );
+        await primary.reign
+          .durableAt(cut, there, limit)
+          .catch((error: unknown) => workers.log.warn("seal.unshipped", { replicas: there.join(","), error }));
         const record = { id: randomBytes(8).toString("hex"), to: "", reason: "", step: "handing" } as const;
         await primary.reign.keepSwitchover({ ...record, cut, digest: standing.digest });
         workers.log.info("primary.sealed", { epoch: cut.epoch, seq: cut.seq });

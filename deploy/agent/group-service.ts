@@ -165,6 +165,7 @@ export class GroupService {
     const at = standing?.epoch ?? epoch(0);
     log.info("service.entered", { epoch: at, reason });
     await this.#workers.event("service.entered", { epoch: at, reason });
+    await this.#workers.primary?.reign.moving();
     const untold = await this.#tellTarget(true);
     const started = await this.#start(config.hooks.startService, reason);
     const start = started.failure === "" ? { ...started, failure: untold } : started;

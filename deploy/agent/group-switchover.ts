@@ -594,7 +594,7 @@ export class GroupSwitchover {
     const signal = AbortSignal.any([aborted, AbortSignal.timeout(limitMs)]);
     const used = await reign.usedBy();
     if (used !== "") throw new Error(`the service is not stopped: ${used}`);
-    const taken = await withinLimit(reign.requestCut({ still: true }), signal);
+    const taken = await reign.requestCut({ still: signal });
     this.#note("cut", `last cut ${cutText(taken.cut)}, ${taken.payloadBytes} bytes`);
     for (const store of taken.stores) {
       const required = this.#promotion.required(store);
@@ -605,7 +605,7 @@ export class GroupSwitchover {
     this.#note("applied", `applied on ${record.to}`);
     // A sign of change may be late: where that is quick everything is compared again, and at any sign.
     if ((reign.lastCutMs ?? 0) <= compareAgainMsMax || (await reign.looksWritten())) {
-      const again = await withinLimit(reign.requestCut({ still: true }), signal);
+      const again = await reign.requestCut({ still: signal });
       if (again.fresh) throw new WrittenMeanwhile(again.cut);
     }
     // Not whatever was cut since: that there is such a cut stops it.

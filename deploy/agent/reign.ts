@@ -96,6 +96,13 @@ interface Follower {
   awaitingRuns: Map<number, PromiseWithResolvers<{ blockSize: number; digests: Uint8Array }>>;
 }
 
+interface CutRequest {
+  readonly answer: PromiseWithResolvers<CutResult>;
+  readonly prune: boolean;
+  /** Set: nothing moves until that. */
+  readonly still: AbortSignal | undefined;
+}
+
 /** What a primary knows of a replica that is or was connected in this reign. */
 export interface FollowerView {
   readonly state: PeerState;
@@ -147,9 +154,11 @@ export class Reign {
   #dirtySince = performance.now();
   #depth: "changes" | "scan" = "scan";
   #scannedAt = performance.now();
-  #requested: PromiseWithResolvers<CutResult>[] = [];
-  #pruneAsked = false;
-  #stillAsked = false;
+  #requested: CutRequest[] = [];
+  /** Ends what counts on a service that stands still. */
+  #still = new AbortController();
+  /** Until no such cut is being taken. */
+  #takingStill: Promise<void> = Promise.resolve();
   /** What waits for the end of the cut that is being taken. */
   #between: (() => Promise<void>)[] = [];
   #wake: (() => void) | undefined;
@@ -229,8 +238,7 @@ export class Reign {
     clearTimeout(this.#timer);
     this.semiSync?.stop();
     for (const follower of this.#followers.values()) this.#release(follower, new Error("this node's reign is over"));
-    for (const request of this.#requested) request.reject(new Error("this node's reign is over"));
-    this.#requested = [];
+    for (const { answer } of this.#requested.splice(0)) answer.reject(new Error("this node's reign is over"));
     this.#stir();
     await this.#ended;
     for (const change of this.#between.splice(0)) await change();
@@ -533,20 +541,40 @@ export class Reign {
   }
 
   /**
-   * A cut of everything that was written before the call. `prune`: without what is excluded by now. `still`: the service is
-   * stopped, so that nothing moves and nobody has to be paused; everything is compared.
+   * A cut of everything that was written before the call. `prune`: without what is excluded by now. `still`: until that the
+   * service is stopped, so that nothing moves and nobody has to be paused; such a cut is over when this resolves or throws.
    */
-  async requestCut({ prune = false, still = false } = {}): Promise<CutResult> {
+  async requestCut(options: { prune?: boolean; still?: AbortSignal } = {}): Promise<CutResult> {
     if (this.#stopped) throw new Error("this node is no longer primary");
     if (this.#reverted) throw new SourceReverted(this.halted);
     const { switchover } = this.#standing;
     if (switchover !== undefined && !takesCuts(switchover)) throw new HandedOver(switchover);
-    this.#stillAsked ||= still;
-    const request = Promise.withResolvers<CutResult>();
+    const still = options.still === undefined ? undefined : AbortSignal.any([options.still, this.#still.signal]);
+    still?.throwIfAborted();
+    const answer = Promise.withResolvers<CutResult>();
+    const request = { answer, prune: options.prune === true, still };
+    const drop = (): void => {
+      // One that is being taken ends by itself.
+      const at = this.#requested.indexOf(request);
+      if (at < 0) return;
+      this.#requested.splice(at, 1);
+      answer.reject(still?.reason);
+    };
+    still?.addEventListener("abort", drop, { once: true });
     this.#requested.push(request);
-    this.#pruneAsked ||= prune;
     this.#stir();
-    return await request.promise;
+    try {
+      return await answer.promise;
+    } finally {
+      still?.removeEventListener("abort", drop);
+    }
+  }
+
+  /** The service is about to run: no cut is taken that counts on it standing still when this resolves. */
+  async moving(): Promise<void> {
+    this.#still.abort(new ServiceMoves());
+    this.#still = new AbortController();
+    await this.#takingStill;
   }
 
   /** What each of the replicas has durable, as far as it is known. */
@@ -822,15 +850,17 @@ export class Reign {
         continue;
       }
       retryAt = 0;
-      const requests = this.#requested;
-      this.#requested = [];
+      const requests = this.#requested.splice(0);
+      const stills = requests.flatMap(({ still }) => still ?? []);
+      const still = stills.length === 0 ? undefined : AbortSignal.any(stills);
       this.#coverUpToNow();
       const wasDirtySince = this.#dirtySince;
       const wasDirty = this.#dirty;
       this.#dirty = false;
       this.#cuttingSince = wasDirty ? wasDirtySince : undefined;
       try {
-        const taken = await this.#cut(sinks, now);
+        const prune = requests.some((request) => request.prune);
+        const taken = await this.#cut(sinks, now, { prune, still });
         this.#cuttingSince = undefined;
         const ended = performance.now();
         pace = paceAfter(pace, {
@@ -842,7 +872,7 @@ export class Reign {
         });
         counted = { commits: taken.commitsCounted, atMs: ended };
         restUntil = ended + pace.restMs;
-        for (const request of requests) request.resolve(taken);
+        for (const { answer } of requests) answer.resolve(taken);
         if (this.halted !== "" && !this.#reverted) {
           this.halted = "";
           this.#options.log.info("group.resumed", {});
@@ -852,10 +882,16 @@ export class Reign {
       } catch (error) {
         this.#cuttingSince = undefined;
         if (this.#stopped) return;
-        for (const request of requests) request.reject(error);
         this.#dirtySince = wasDirty ? wasDirtySince : this.#dirty ? this.#dirtySince : now;
         this.#dirty = true;
         this.#depth = "scan";
+        if (still?.aborted === true) {
+          // Nothing is wrong, and whoever asked for any cut gets another one.
+          for (const { answer, still: until } of requests) if (until?.aborted === true) answer.reject(until.reason);
+          this.#requested.unshift(...requests.filter((request) => request.still?.aborted !== true));
+          continue;
+        }
+        for (const { answer } of requests) answer.reject(error);
         // The application was paused for nothing: not again before it would have been anyway.
         const paused = this.freezing.frozenAt >= now ? (this.#options.config.freezeEveryMs ?? 0) : 0;
         retryAt = performance.now() + Math.max(retryMs, paused);
@@ -874,11 +910,33 @@ export class Reign {
     return promised.length === 0 ? undefined : Math.min(...promised);
   }
 
-  async #cut(sinks: readonly Follower[], begunAt: number): Promise<CutResult> {
+  /** Takes one, and lets go of it as soon as what it counts on holds no longer. */
+  async #cut(
+    sinks: readonly Follower[],
+    begunAt: number,
+    { prune, still }: { readonly prune: boolean; readonly still: AbortSignal | undefined },
+  ): Promise<CutResult> {
+    if (still === undefined) return await this.#takeCut(sinks, begunAt, prune, undefined);
+    const ended = Promise.withResolvers<void>();
+    const drop = (): void => this.#worker.note("dropStill", undefined);
+    this.#takingStill = ended.promise;
+    still.addEventListener("abort", drop, { once: true });
+    try {
+      return await this.#takeCut(sinks, begunAt, prune, still);
+    } finally {
+      still.removeEventListener("abort", drop);
+      ended.resolve();
+    }
+  }
+
+  async #takeCut(
+    sinks: readonly Follower[],
+    begunAt: number,
+    prune: boolean,
+    still: AbortSignal | undefined,
+  ): Promise<CutResult> {
     const { config, log, metrics, onStanding } = this.#options;
-    const still = this.#stillAsked;
-    this.#stillAsked = false;
-    const freeze = config.hooks.freeze !== undefined && !still;
+    const freeze = config.hooks.freeze !== undefined && still === undefined;
     if (performance.now() - this.#scannedAt > scanEveryMs) this.#depth = "scan";
     const objects = [...this.#toReread];
     if (objects.length > 0) {
@@ -891,15 +949,14 @@ export class Reign {
     const everybody = config.replicas.size === 0 || known.length >= config.replicas.size;
     const forgottenUpTo = everybody && known.length > 0 ? known.reduce((least, at) => (at < least ? at : least)) : 0n;
     const renewing = new Map(sinks.map((follower) => [follower.session.peer, toRenew(follower, begunAt)]));
+    still?.throwIfAborted();
     this.#cutting = true;
-    const prune = this.#pruneAsked;
-    this.#pruneAsked = false;
     let result: CutResult;
     try {
       result = await this.#worker.call("cut", {
         depth,
         prune,
-        freeze: still ? "still" : freeze ? "hooks" : "none",
+        freeze: still !== undefined ? "still" : freeze ? "hooks" : "none",
         preCopyRounds: freeze ? preCopyRounds : 0,
         sinks: sinks.map((follower) => this.#sinkState(follower, renewing.get(follower.session.peer) ?? [])),
         forgottenUpTo,
@@ -1132,6 +1189,17 @@ class ReplicaLeft extends UnderstudyError {
   readonly remedy = "retry";
   readonly state = "Nothing was handed over.";
   readonly hint = "See `understudy status` for what the replicas do.";
+}
+
+/** What stood still was cut no further, since its service runs again. */
+class ServiceMoves extends UnderstudyError {
+  readonly code = "SERVICE_MOVES";
+  readonly remedy = "retry";
+  readonly state = "The cut was given up; what is written goes into the next one.";
+  readonly hint = "Nothing to do.";
+  constructor() {
+    super("the service runs again: a cut that counts on it standing still was given up");
+  }
 }
 
 /** What this node had is handed over, and may be somebody else's by now. */

@@ -74,6 +74,8 @@ export type PrimaryWorkerCalls = {
     sinks: readonly SinkState[];
     forgottenUpTo: bigint;
   }): Promise<CutResult>;
+  /** The service is about to run: a cut that counts on it standing still is given up, unless it is committed already. */
+  dropStill(argument: undefined): void;
   /** Whatever their stamps say: the next scan reads these again. */
   reread(argument: { objects: readonly ObjectId[] }): void;
   /** One pass over what a replica lacks, outside of any cut. */
@@ -210,6 +212,8 @@ let stores: readonly CutStore[] = [];
 let coherency = "independent";
 let bootId = "";
 let cutting = false;
+/** Of the cut that is being taken of what stands still. */
+let still: AbortController | undefined;
 let patienceMs = Number.POSITIVE_INFINITY;
 const sessions = new Map<string, SinkSession>();
 const rates = new Map<string, number>();
@@ -275,10 +279,12 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
     async cut(argument) {
       const { catalog } = opened();
       using inUse = new DisposableStack();
+      still = argument.freeze === "still" ? new AbortController() : undefined;
+      const unfounded = still?.signal;
       const sinks = argument.sinks.map((state) => {
         const session = sessionOf(state);
         inUse.use(session.inUse());
-        return openSink(state, session, "cut");
+        return openSink(state, session, "cut", unfounded);
       });
       const freeze = {
         none: undefined,
@@ -301,6 +307,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
             patienceMs,
             sinks,
             forgottenUpTo: seq(argument.forgottenUpTo),
+            unfounded,
           },
           closing.signal,
         );
@@ -310,6 +317,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
         throw error;
       } finally {
         cutting = false;
+        still = undefined;
         dropFrameMemory();
       }
       enterStage("wait");
@@ -322,6 +330,9 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
         standing: standing(),
         sinks: sinks.map(({ name, base, lastObject, gone, late }) => ({ name, base, lastObject, gone, late })),
       };
+    },
+    dropStill() {
+      still?.abort(new Error("the service is about to run again"));
     },
     reread({ objects }) {
       const { catalog } = opened();
@@ -567,7 +578,12 @@ async function passAhead(state: SinkState, session: SinkSession): Promise<AheadR
   return { ...pass, bytesPerSecond: session.bytesPerSecond, refused: session.refused };
 }
 
-function openSink(state: SinkState, session: SinkSession, purpose: "cut" | "ahead"): ReplicaSink {
+function openSink(
+  state: SinkState,
+  session: SinkSession,
+  purpose: "cut" | "ahead",
+  givenUp?: AbortSignal,
+): ReplicaSink {
   const lags = !sameCut(state.base, opened().catalog.standing.committed);
   const windowBytes = (): number =>
     purpose === "ahead" ? session.aheadWindowBytes : lags ? session.catchUpWindowBytes : session.cutWindowBytes;
@@ -601,7 +617,7 @@ function openSink(state: SinkState, session: SinkSession, purpose: "cut" | "ahea
       const own = sharing === undefined ? ownMemory(payload) : ownCopy(payload);
       session.left(header.length + own.length);
       main.note("frame", { ...of, header, payload: own }, [header.buffer, own.buffer]);
-      await session.room(windowBytes());
+      await session.room(windowBytes(), givenUp);
       enterStage("plan");
     },
     async stagedRuns(asked) {

@@ -90,9 +90,16 @@ export class SinkSession {
     }
   }
 
-  async room(windowBytes: number): Promise<void> {
-    if (this.#outstanding < windowBytes || this.gone) return;
-    await new Promise<void>((resolve) => this.#waiting.add({ windowBytes, resolve }));
+  /** `given up`: what is sent belongs to nothing that will be, and waits for nobody. */
+  async room(windowBytes: number, givenUp?: AbortSignal): Promise<void> {
+    if (this.#outstanding < windowBytes || this.gone || givenUp?.aborted === true) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const waiting = { windowBytes, resolve };
+    this.#waiting.add(waiting);
+    givenUp?.addEventListener("abort", resolve as () => void, { once: true });
+    await promise;
+    givenUp?.removeEventListener("abort", resolve as () => void);
+    this.#waiting.delete(waiting);
   }
 
   end(): void {

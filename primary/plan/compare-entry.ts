@@ -1,3 +1,4 @@
+import type { Breath } from "../../shared/breath.ts";
 import { ContentChange } from "../../shared/catalog/content-change.ts";
 import type { ObjectVersion } from "../../shared/catalog/manifest.ts";
 import { assert } from "../../shared/errors.ts";
@@ -27,6 +28,8 @@ export interface CompareScope {
   readonly torn: Set<StorePath>;
   /** Adds up what the group's first cut leads to; undefined in later ones. */
   readonly first: FirstCut | undefined;
+  /** Of a cut that somebody may end: how a large file lets that be heard, and ends with it. */
+  readonly breath: Breath | undefined;
 }
 
 /** Compares one thing that an adapter found with the manifest; writes and ships what differs. True when anything did. */
@@ -269,6 +272,7 @@ async function readAndShip(
     for (let at = offset; at < end; at += piece) {
       memory ??= wholeFrames ? takeFrameMemory() : Buffer.allocUnsafeSlow(piece);
       const wanted = Math.min(piece, end - at);
+      if (scope.breath?.due(wanted) === true) await scope.breath.take();
       const got = readFully(content, memory.subarray(0, wanted), at);
       const whole = wholeFrames && got === piece;
       const how = await shipChanged(

@@ -1,3 +1,4 @@
+import { Breath } from "../../shared/breath.ts";
 import { NewRows } from "../../shared/catalog/new-rows.ts";
 import { assert, UnderstudyError } from "../../shared/errors.ts";
 import type { StoreView, ViewRequest, ViewSummary } from "../../shared/ports/store-adapter.ts";
@@ -28,6 +29,8 @@ export interface CutRequest {
   readonly sinks: readonly ReplicaSink[];
   /** No replica needs to hear of removals up to here any more. */
   readonly forgottenUpTo: Seq;
+  /** What it counts on holds no longer: it is given up, unless it is committed already. */
+  readonly unfounded?: AbortSignal | undefined;
 }
 
 export interface Freeze {
@@ -51,8 +54,10 @@ export interface TakenCut {
  * replicas that stand at the cut before, while it is read; replicas further back get everything since their own base.
  * The manifest of the cut is durable before any replica is told that it is whole.
  */
-export async function takeCut(context: PrimaryContext, request: CutRequest, signal: AbortSignal): Promise<TakenCut> {
+export async function takeCut(context: PrimaryContext, request: CutRequest, closing: AbortSignal): Promise<TakenCut> {
   const { catalog, manifest } = context;
+  const { unfounded } = request;
+  const signal = unfounded === undefined ? closing : AbortSignal.any([closing, unfounded]);
   if (dropsOwed.has(context)) dropOwed(context);
   const before = catalog.standing;
   const birth = seq(before.committed.seq + 1n);
@@ -95,6 +100,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
         preCopy: false,
         torn: new Set(),
         first,
+        breath: unfounded === undefined ? undefined : new Breath(undefined, signal),
       }),
     );
     const rounds = request.freeze === undefined ? 0 : request.preCopyRounds;
@@ -178,6 +184,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
       freezeMs = await request.freeze.thaw();
       await shipment.release();
     }
+    unfounded?.throwIfAborted();
     const coherency: Coherency = request.freeze !== undefined || views.length === 1 ? "instant" : "independent";
     const counted = first?.isExact === true ? first : undefined;
     if (counted !== undefined) {
@@ -216,7 +223,7 @@ export async function takeCut(context: PrimaryContext, request: CutRequest, sign
     if (changed) await shipment.end(end, lastObject);
     let payloadBytes = shipment.payloadBytes;
     const shippedTo = changed ? shipment.sinks.map((sink) => sink.name) : [];
-    for (const behind of lagging) if (!behind.sink.takesAhead) await readFor(behind);
+    for (const behind of lagging) if (!behind.sink.takesAhead && unfounded?.aborted !== true) await readFor(behind);
     // What is left needs the manifest only: however slow a line is, the stores are not held for it.
     for (const { view } of views) await view.leave(outcome);
     for (const { sink, shipment: own, catchUp } of lagging) {

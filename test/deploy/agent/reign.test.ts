@@ -109,4 +109,93 @@ describe("a reign", () => {
       .to.be.above(0)
       .and.at.most(performance.now() - changedAt);
   });
+
+  /** A worker whose cuts end when the test says so. */
+  function slowCutter(): {
+    worker: WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>;
+    begun: { freeze: string; prune: boolean; end: PromiseWithResolvers<unknown> }[];
+    notes: string[];
+  } {
+    const begun: ReturnType<typeof slowCutter>["begun"] = [];
+    const notes: string[] = [];
+    const worker = {
+      note: (name: string) => notes.push(name),
+      call(name: keyof PrimaryWorkerCalls, argument: { freeze: string; prune: boolean }) {
+        if (name !== "cut") return Promise.resolve({ dirty: false, bytes: 0, costs: {}, health: new Map() });
+        const end = Promise.withResolvers<unknown>();
+        begun.push({ freeze: argument.freeze, prune: argument.prune, end });
+        return end.promise;
+      },
+    } as unknown as WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>;
+    return { worker, begun, notes };
+  }
+
+  const freezing = {
+    config: {
+      name: "app",
+      replicas: new Map(),
+      hooks: { freeze: { run: ["true"] } },
+      interval: { kind: "on-change" },
+    },
+    log: silentLog,
+    frozenMarkPath: "/nowhere/frozen",
+    onStanding: () => {},
+    metrics: { cuts: { inc() {} } },
+  } as unknown as ReignOptions;
+
+  const takenCut = (standing: PrimaryStanding) => ({
+    ...{ cut: standing.committed, fresh: false, shippedTo: [], payloadBytes: 0, freezeMs: 0, stores: [] },
+    ...{ commitsCounted: 0, standing, sinks: [] },
+  });
+  const standing = { role: "primary", epoch: epoch(1), committed: cut(1, 5), halted: "" } as PrimaryStanding;
+  const outcome = async (asked: Promise<unknown>): Promise<string> =>
+    await asked.then(
+      () => "taken",
+      (error: unknown) => (error instanceof Error ? error.message : "?"),
+    );
+
+  it("forgets a cut that counts on a stopped service with whoever asked for it: the next one pauses the application", async () => {
+    const { worker, begun } = slowCutter();
+    const reign = new Reign(worker, standing, freezing);
+    reign.run();
+    const first = reign.requestCut();
+    await until(() => begun.length === 1, 10_000, "a cut is being taken");
+    const goesBack = new AbortController();
+    const still = outcome(reign.requestCut({ still: goesBack.signal }));
+    goesBack.abort(new Error("it goes back"));
+    expect(await still).to.equal("it goes back");
+    const next = reign.requestCut();
+    begun[0]!.end.resolve(takenCut(standing));
+    await first;
+    await until(() => begun.length === 2, 10_000, "the next cut is being taken");
+    begun[1]!.end.resolve(takenCut(standing));
+    await next;
+    await reign.stop();
+    expect(begun.map(({ freeze }) => freeze)).to.deep.equal(["hooks", "hooks"]);
+  });
+
+  it("has no cut of a stopped service under way any more when the service is started, and takes the others anew", async () => {
+    const { worker, begun, notes } = slowCutter();
+    const reign = new Reign(worker, standing, freezing);
+    reign.run();
+    const still = outcome(reign.requestCut({ still: new AbortController().signal }));
+    const pruned = outcome(reign.requestCut({ prune: true }));
+    await until(() => begun.length === 1, 10_000, "a cut is being taken");
+    let moves = false;
+    const moving = reign.moving().then(() => {
+      moves = true;
+    });
+    expect(notes).to.deep.equal(["dropStill"]);
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(moves).to.equal(false);
+    begun[0]!.end.reject(new Error("given up"));
+    await moving;
+    expect(await still).to.include("the service runs again");
+    await until(() => begun.length === 2, 10_000, "what was asked otherwise is taken anew");
+    begun[1]!.end.resolve(takenCut(standing));
+    expect(await pruned).to.equal("taken");
+    expect(reign.halted).to.equal("");
+    await reign.stop();
+    expect(begun.map(({ freeze, prune }) => `${freeze} ${prune}`)).to.deep.equal(["still true", "hooks true"]);
+  });
 });
