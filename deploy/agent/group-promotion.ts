@@ -22,7 +22,7 @@ class PromotionAborted extends UnderstudyError {
   }
 }
 
-/** From replica to primary: may it, what does it cost, and the way there, which a restart goes on with. */
+/** From replica to primary: may it, what does it cost, and the way there, which a restart before its epoch gives up. */
 export class GroupPromotion {
   /** The promotion that is on its way to its epoch. */
   #underWay: AbortController | undefined;
@@ -249,22 +249,22 @@ export class GroupPromotion {
     return refusals.map((refusal) => (refusal.code === "CONSISTENCY" ? { ...refusal, hint } : refusal));
   }
 
-  /** The agent ended between seal and epoch. Whether that can be finished or not, it runs, and can be asked. */
-  async resume(): Promise<void> {
+  /**
+   * The agent ended between seal and epoch. Somebody else may have been promoted since, however short that was, and what was
+   * accepted then was accepted of how things stood then: it is given up, and whoever still wants it says so again.
+   */
+  async giveUp(): Promise<void> {
     const workers = this.#workers;
     await workers.exclusively(async () => {
-      // What was granted for then may be another node's by now.
-      if (workers.config.ha.engine !== "none") {
-        workers.replicaStanding = await workers.replica?.call("unseal", undefined);
-        await workers.openCopy();
-        return;
-      }
-      try {
-        // That a suspect copy was accepted is known to the mark of a batch that had begun; else it is asked anew.
-        await this.#finish(false);
-      } catch (error) {
-        workers.log.error("promotion.failed", { error });
-      }
+      workers.replicaStanding = await workers.replica?.call("unseal", undefined);
+      const cut = workers.replicaStanding?.committed;
+      const reason = "the agent ended before the new epoch began";
+      workers.log.error("promotion.given_up", {
+        reason,
+        hint: `This node is a replica. If it shall still be primary: understudy promote ${workers.config.name}`,
+      });
+      await workers.event("promotion.given_up", { cut: cut === undefined ? null : cutText(cut), reason });
+      await workers.openCopy();
     });
   }
 
@@ -347,7 +347,7 @@ export class GroupPromotion {
     }
   }
 
-  /** One that is under way ends at its next step before the epoch; one that a restart could not finish is unsealed. */
+  /** One that is under way ends at its next step before the epoch. */
   async abort(): Promise<void> {
     const workers = this.#workers;
     const underWay = this.#underWay;

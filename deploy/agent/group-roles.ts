@@ -68,7 +68,7 @@ export class GroupRoles implements RoleChanges {
       await workers.becomePrimary();
       await this.#switchover.restarted();
     } else if (standing.role === "replica") await workers.openCopy();
-    else if (standing.role === "promoting") await this.#promotion.resume();
+    else if (standing.role === "promoting") await this.#promotion.giveUp();
     this.#rejoin.started();
     workers.log.info("group.opened", {
       role: workers.role,

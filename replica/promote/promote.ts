@@ -224,7 +224,7 @@ export function unseal(context: Pick<ReplicaContext, "catalog" | "nowUs">): void
 
 /**
  * Finishes applying, makes the copy ready for its service by checks of constant cost, and makes the new epoch durable.
- * A crash before the epoch leaves the node sealed, and the next call goes on; after it the node is primary.
+ * A crash before the epoch leaves the node sealed, and a next call would go on; after it the node is primary.
  */
 export function takeOver(
   context: ReplicaContext,

@@ -531,17 +531,12 @@ export class CrashMatrix {
     else if (role === "replica") node.apply();
   }
 
-  /** As the agent does at its start; where it cannot go on, the operator says once more what he accepts. */
+  /** The agent gives it up at its start; then the operator says once more what he accepts. */
   #resumePromotion(node: ReplicaNode): void {
     const before = this.#suspectNow(node);
-    try {
-      node.takeOver();
-    } catch (error) {
-      if (!before) throw error;
-      node.unseal();
-      if (!this.#suspectNow(node)) throw new Error("a promotion that was given up took the suspicion with it");
-      node.promote("suspect");
-    }
+    node.unseal();
+    if (before && !this.#suspectNow(node)) throw new Error("a promotion that was given up took the suspicion with it");
+    node.promote(before ? "suspect" : undefined);
   }
 
   #start(disk: SimulatedDisk, image: CatalogImage | undefined, recorder: Recorder | undefined): ReplicaNode {

@@ -225,7 +225,7 @@ class Life implements AsyncDisposable {
     await alpha.kill9();
   }
 
-  /** Each second promotion is killed at some instant: it is either none, or it goes on by itself. */
+  /** Each second promotion is killed at some instant: it is either none, or done. */
   async #promote(bravo: ClusterNode): Promise<CutRef> {
     if (this.#random() < 0.4) return (await promote(bravo, "app", deadlineMs)).cut;
     const begun = promote(bravo, "app", deadlineMs).catch(() => undefined);

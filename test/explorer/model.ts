@@ -344,6 +344,7 @@ export class Model {
       case "start":
         s[n + at.Flags]! |= at.UP;
         if (s[n + at.Role] === at.PRIMARY) this.#event(s, i, { kind: "restarted" });
+        if (s[n + at.Role] === at.PROMOTING) this.#unseal(s, i);
         break;
       case "open":
         this.#open(s, i, j);

@@ -129,3 +129,35 @@ describe("the promotion of a former primary", () => {
     expect(failure).to.include({ code: "WRONG_ROLE" });
   });
 });
+
+describe("a promotion that its agent has not lived to end", () => {
+  it("is given up at the next start, and that is an event: another node may be primary by now", async () => {
+    const calls: string[] = [];
+    const events: string[] = [];
+    const standing = { role: "replica", committed: { epoch: 1n, seq: 3n } };
+    const workers = {
+      role: "promoting",
+      replica: {
+        call: async (name: string) => {
+          calls.push(name);
+          return standing;
+        },
+      },
+      config: { name: "app", ha: { engine: "none" } },
+      log: silentLog,
+      exclusively: async (change: () => Promise<unknown>) => await change(),
+      event: async (name: string, { cut }: { cut: string }) => {
+        events.push(`${name} ${cut}`);
+      },
+      openCopy: async () => {
+        calls.push("openCopy");
+      },
+    } as unknown as GroupWorkers;
+    const peers = { answers: { highest: 0n }, closeSessions: () => {} } as unknown as GroupPeers;
+    const promotion = new GroupPromotion(workers, peers, {} as GroupHistory, {} as GroupService);
+    await promotion.giveUp();
+    expect(calls).to.deep.equal(["unseal", "openCopy"]);
+    expect(events).to.deep.equal(["promotion.given_up 1.3"]);
+    expect(workers.replicaStanding).to.equal(standing);
+  });
+});
