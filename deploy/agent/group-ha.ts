@@ -8,6 +8,7 @@ import {
   followerMark,
   grantOf,
   markText,
+  rememberedFault,
   scores,
   sealText,
   voteOf,
@@ -91,6 +92,13 @@ export class GroupHa {
   async #giveUpBelow(granted: number): Promise<void> {
     const { role, standing } = this.#workers;
     if (role !== "primary" || standing === undefined || standing.epoch >= BigInt(granted)) return;
+    const fault = rememberedFault(standing, BigInt(granted));
+    if (fault !== "") {
+      // Nobody was promoted in it, and the service that runs here is the only one.
+      const hint = `Write down the epoch of this reign instead: ${standing.epoch}.`;
+      this.#workers.log.error("cluster.unbelievable", { reason: fault, hint });
+      return;
+    }
     await this.#roles.fence(BigInt(granted), "the cluster");
   }
 

@@ -1,7 +1,15 @@
 import { membersOf } from "../../shared/config/config.ts";
 import { configurationDigest } from "../../shared/config/digest.ts";
 import { explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
-import { commonText, type Decision, decide, features, wireMajor, wireMinor } from "../../shared/session/connect.ts";
+import {
+  commonText,
+  type Decision,
+  decide,
+  features,
+  unbelievableEpoch,
+  wireMajor,
+  wireMinor,
+} from "../../shared/session/connect.ts";
 import { takesCuts } from "../../shared/session/switchover.ts";
 import { switchoverFeature } from "../../shared/session/switchover-plan.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
@@ -136,7 +144,9 @@ export class GroupPeers {
         followed: this.#followedMember(),
       });
       this.#notes.set(peer, { state: "idle", reason: "", unformed: theirs.groupId === "" });
-      this.answers.begun(peer, session, ours, theirs, decision.kind === "refuse");
+      // What cannot be is no answer: it ends no reign, and no promotion begins above it.
+      if (unbelievableEpoch(ours, theirs) === "")
+        this.answers.begun(peer, session, ours, theirs, decision.kind === "refuse");
       changes.answered();
       workers.log.info("session.opened", {
         peer,

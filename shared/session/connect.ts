@@ -1,7 +1,7 @@
 import { equalBytes } from "../manifest/block-hash.ts";
 import type { Hello } from "../wire/messages.ts";
 import { type CutId, cutText, epoch, seq } from "../words.ts";
-import { type CutHistory, commonCut } from "./epochs.ts";
+import { type CutHistory, commonCut, epochFault, epochMax } from "./epochs.ts";
 
 /** Version of the wire that this program speaks. A higher minor only adds fields. */
 export const wireMajor = 1;
@@ -55,6 +55,7 @@ export type RefusalCode =
   | "DIVERGED"
   | "TWO_PRIMARIES"
   | "HELLO_MALFORMED"
+  | "EPOCH_UNBELIEVABLE"
   | "TOO_FAR_BACK"
   | "NOT_A_MEMBER";
 
@@ -68,7 +69,7 @@ export interface OwnHistory {
   readonly followed?: string | undefined;
 }
 
-/** Epochs and seqs rise one by one, so a larger one was never given; and no catalog could hold it. */
+/** Seqs rise one by one, so a larger one was never given; and no catalog could hold it. */
 const numberMax = BigInt(Number.MAX_SAFE_INTEGER);
 
 /**
@@ -104,6 +105,14 @@ export function decide(ours: Hello, theirs: Hello, history: OwnHistory): Decisio
       "Find out what runs there; a correct node never says this.",
     );
   }
+  const unbelievable = unbelievableEpoch(ours, theirs);
+  if (unbelievable !== "") {
+    return refuse(
+      "EPOCH_UNBELIEVABLE",
+      `${theirs.node} says what cannot be: ${unbelievable}`,
+      `Find out how ${theirs.node} came by that number. Where it is right, the state of ${ours.node} is too old to go on from: move its state directory away, and let it begin anew.`,
+    );
+  }
   const difference = configurationDifference(ours, theirs);
   if (difference !== undefined) {
     return refuse(
@@ -128,8 +137,20 @@ export function decide(ours: Hello, theirs: Hello, history: OwnHistory): Decisio
   return { kind: "idle", why: `${ours.node} is ${ours.role}, ${theirs.node} is ${theirs.role}` };
 }
 
+/** Why nothing must follow from the epochs that the other speaks of; "" where that is not so. */
+export function unbelievableEpoch(
+  ours: Pick<Hello, "epoch" | "epochSeen">,
+  theirs: Pick<Hello, "epoch" | "epochSeen">,
+): string {
+  return epochFault(highestOf(theirs), highestOf(ours));
+}
+
+function highestOf({ epoch: reign, epochSeen }: Pick<Hello, "epoch" | "epochSeen">): bigint {
+  return epochSeen > reign ? epochSeen : reign;
+}
+
 function asPrimary(ours: Hello, theirs: Hello, history: OwnHistory): Decision {
-  const highest = theirs.epochSeen > theirs.epoch ? theirs.epochSeen : theirs.epoch;
+  const highest = highestOf(theirs);
   if (highest > ours.epoch) {
     // Whoever says it: a history that goes on where ours was sealed proves who reigns now, and that nothing is lost.
     return says(ours, features.sealed) && continues(theirs, ours)
@@ -255,13 +276,13 @@ function malformationOf({
   committed,
   incarnation,
 }: Hello): string | undefined {
-  for (const [name, value] of Object.entries({
-    epoch,
-    epochSeen,
-    "committed epoch": committed.epoch,
-    seq: committed.seq,
-  })) {
-    if (value > numberMax) return `${name} ${value} is out of range`;
+  for (const [name, value, most] of [
+    ["epoch", epoch, epochMax],
+    ["epochSeen", epochSeen, epochMax],
+    ["committed epoch", committed.epoch, epochMax],
+    ["seq", committed.seq, numberMax],
+  ] as const) {
+    if (value > most) return `${name} ${value} is out of range`;
   }
   for (const [index, start] of epochs.entries()) {
     const before = epochs[index - 1];

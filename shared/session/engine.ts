@@ -1,5 +1,5 @@
 import { type CutId, compareCuts, cutText, type Epoch, epoch, type PeerState, type Role, seq } from "../words.ts";
-import { type EpochStart, nextEpoch } from "./epochs.ts";
+import { type EpochStart, epochFault, nextEpoch } from "./epochs.ts";
 
 /**
  * What a node says to a cluster manager that decides about promotions, as functions of values. The manager remembers two
@@ -154,6 +154,8 @@ function unfit(facts: CandidateFacts, memory: EngineMemory): string {
   const barred = barOf(facts);
   if (barred !== "") return barred;
   if (paused) return "failovers are paused";
+  const fault = rememberedFault(facts, memory.epoch);
+  if (fault !== "") return fault;
   if (role === "primary") {
     return facts.epoch >= memory.epoch
       ? ""
@@ -167,6 +169,13 @@ function unfit(facts: CandidateFacts, memory: EngineMemory): string {
     return `no primary of epoch ${memory.epoch} has said that this copy was in step`;
   if (mark.kind === "stale") return `the primary of epoch ${mark.epoch} left this copy behind or cut off`;
   return mark.kind === "paused" ? `failovers were paused in epoch ${mark.epoch}` : "";
+}
+
+/** Why nothing follows from the epoch that the manager remembers; "" where it may be right. */
+export function rememberedFault(facts: { readonly epoch: bigint; readonly epochSeen: bigint }, said: bigint): string {
+  const { epoch: reign, epochSeen } = facts;
+  const fault = epochFault(said, epochSeen > reign ? epochSeen : reign);
+  return fault === "" ? "" : `what the cluster remembers cannot be: ${fault}`;
 }
 
 /** What a primary that was demoted in good order had last. */

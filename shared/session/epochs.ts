@@ -7,6 +7,46 @@ export interface EpochStart {
   readonly firstSeq: bigint;
 }
 
+/** Objects of a reign: so many has the range of each. */
+const objectsMax = 2 ** 34;
+/** No reign is above that: its objects would have no numbers. Half a million promotions of a group with one member. */
+export const epochMax = BigInt(Math.floor(Number.MAX_SAFE_INTEGER / objectsMax)) - 1n;
+/**
+ * Nobody who was away missed that many: what is further above all that a node knows is a fault, and believing it would use up
+ * the numbers that are left.
+ */
+export const epochJumpMax = 10_000n;
+
+/** Why an epoch that somebody speaks of is none to act upon, for a node that knows `known` (0: none yet); "" when it may be. */
+export function epochFault(said: bigint, known: bigint): string {
+  if (said > epochMax) return `epoch ${said} is out of range: the last one that can be is ${epochMax}`;
+  if (known > 0n && said > known + epochJumpMax)
+    return `epoch ${said} is more than ${epochJumpMax} above epoch ${known}, the highest that is known here`;
+  return "";
+}
+
+/** Somebody speaks of an epoch that no promotion has led to. */
+export class EpochUnbelievable extends UnderstudyError {
+  readonly code = "EPOCH_UNBELIEVABLE";
+  readonly remedy = "stop";
+  readonly state = "Nothing was changed.";
+  readonly hint = "Find out who wrote that number, and write down the epoch of the group's last primary instead.";
+  override readonly exitCode = exitCodes.refused;
+}
+
+/** The epochs of a group have come to their end. */
+export class EpochsUsedUp extends UnderstudyError {
+  readonly code = "EPOCHS_USED_UP";
+  readonly remedy = "stop";
+  readonly state = "Nothing was changed.";
+  readonly hint =
+    "Form the group anew: keep the newest copy as the source, and move the state directories of all nodes away.";
+  override readonly exitCode = exitCodes.refused;
+  constructor(next: bigint) {
+    super(`the next epoch would be ${next}, and the last one that can be is ${epochMax}`);
+  }
+}
+
 /** What a node's cuts are: the reigns that they are of, oldest first, and the last one. */
 export interface CutHistory {
   readonly epochs: readonly EpochStart[];
@@ -97,16 +137,20 @@ export interface Reign {
 /**
  * The reign that this node begins after its last cut. Reigns that it has heard of and has no cut of are no part of what its
  * cuts come from: they are left out, since what began beyond this cut is nobody's past here.
- * @throws {GrantStale} when it cannot begin what was granted
+ * @throws {GrantStale | EpochUnbelievable} when it cannot begin what was granted
+ * @throws {EpochsUsedUp} when there is none after those that were heard of
  */
 export function newReign(
   before: CutHistory & { readonly epoch: Epoch; readonly epochSeen: Epoch; readonly nextObject: number },
   { member, members, granted, heard = 0n }: Turn,
 ): Reign {
   const highest = [before.epoch, before.epochSeen, heard].reduce((a, b) => (a > b ? a : b));
+  const fault = granted === undefined ? "" : epochFault(granted, highest);
+  if (fault !== "") throw new EpochUnbelievable(fault);
   if (granted !== undefined && (granted <= highest || nextEpoch(granted - 1n, member, members) !== granted))
     throw new GrantStale(granted, highest);
   const next = epoch(granted ?? nextEpoch(highest, member, members));
+  if (next > epochMax) throw new EpochsUsedUp(next);
   const { committed } = before;
   const past = before.epochs.filter((start) => start.epoch <= committed.epoch && start.firstSeq <= committed.seq);
   return {
@@ -119,7 +163,6 @@ export function newReign(
 
 /** Objects that a reign gives numbers to: each has a range of its own, so that two reigns never give the same number. */
 export function firstObjectOf(reign: bigint): number {
-  const first = Number(reign) * 2 ** 34;
-  assert(Number.isSafeInteger(first + 2 ** 34), `epoch ${reign} is out of range`);
-  return first;
+  assert(reign <= epochMax, `epoch ${reign} is out of range`);
+  return Number(reign) * objectsMax;
 }

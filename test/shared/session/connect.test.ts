@@ -112,6 +112,31 @@ describe("what two nodes decide about each other", () => {
       decision: { kind: "refuse", code: "HELLO_MALFORMED" },
     },
     {
+      why: "an epoch seen that no reign can have",
+      ours: primary(),
+      theirs: replica({ epochSeen: 600_000n }),
+      decision: { kind: "refuse", code: "HELLO_MALFORMED" },
+    },
+    {
+      why: "an epoch seen that is further above than anybody was away",
+      ours: primary(),
+      theirs: replica({ epochSeen: 200_000n }),
+      decision: { kind: "refuse", code: "EPOCH_UNBELIEVABLE" },
+      names: /epoch 200000 is more than 10000 above epoch 1/,
+    },
+    {
+      why: "a primary of an epoch that is further above than anybody was away",
+      ours: replica(),
+      theirs: primary({ epoch: 10_002n, epochs: [{ epoch: 10_002n, firstSeq: 1n }] }),
+      decision: { kind: "refuse", code: "EPOCH_UNBELIEVABLE" },
+    },
+    {
+      why: "any epoch that can be, where none is known",
+      ours: unformed({ node: "bravo" }),
+      theirs: primary({ epoch: 500_000n, epochs: [{ epoch: 500_000n, firstSeq: 1n }] }),
+      decision: { kind: "follow" },
+    },
+    {
       why: "epochs that do not rise",
       ours: replica(),
       theirs: primary({ epoch: 2n, epochs: second.epochs.toReversed() }),

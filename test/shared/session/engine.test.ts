@@ -92,6 +92,7 @@ describe("what a node says to a cluster manager", () => {
       ["a primary whose reign is over", primary, 5, "OK@4", "none", "4#61"],
       ["a primary that stands still", { ...primary, barred: "the source is gone" }, 4, "", "none", ""],
       ["a fenced one", { ...replica, role: "fenced" }, 4, "OK@4", "none", ""],
+      ["one whose cluster remembers what cannot be", replica, 600_000, "FORCED", "none", "4#60"],
       ["one without the group", { ...replica, role: "unformed" }, 4, "FORCED", "none", ""],
     ];
     for (const [why, facts, granted, mark, score, vote] of rows) {
@@ -122,6 +123,7 @@ describe("what a node says to a cluster manager", () => {
       ["another is of a later reign: no mark for that", "give-way n0", { votes: vote("5#51") }],
       ["forced, whatever the others have", "grant 5", { memory: { epoch: 4n, mark: "FORCED" }, votes: vote("4#61") }],
       ["left behind", "refuse", { memory: { epoch: 4n, mark: "STALE@4" } }],
+      ["what the cluster remembers cannot be", "refuse", { memory: { epoch: 600_000n, mark: "FORCED" } }],
       ["nothing to go on", "refuse", { memory: { epoch: 4n, mark: "" } }],
       ["it has what was sealed", "grant 5", { seal }],
       ["it lacks what was sealed", "refuse", { seal, facts: { ...replica, committed: cut(4, 59) } }],

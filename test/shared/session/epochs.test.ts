@@ -1,6 +1,15 @@
 import { expect } from "chai";
 import fc from "fast-check";
-import { commonCut, firstObjectOf, newReign, nextEpoch, unheardReign } from "../../../shared/session/epochs.ts";
+import {
+  commonCut,
+  epochFault,
+  epochJumpMax,
+  epochMax,
+  firstObjectOf,
+  newReign,
+  nextEpoch,
+  unheardReign,
+} from "../../../shared/session/epochs.ts";
 import { epoch, seq } from "../../../shared/words.ts";
 
 describe("the number of a reign", () => {
@@ -35,6 +44,15 @@ describe("the number of a reign", () => {
   it("gives its objects numbers that no other reign gives", () => {
     expect(firstObjectOf(2n) - firstObjectOf(1n)).to.equal(2 ** 34);
     expect(() => firstObjectOf(1n << 20n)).to.throw(/out of range/);
+    expect(firstObjectOf(epochMax) + 2 ** 34).to.be.at.most(Number.MAX_SAFE_INTEGER);
+    expect(() => firstObjectOf(epochMax + 1n)).to.throw(/out of range/);
+  });
+
+  it("is not believed where no promotion can have led to it", () => {
+    expect(epochFault(epochMax, 0n)).to.equal("");
+    expect(epochFault(epochMax + 1n, epochMax)).to.match(/out of range/);
+    expect(epochFault(7n + epochJumpMax, 7n)).to.equal("");
+    expect(epochFault(8n + epochJumpMax, 7n)).to.match(/more than 10000 above epoch 7/);
   });
 });
 
@@ -60,6 +78,18 @@ describe("a new reign", () => {
     });
     expect(newReign({ ...standing, epochSeen: epoch(6) }, { member: 0, members: 2 }).epoch).to.equal(7n);
     expect(newReign(standing, { member: 0, members: 2, heard: 6n }).epoch, "others know more").to.equal(7n);
+  });
+
+  it("is refused by name where its number cannot be, and nothing breaks", () => {
+    const last = { ...standing, epoch: epoch(epochMax - 1n), epochSeen: epoch(epochMax - 1n) };
+    const turn = { member: 0, members: 1 };
+    expect(newReign(last, turn).nextObject).to.equal(firstObjectOf(epochMax));
+    expect(() => newReign({ ...last, epochSeen: epoch(epochMax) }, turn))
+      .to.throw()
+      .with.property("code", "EPOCHS_USED_UP");
+    expect(() => newReign(standing, { ...turn, granted: 600_000n }))
+      .to.throw()
+      .with.property("code", "EPOCH_UNBELIEVABLE");
   });
 
   it("has no past in reigns that this node has no cut of", () => {
