@@ -88,6 +88,18 @@ class InDoubt extends UnderstudyError {
   }
 }
 
+/** It was to be given up as unreachable, and is there. */
+class TargetAnswers extends UnderstudyError {
+  readonly code = "TARGET_ANSWERS";
+  readonly remedy = "retry";
+  readonly state = "Nothing was given up.";
+  readonly hint = "It ends by itself, here or there: see `understudy status`.";
+  override readonly exitCode = exitCodes.refused;
+  constructor(to: string, role: string) {
+    super(`${to} is connected again, and is ${role}`);
+  }
+}
+
 /** The driver of the source's side of a switchover: the machine of shared/session/switchover.ts, and what it has done. */
 export class GroupSwitchover {
   readonly #workers: GroupWorkers;
@@ -302,20 +314,36 @@ export class GroupSwitchover {
       throw new NoSwitchover(why);
     }
     if (leading === undefined) tell();
-    const connected = this.#workers.primary?.reign.follower(record.to) !== undefined;
-    if (record.step === "handing" && !connected) {
-      if (!acceptUnreachable) throw new InDoubt(record.to);
-      await this.#workers.event("refusal.overridden", {
-        verb: "switchover",
-        code: "IN_DOUBT",
-        flag: "--accept-unreachable-target",
-        by,
-        id: record.id,
-      });
-      await this.#on({ kind: "abandoned" });
-    } else if (record.step !== "rolling-back") await this.#on({ kind: "failed", reason: "it was aborted" });
+    if (record.step === "handing" && !acceptUnreachable && !this.#follows(record.to)) throw new InDoubt(record.to);
+    if (record.step !== "rolling-back")
+      await this.#workers.exclusively(async () => await this.#takeBack(record, acceptUnreachable, by));
     await this.#ended(run);
     return { cancelled, ended: run.progress(0) };
+  }
+
+  /** Within a change of role: who was away when that was asked for may be there by now, and knows whether it has taken over. */
+  async #takeBack({ id, to }: SwitchoverRecord, acceptUnreachable: boolean, by: string): Promise<void> {
+    const workers = this.#workers;
+    const record = this.#record;
+    if (workers.stopped || workers.role !== "primary" || record?.id !== id) return;
+    if (record.step !== "handing" || !acceptUnreachable || this.#follows(to)) {
+      await this.#advance({ kind: "failed", reason: "it was aborted" });
+      return;
+    }
+    const says = this.#peers.others().find(({ node }) => node === to)?.says;
+    if (says !== undefined) throw new TargetAnswers(to, says);
+    await workers.event("refusal.overridden", {
+      verb: "switchover",
+      code: "IN_DOUBT",
+      flag: "--accept-unreachable-target",
+      by,
+      id,
+    });
+    await this.#advance({ kind: "abandoned" });
+  }
+
+  #follows(peer: string): boolean {
+    return this.#workers.primary?.reign.follower(peer) !== undefined;
   }
 
   async #ended(run: SwitchoverRun): Promise<void> {

@@ -1,0 +1,141 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect } from "chai";
+import type { GroupPeers } from "../../../deploy/agent/group-peers.ts";
+import type { GroupPromotion } from "../../../deploy/agent/group-promotion.ts";
+import type { GroupService } from "../../../deploy/agent/group-service.ts";
+import { GroupSwitchover } from "../../../deploy/agent/group-switchover.ts";
+import type { GroupWorkers } from "../../../deploy/agent/group-workers.ts";
+import type { Reign } from "../../../deploy/agent/reign.ts";
+import { silentLog } from "../../../shared/log.ts";
+import type { SwitchoverRecord } from "../../../shared/session/switchover.ts";
+import type { SwitchoverMessage } from "../../../shared/wire/messages.ts";
+import { epoch, seq } from "../../../shared/words.ts";
+
+/** A primary that was started anew while it was handing over to bravo, which is not there. */
+class InDoubt implements AsyncDisposable {
+  readonly switchover: GroupSwitchover;
+  readonly told: string[] = [];
+  readonly events: string[] = [];
+  abandoned = 0;
+  /** bravo follows; or what it says of itself where it does not. */
+  follows = false;
+  says: string | undefined;
+  #changing: Promise<unknown> = Promise.resolve();
+  readonly #directory: string;
+
+  private constructor(directory: string) {
+    this.#directory = directory;
+    const cut = { epoch: epoch(1), seq: seq(5) };
+    const record: SwitchoverRecord = {
+      ...{ id: "0123456789abcdef", to: "bravo", reason: "", step: "handing" },
+      ...{ cut, digest: new Uint8Array(32) },
+    };
+    const reign = {
+      standing: { epoch: epoch(1), switchover: record },
+      keepSwitchover: async () => {},
+      holdSwitchover: () => {},
+      abandonSwitchover: async () => {
+        this.abandoned++;
+      },
+      follower: () => (this.follows ? {} : undefined),
+      tell: async (peer: string, { kind }: SwitchoverMessage) => {
+        this.told.push(kind);
+        if (!this.follows) return false;
+        const answer = { ...{ accepted: false, reason: "", epoch: 1n }, digest: new Uint8Array(32) };
+        reign.onSwitchover(peer, { kind: "handoverAnswer", id: record.id, ...answer });
+        return true;
+      },
+    } as unknown as Reign;
+    const workers = {
+      directory,
+      role: "primary",
+      stopped: false,
+      primary: { reign },
+      config: { name: "app", limits: { switchoverStepMs: 60_000 }, hooks: {} },
+      options: { node: "alpha", onFatal: (error: unknown) => this.events.push(String(error)) },
+      log: silentLog,
+      turn: { member: 0, members: 2 },
+      turnOf: () => ({ member: 1, members: 2 }),
+      exclusively: async (change: () => Promise<unknown>) => await this.exclusively(change),
+      event: async (name: string) => {
+        this.events.push(name);
+      },
+      onReign: (_: Reign) => {},
+    } as unknown as GroupWorkers;
+    const peers = {
+      others: () => [{ node: "bravo", says: this.says }],
+      closeSessions: () => {},
+    } as unknown as GroupPeers;
+    const service = {
+      onEntered: () => {},
+      update: async () => service.onEntered({ ms: 0, failure: "there is none", at: 0 }),
+    } as unknown as GroupService;
+    this.switchover = new GroupSwitchover(workers, peers, {} as GroupPromotion, service);
+    workers.onReign(reign);
+  }
+
+  static async start(): Promise<InDoubt> {
+    const node = new InDoubt(await mkdtemp(join(tmpdir(), "us-in-doubt-")));
+    await node.switchover.load();
+    await node.switchover.restarted();
+    return node;
+  }
+
+  async exclusively<T>(change: () => Promise<T>): Promise<T> {
+    const turn = this.#changing.then(change);
+    this.#changing = turn.catch(() => undefined);
+    return await turn;
+  }
+
+  /** Asks for it while another change of role is under way, in which `meanwhile` happens. Gives why it is refused. */
+  async giveUp(meanwhile: () => void): Promise<string> {
+    const other = Promise.withResolvers<void>();
+    const changed = this.exclusively(async () => await other.promise);
+    const aborted = this.switchover.abort({ acceptUnreachable: true, by: "operator" });
+    // The plan that there is none of is read first.
+    await new Promise((resolve) => setImmediate(resolve));
+    meanwhile();
+    other.resolve();
+    await changed;
+    return await aborted.then(
+      () => "",
+      (error: { code?: string }) => error.code ?? String(error),
+    );
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.switchover.stop();
+    await rm(this.#directory, { recursive: true, force: true });
+  }
+}
+
+describe("giving up a target that is not there", () => {
+  it("goes on here in an epoch that fences it", async () => {
+    await using node = await InDoubt.start();
+    expect(await node.giveUp(() => undefined)).to.equal("");
+    expect(node.abandoned).to.equal(1);
+    expect(node.events).to.include("refusal.overridden");
+  });
+
+  it("asks it instead, where it follows again by then", async () => {
+    await using node = await InDoubt.start();
+    const refused = await node.giveUp(() => {
+      node.follows = true;
+    });
+    expect(refused).to.equal("");
+    expect(node.abandoned).to.equal(0);
+    expect(node.told).to.deep.equal(["handoverRevoke"]);
+    expect(node.events).not.to.include("refusal.overridden");
+  });
+
+  it("is refused where it is there by then and has taken over", async () => {
+    await using node = await InDoubt.start();
+    const refused = await node.giveUp(() => {
+      node.says = "primary";
+    });
+    expect(refused).to.equal("TARGET_ANSWERS");
+    expect(node.abandoned).to.equal(0);
+  });
+});
