@@ -44,6 +44,7 @@ export class GroupPausing {
       // Who was told so acts on it from then on: cuts, the cluster's agent, the status.
       if (primary !== undefined) await primary.reign.pause(paused);
       else if (replica !== undefined) workers.replicaStanding = await replica.call("pause", { paused });
+      workers.following?.acknowledgeAgain();
       const said = { what: pausedText(parts), by: options.by };
       log[event === "group.paused" ? "warn" : "info"](event, said);
       await workers.event(event, said);

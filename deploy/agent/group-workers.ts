@@ -188,6 +188,7 @@ export class GroupWorkers {
       verifiedAtUs: verified === null ? 0 : Date.parse(verified.at) * 1000,
       differed: verified?.ok === false,
       forks: this.options.forks.names(this.config.name).length,
+      paused: this.standing?.paused?.failover === true,
     };
   }
 

@@ -263,7 +263,7 @@ function takeover(group: GroupAgent): TakeoverStatus | null {
       return {
         node,
         peer: peerStatus(group, node),
-        fault: suspect !== "" ? `has a suspect copy: ${suspect}` : poor === "" ? "" : `has ${poor}`,
+        fault: faultOf(suspect, poor, report?.paused === true),
         unappliedBytes,
         verified:
           report === undefined || report.verifiedAtUs === 0
@@ -273,6 +273,13 @@ function takeover(group: GroupAgent): TakeoverStatus | null {
       };
     }),
   );
+}
+
+/** What its own promotion would be refused for there. */
+function faultOf(suspect: string, poor: string, paused: boolean): string {
+  if (suspect !== "") return `has a suspect copy: ${suspect}`;
+  if (poor !== "") return `has ${poor}`;
+  return paused ? "has its failover paused" : "";
 }
 
 function storeStatus(

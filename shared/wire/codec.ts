@@ -651,6 +651,7 @@ function reportOf(fields: Fields): { readonly report?: ReplicaReport } {
       verifiedAtUs: numberOf(report, "verifiedAtUs"),
       differed: report.differed === true,
       forks: numberOf(report, "forks"),
+      paused: report.paused === true,
     },
   };
 }

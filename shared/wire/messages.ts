@@ -160,6 +160,8 @@ export interface ReplicaReport {
   readonly differed: boolean;
   /** Bundles of forks that are kept there. */
   readonly forks: number;
+  /** Somebody holds back its failover: a promotion is refused there. */
+  readonly paused: boolean;
 }
 
 export interface CutBegin {

@@ -3,10 +3,10 @@ import { join } from "node:path";
 import { expect } from "chai";
 import { type Cluster, type ClusterNode, startCluster, until } from "./harness.ts";
 
-const deadlineMs = 30_000;
+const deadlineMs = 90_000;
 
 describe("a group that is paused", function () {
-  this.timeout(90_000);
+  this.timeout(300_000);
   let cluster: Cluster;
   let alpha: ClusterNode;
   let bravo: ClusterNode;
@@ -68,6 +68,15 @@ describe("a group that is paused", function () {
 
   it("asks a person for more where failover is paused", async () => {
     expect((await bravo.cli("pause", "app")).stdout, "all that a replica has").to.match(/^AUTOMATIC FAILOVER PAUSED/);
+    const claim = async (): Promise<string> => (await alpha.cli("status")).stdout.split("\n")[2] ?? "";
+    await until(
+      async () => (await claim()) === "nobody could take over now: bravo has its failover paused.",
+      deadlineMs,
+      "the primary claims nothing that bravo refuses",
+    );
+    await bravo.cli("resume", "app");
+    await until(async () => (await claim()).startsWith("bravo could take over"), deadlineMs, "it may again");
+    await bravo.cli("pause", "app", "--failover");
     await alpha.kill9();
     await bravo.restart();
     await bravo.until(({ promotable }) => promotable.why.some(({ code }) => code === "PAUSED"), deadlineMs);

@@ -130,7 +130,7 @@ export const anyMessage = fc.oneof(
     suspect: text,
     unappliedBytes: number,
     damaged: fc.array(object, { maxLength: 20 }),
-    report: fc.record({ verifiedAtUs: number, differed: fc.boolean(), forks: fc.nat(1000) }),
+    report: fc.record({ verifiedAtUs: number, differed: fc.boolean(), forks: fc.nat(1000), paused: fc.boolean() }),
   }),
   fc.record({
     kind: fc.constant("cutRejected"),
