@@ -3,7 +3,7 @@ import { zstdDecompressSync } from "node:zlib";
 import { type applyNext, markSuspect, recoverApply } from "../../replica/apply/apply.ts";
 import { applyWithBallast, CopyFull, isFull, makeBallast } from "../../replica/apply/ballast.ts";
 import { ForeignChange } from "../../replica/apply/locate.ts";
-import { commit } from "../../replica/commit/commit.ts";
+import { closeTransaction, commit } from "../../replica/commit/commit.ts";
 import { PinnedPoints } from "../../replica/history/pinned-points.ts";
 import type { StrangersChange } from "../../replica/history/sweep.ts";
 import { historyBytes, recoverThinning, thinningByRetention } from "../../replica/history/thin.ts";
@@ -296,7 +296,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       return standing();
     },
     differs(found) {
-      closeTransaction();
+      makeWay();
       noteDifferences(found);
     },
     pin({ seq: at }) {
@@ -359,7 +359,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       const reason = rejoining ? "this node rejoins" : barred;
       if (context !== undefined && reason === "") applyAll();
       enterStage("handover");
-      closeTransaction();
+      makeWay();
       const refusal =
         context === undefined
           ? reason || "the copy is not open"
@@ -378,7 +378,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       return standing();
     },
     pause({ paused }) {
-      closeTransaction();
+      makeWay();
       openCatalog().transaction("pause", () => openCatalog().stand({ paused }));
       return standing();
     },
@@ -736,7 +736,7 @@ function applyOrWait(): void {
 
 function applyAll(accepted?: "suspect"): void {
   if (context === undefined || options === undefined) return;
-  closeTransaction();
+  makeWay();
   enterStage("apply");
   for (;;) {
     const begun = performance.now();
@@ -784,16 +784,9 @@ function adoptFirstCut(): void {
   main.note("applied", { cuts: 0, ms: 0, strangers, repaired: [], metadataPartial: 0 });
 }
 
-/**
- * Ends the receiver's open transaction, so that another one can begin: cuts that came whole are committed as they must
- * be, payloads first; half a cut's rows stay invisible.
- */
-function closeTransaction(): void {
-  if (receiver !== undefined && receiver.ended.length > 0) {
-    commit(openContext(), receiver);
-    acknowledge();
-  }
-  if (openCatalog().inTransaction) openCatalog().commit("rows");
+/** Only a session leaves a transaction open, and without the copy there is none. */
+function makeWay(): void {
+  if (context !== undefined && closeTransaction(context, receiver)) acknowledge();
 }
 
 function endSession(): void {
@@ -887,7 +880,7 @@ function housekeeping(everyMs: () => number, begin: () => Iterator<unknown> | un
       later(everyMs(), start);
       return;
     }
-    closeTransaction();
+    makeWay();
     if (work.next().done === true) later(everyMs(), start);
     else later(stepPauseMs, () => step(work));
   };

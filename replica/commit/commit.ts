@@ -26,3 +26,14 @@ export function commit(context: ReplicaContext, receiver: Receiver): CutId {
   }
   return catalog.standing.committed;
 }
+
+/**
+ * Ends the receiver's open transaction, so that another one can begin: cuts that came whole are committed as they must
+ * be, payloads first; half a cut's rows stay invisible. Says whether there is something to acknowledge.
+ */
+export function closeTransaction(context: ReplicaContext, receiver: Receiver | undefined): boolean {
+  const whole = receiver !== undefined && receiver.ended.length > 0;
+  if (whole) commit(context, receiver);
+  if (context.catalog.inTransaction) context.catalog.commit("rows");
+  return whole;
+}

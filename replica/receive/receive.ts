@@ -614,16 +614,6 @@ export class Receiver {
     this.#staging.abort(() => forgetOpenCut(this.#context));
   }
 
-  /**
-   * Closes the transaction in which half a cut may lie, so that apply can have its own in between. Whole cuts have to be
-   * committed before: closed here they would become visible without their staged bytes being durable.
-   */
-  makeWay(): void {
-    assert(this.#ended.length === 0, "whole cuts become visible only by a commit");
-    if (this.#superseded || !this.#context.catalog.inTransaction) return;
-    this.#context.catalog.commit("rows");
-  }
-
   #opened(what: string): OpenCut {
     this.#insistOnLatest();
     if (this.#open === undefined) throw new CutMalformed(`${what} outside a cut`);

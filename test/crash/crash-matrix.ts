@@ -344,6 +344,7 @@ export class CrashMatrix {
         recorder.acknowledged = node.commit().seq;
         break;
       case "apply":
+        if (node.makeWay()) recorder.acknowledged = node.catalog.standing.committed.seq;
         try {
           node.apply();
         } catch (error) {

@@ -154,9 +154,13 @@ export class ReplicaNode {
     return this.#setting.program.commit(this.context, this.receiver);
   }
 
-  /** As the worker does it: half a cut may lie in the open transaction. */
+  /** Before every other transaction, as the worker does it: whole cuts and half of one may lie in the open one. */
+  makeWay(): boolean {
+    return this.#setting.program.closeTransaction(this.context, this.#receiver);
+  }
+
   apply(): void {
-    this.#receiver?.makeWay();
+    this.makeWay();
     while (this.#setting.program.applyNext(this.context, this.#setting.keepHistory) !== undefined);
     if (this.#setting.program.adopting(this.catalog) && this.applied > 0n)
       this.#setting.program.endAdoption(this.context);
@@ -164,7 +168,7 @@ export class ReplicaNode {
 
   /** What the worker does each minute and each second against strangers. */
   look(): void {
-    this.#receiver?.makeWay();
+    this.makeWay();
     const events = { suspectChanged() {}, damaged() {}, mended() {}, lost() {}, putAside() {}, again() {} };
     const repairing = new this.#setting.program.Repairing(this.context, () => false, events);
     for (const _step of repairing.sweep(() => 0));

@@ -14,6 +14,7 @@ import * as storeHome from "../../replica/store-home.ts";
 export interface ReplicaProgram {
   readonly Receiver: typeof receive.Receiver;
   readonly commit: typeof commit.commit;
+  readonly closeTransaction: typeof commit.closeTransaction;
   readonly recoverStaging: typeof resume.recoverStaging;
   readonly stagedRunDigests: typeof resume.stagedRunDigests;
   readonly applyNext: typeof apply.applyNext;

@@ -256,7 +256,8 @@ const pipelined: Scenario = {
     receive(2),
     receive(3),
     receive(4, 0, 0.5),
-    commit,
+    // Before anybody has committed them.
+    apply,
     receive(4, 0.5, 0.75),
     apply,
     receive(4, 0.75, 1),
