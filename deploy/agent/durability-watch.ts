@@ -10,9 +10,6 @@ import {
 import type { CutId } from "../../shared/words.ts";
 import type { EventFields } from "./event-log.ts";
 
-/** An announcement that could not be written down is tried again after this. */
-const announceAgainMs = 1000;
-
 export interface DurabilityWatchOptions {
   readonly settings: SemiSync;
   readonly log: Log;
@@ -21,6 +18,8 @@ export interface DurabilityWatchOptions {
   /** The last durable cut of each replica of which it is known. */
   readonly durable: () => readonly CutId[];
   readonly nowMs?: () => number;
+  /** An announcement that could not be written down is tried again after this. */
+  readonly announceAgainMs?: number;
 }
 
 /**
@@ -137,7 +136,7 @@ export class DurabilityWatch {
       (error: unknown) => {
         this.#announcing = false;
         log.error("durability.unannounced", { event: name, reason: explain(error) });
-        if (!this.#stopped) this.#lookAgain(announceAgainMs);
+        if (!this.#stopped) this.#lookAgain(this.#options.announceAgainMs ?? 1000);
       },
     );
   }

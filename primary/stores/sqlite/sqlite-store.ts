@@ -29,6 +29,8 @@ export interface SqliteStoreOptions {
   readonly holdSecondsMax: number;
   /** The log is kept below about this: 16 MiB. */
   readonly walBytesMax?: number;
+  /** So often it is looked whether the log is to be shortened, and for changes that no watch told of: 100 ms. */
+  readonly maintenanceMs?: number;
   /** The holder's program, when it does not lie beside this module. */
   readonly holderFile?: string;
 }
@@ -361,7 +363,8 @@ class SqliteAdapter implements SqliteStore {
     while (!closing.aborted) {
       // By hand, since an aborted delay makes an error with its stack: a tenth of a millisecond for each commit.
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, acted ? busyDelayMs : maintenanceDelayMs).unref();
+        const pauseMs = acted ? busyDelayMs : (this.#options.maintenanceMs ?? maintenanceDelayMs);
+        const timer = setTimeout(resolve, pauseMs).unref();
         this.#poke = () => {
           clearTimeout(timer);
           resolve();

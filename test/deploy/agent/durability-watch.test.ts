@@ -1,13 +1,14 @@
-import { setTimeout as delay } from "node:timers/promises";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { expect } from "chai";
 import { DurabilityWatch } from "../../../deploy/agent/durability-watch.ts";
 import { createLog } from "../../../shared/log.ts";
 import { type CutId, epoch, seq } from "../../../shared/words.ts";
 import { until } from "../../end-to-end/harness.ts";
 
+const deadlineMs = 20_000;
 const cut = (number: number): CutId => ({ epoch: epoch(1), seq: seq(number) });
 
-/** Time passes as it is told, but for what waits for it: timers are only woken by `look`. */
+/** Time passes as it is told: what would come of its own after a while does by `look`, and what is tried again at once. */
 function watched() {
   const announced: { event: string; done: PromiseWithResolvers<void> }[] = [];
   const world = { nowMs: 0, durable: [cut(1)] as CutId[] };
@@ -21,6 +22,7 @@ function watched() {
     },
     durable: () => world.durable,
     nowMs: () => world.nowMs,
+    announceAgainMs: 1,
   });
   const at = (nowMs: number): void => {
     world.nowMs = nowMs;
@@ -49,18 +51,18 @@ describe("the watch over semi-synchronous durability", () => {
     expect(announced).to.have.length(0);
     at(2000);
     expect(announced.map(({ event }) => event)).to.deep.equal(["durability.degraded"]);
-    await delay(5);
+    await nextTurn();
     expect(semiSync.degradedSince, "not yet").to.equal(undefined);
     expect(released.value, "nobody was let go").to.equal(false);
     announced[0]!.done.resolve();
-    await until(() => released.value, 1000, "who waits is let go");
+    await until(() => released.value, deadlineMs, "who waits is let go");
     expect(semiSync.degradedSince).to.be.a("string");
 
     world.durable = [cut(2)];
     at(3000);
     expect(announced.at(-1)?.event).to.equal("durability.restored");
     announced[1]!.done.resolve();
-    await until(() => semiSync.degradedSince === undefined, 1000, "it has ended");
+    await until(() => semiSync.degradedSince === undefined, deadlineMs, "it has ended");
     end();
   });
 
@@ -69,11 +71,11 @@ describe("the watch over semi-synchronous durability", () => {
     semiSync.taken(cut(2), 0);
     at(2000);
     announced[0]!.done.reject(new Error("no room"));
-    await until(() => announced.length === 2, 3000, "it is tried again");
+    await until(() => announced.length === 2, deadlineMs, "it is tried again");
     expect(released.value).to.equal(false);
     expect(semiSync.degradedSince).to.equal(undefined);
     announced[1]!.done.resolve();
-    await until(() => released.value, 1000, "who waits is let go");
+    await until(() => released.value, deadlineMs, "who waits is let go");
     end();
   });
 
