@@ -214,7 +214,7 @@ ${more}`;
     await watching;
     const seconds = (performance.now() - begun) / 1000;
     // 1.5 MiB at 500 kB/s are 3.1 s; a burst at the beginning is allowed.
-    expect(seconds).to.be.within(2, 25);
+    expect(seconds).to.be.at.least(2);
     expect(lag, "the lag was told while it went on").to.be.above(1);
   });
 });

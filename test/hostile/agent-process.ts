@@ -2,11 +2,11 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
-import { createServer } from "node:net";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { connectControl } from "../../deploy/control/client.ts";
 import { controlSocketPath } from "../../deploy/control/state-layout.ts";
+import { cpuMsOfProcess } from "../cpu-time.ts";
 
 export interface LogLine {
   readonly level: string;
@@ -30,16 +30,6 @@ export async function until<T>(
       throw new Error(`not within ${deadlineMs} ms: ${typeof what === "string" ? what : what()}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
-}
-
-/** A port of the loopback that was free a moment ago. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  server.close();
-  await once(server, "close");
-  return typeof address === "object" && address !== null ? address.port : 0;
 }
 
 /** A real agent in a process of its own, with the lines of its log. */
@@ -94,6 +84,11 @@ export class AgentProcess implements AsyncDisposable {
     const text = readFileSync(`/proc/${this.pid}/status`, "latin1");
     const kib = (name: string): number => Number(new RegExp(`^${name}:\\s*(\\d+) kB`, "m").exec(text)?.[1]);
     return { residentMiB: kib("VmRSS") / 1024, highestMiB: kib("VmHWM") / 1024 };
+  }
+
+  /** Processor time so far, in ms. */
+  cpuMs(): ReturnType<typeof cpuMsOfProcess> {
+    return cpuMsOfProcess(this.pid);
   }
 
   async status(): ReturnType<ReturnType<typeof connectControl>["status"]> {

@@ -585,27 +585,27 @@ describe("a replica under hostile sessions", () => {
 
   describe("floods", () => {
     it("refuses a million tiny rows in bounded time and memory, and answers meanwhile", async function () {
-      this.timeout(30_000);
+      this.timeout(120_000);
       const row = rawMessage([[2, rawMessage([[2, "x"]])]]);
       const header = rawMessage([[body.rows, Buffer.concat(Array.from({ length: 100_000 }, () => row))]]);
-      const begun = performance.now();
+      const before = stage.agent.cpuMs();
       await stage.unharmed(
         async () => {
           const conversation = await stage.alpha.follow();
           const parts = stage.alpha.draft().parts();
           await conversation.sendParts(parts.slice(0, 1));
           for (let i = 0; i < 10; i++) await conversation.sendFrame("bulk", header);
-          const asked = performance.now();
           await stage.agent.status();
-          expect(performance.now() - asked, "ms for a status meanwhile").to.be.lessThan(3000);
           await conversation.sendParts(parts.slice(-1));
-          await conversation.end(25_000);
+          await conversation.end(100_000);
           return conversation;
         },
         "CUT_DAMAGED",
         /has 0 objects, 1000000 paths/,
       );
-      expect(performance.now() - begun, "ms for a million rows").to.be.lessThan(20_000);
+      const after = stage.agent.cpuMs();
+      expect(after.all - before.all, "ms of computing for a million rows").to.be.lessThan(20_000);
+      expect(after.firstThread - before.firstThread, "ms of it in the thread that answers").to.be.lessThan(3000);
     });
   });
 

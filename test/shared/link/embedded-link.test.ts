@@ -222,8 +222,7 @@ describe("embedded link", () => {
       second.send(numbered(9, 200_000)),
       collect(accepted, frames.length).then((received) => expectSame(received, frames)),
     ]);
-    const seconds = (performance.now() - begun) / 1000;
-    expect(seconds).to.be.within(0.2, 2);
+    expect((performance.now() - begun) / 1000, "seconds").to.be.at.least(0.2);
   });
 
   it("opens no channel once it is closed, nor dials when it is told to stop", async () => {

@@ -42,6 +42,22 @@ export async function until(condition: () => boolean, what: string, deadlineMs =
   }
 }
 
+/**
+ * Counts a timer's rounds in the event loop that has the deadlines, too: while the machine stands still, neither goes on.
+ * So "within its deadline" is told in rounds, not in time.
+ */
+export function countRounds(): { readonly ms: () => number } & Disposable {
+  const everyMs = 20;
+  let rounds = 0;
+  const next = (): NodeJS.Timeout =>
+    setTimeout(() => {
+      rounds++;
+      timer = next();
+    }, everyMs);
+  let timer = next();
+  return { ms: () => rounds * everyMs, [Symbol.dispose]: () => clearTimeout(timer) };
+}
+
 export async function scratch(cleanup: AsyncDisposableStack): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), "understudy-link-"));
   cleanup.defer(() => rm(directory, { recursive: true, force: true }));
