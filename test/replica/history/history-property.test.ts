@@ -17,7 +17,7 @@ const totals: Thinned = { points: 0, images: 0, imageBytes: 0, keptFiles: 0, his
 
 const never = new AbortController().signal;
 const rounds = Number(process.env.HISTORY_ROUNDS ?? 5);
-const seedOfRun = Number(process.env.HISTORY_SEED ?? Date.now() % 1e9);
+const seedOfRun = Number(process.env.UNDERSTUDY_SEED ?? Date.now() % 1e9);
 
 /** Any mix of changes: small and large, in place and by name, with gaps of zeros. */
 function changeSource(source: ModelSource, random: () => number): void {
@@ -84,7 +84,7 @@ describe("history under any mix of changes, batches and thinning", () => {
       try {
         await liveThrough(seed);
       } catch (error) {
-        throw new Error(`HISTORY_SEED=${seed} HISTORY_ROUNDS=1 shows it again`, { cause: error });
+        throw new Error(`UNDERSTUDY_SEED=${seed} HISTORY_ROUNDS=1 shows it again`, { cause: error });
       }
     }
     if (rounds < 5) return; // One seed, seen again.
