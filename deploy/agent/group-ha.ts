@@ -73,7 +73,7 @@ export class GroupHa {
       case "status":
         return await this.#state(request, {});
       case "monitor":
-        await this.#giveUpBelow(request.clusterEpoch);
+        await this.#giveUpBelow(request.clusterEpoch ?? 0);
         return await this.#state(request, {});
       case "grant":
         return await this.#grant(request);
@@ -82,7 +82,7 @@ export class GroupHa {
         return await this.#state({ clusterEpoch: request.epoch, mark: "" }, { seconds: seconds() });
       case "demote":
         await this.#demote(request.shipMs);
-        return await this.#state({ clusterEpoch: 0, mark: "" }, { seconds: seconds() });
+        return await this.#state({ clusterEpoch: null, mark: "" }, { seconds: seconds() });
       default:
         return unreachable(request);
     }
@@ -111,7 +111,7 @@ export class GroupHa {
       seal: request.seal,
       turn: this.#workers.turn,
     });
-    this.#workers.log.info("promotion.asked", { decision: decision.kind, clusterEpoch: request.clusterEpoch });
+    this.#workers.log.info("promotion.asked", { decision: decision.kind, clusterEpoch: request.clusterEpoch ?? 0 });
     switch (decision.kind) {
       case "grant":
         return await this.#state(request, { decision: "grant", granted: jsonNumber(decision.epoch) });
@@ -212,7 +212,11 @@ export class GroupHa {
     const { config, options, role, standing } = this.#workers;
     const facts = this.#facts();
     const inService = this.#inService();
-    const claim = inService ? { score: scores.promoted, why: "" } : claimOf(facts, memoryOf(request));
+    const claim = inService
+      ? { score: scores.promoted, why: "" }
+      : request.clusterEpoch === null
+        ? { score: "", why: "" }
+        : claimOf(facts, memoryOf(request));
     const { committed } = facts;
     return {
       schema: haSchema,
@@ -282,7 +286,7 @@ export class GroupHa {
 const decidedByTheCluster = ["bypassed-cluster", "live-primary", "unreachable-primary"] as const;
 
 function memoryOf({ clusterEpoch, mark }: HaMemory): EngineMemory {
-  return { epoch: BigInt(clusterEpoch), mark };
+  return { epoch: BigInt(clusterEpoch ?? 0), mark };
 }
 
 /** For a reader without a JSON parser. */

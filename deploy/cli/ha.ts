@@ -23,7 +23,7 @@ class HaUnclear extends UnderstudyError {
 
 /** What the words of the command line ask. @throws when they ask nothing that there is */
 export function haRequest(action: string, options: HaOptions): HaRequest {
-  const memory = { clusterEpoch: options.epoch ?? 0, mark: options.mark ?? "" };
+  const memory = { clusterEpoch: options.epoch ?? null, mark: options.mark ?? "" };
   switch (action) {
     case "status":
     case "monitor":

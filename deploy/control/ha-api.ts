@@ -22,8 +22,8 @@ export type HaRequest =
 
 /** What the cluster remembers of the group and of this node. */
 export interface HaMemory {
-  /** The epoch that was granted last; 0 where none ever was. */
-  readonly clusterEpoch: number;
+  /** The epoch that was granted last; 0 where none ever was. Null: nobody has said, so nothing is said of a claim. */
+  readonly clusterEpoch: number | null;
   readonly mark: string;
 }
 
@@ -41,7 +41,7 @@ export interface HaAnswer {
   readonly seal: string;
   /** For the others to compare, `EPOCH#SEQ`; "" where this node does not stand. */
   readonly vote: string;
-  /** The promotion score that this node may give itself: a number, `none`, or `keep`. */
+  /** The promotion score that this node may give itself: a number, `none`, or `keep`; "" where that was not asked. */
   readonly claim: string;
   /** Why it may not be promoted, or what else is wrong; "". Without quotes or backslashes, one line. */
   readonly why: string;

@@ -100,7 +100,7 @@ const acceptNames = z.array(z.string()).default([]);
 const callerName = z.string().max(256).optional();
 const cutRefSchema = z.strictObject({ epoch: z.int().min(0), seq: z.int().min(0) });
 
-const remembered = { clusterEpoch: z.int().min(0), mark: z.string() };
+const remembered = { clusterEpoch: z.int().min(0).nullable(), mark: z.string() };
 const haRequest = z.discriminatedUnion("action", [
   z.strictObject({ action: z.enum(["status", "monitor"]), lagSecondsMax: z.number().min(0), ...remembered }),
   z.strictObject({

@@ -39,6 +39,7 @@ describe("units of systemd", () => {
     const service = unit.get("Service")!;
     expect(service.get("ExecStart")).to.deep.equal(["/usr/bin/understudy", "run"]);
     expect(service.get("Restart")).to.deep.equal(["always"]);
+    expect(unit.get("Unit")?.get("Before"), "a cluster ends before it, asking it").to.deep.equal(["pacemaker.service"]);
     // It says itself when it answers, by a program; a recovery is never cut short.
     expect(service.get("Type")).to.deep.equal(["notify"]);
     expect(service.get("NotifyAccess")).to.deep.equal(["all"]);

@@ -73,6 +73,11 @@ describe("a group that a cluster decides about", function () {
     const said = async () => (await ask(alpha, "monitor", "--epoch", "3", "--max-lag", "2s")).members[0];
     await until(async () => (await said())?.mark === "OK@3", deadlineMs, "bravo is in step");
     expect(await said()).to.deep.equal({ member: "bravo", mark: "OK@3", score: "1000" });
+    expect(await ask(bravo, "status"), "nobody has said what the cluster granted").to.include({ claim: "", why: "" });
+    expect(await ask(bravo, "status", "--epoch", "2", "--mark", "OK@2")).to.include({
+      claim: "none",
+      why: "epoch 3 was seen, which the cluster did not grant",
+    });
     // That the cluster decides is no fault of the copy.
     const healthy = await fetch(`http://127.0.0.1:${port}/groups/app/replica`);
     expect(healthy.status, await healthy.text()).to.equal(200);

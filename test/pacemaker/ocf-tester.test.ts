@@ -52,9 +52,11 @@ groups:
     );
     const log = join(rig.directory, "agent.log");
     const parameters = { group: "app", binary: launcherFile, state, config, log, run_agent: "true" };
-    const environment = ["env", "OCF_ROOT=/usr/lib/ocf", "OCF_RESOURCE_INSTANCE=app"];
+    const told = join(rig.directory, "told");
+    const environment = ["env", "OCF_ROOT=/usr/lib/ocf", "OCF_RESOURCE_INSTANCE=app", `HA_LOGFILE=${told}`];
     const given = Object.entries(parameters).map(([name, value]) => `OCF_RESKEY_${name}=${value}`);
-    const act = async (action: string) => await node.run([...environment, ...given, agent, action], 120_000);
+    const act = async (action: string, ...more: string[]) =>
+      await node.run([...environment, ...given, ...more, agent, action], 120_000);
     const ask = async (...words: string[]) => await node.run([launcherFile, ...words, "--state", state]);
 
     expect((await act("start")).code).to.equal(0);
@@ -82,6 +84,17 @@ groups:
     expect((await act("frobnicate")).code, "unimplemented").to.equal(3);
     await act("start");
     expect((await act("monitor")).code).to.equal(0);
+    const paused = await ask("pause", "app", "--failover");
+    expect(paused, paused.stderr).to.include({ code: 0 });
+    const monitored = async () => (await act("monitor", "OCF_RESKEY_CRM_meta_interval=10000")).code;
+    for (const _ of [1, 2]) expect(await monitored()).to.equal(0);
+    await ask("resume", "app");
+    expect(await monitored()).to.equal(0);
+    expect((await readFile(told, "utf8")).match(/app: (n1 is not to be|nothing keeps n1).*/g), "once").to.deep.equal([
+      "app: n1 is not to be promoted: this node is unformed",
+      "app: n1 is not to be promoted: failovers are paused",
+      "app: nothing keeps n1 from being promoted any more",
+    ]);
     expect((await act("promote")).code).to.equal(0);
     expect((await act("monitor")).code, "promoted").to.equal(8);
     expect((await act("stop")).code).to.equal(0);
