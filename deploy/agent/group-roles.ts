@@ -13,6 +13,9 @@ import type { GroupSwitchover } from "./group-switchover.ts";
 import { type Demotion, ForkNotKept, type GroupWorkers, type KeepFork, WrongRole } from "./group-workers.ts";
 import type { Session } from "./session.ts";
 
+/** A demotion that failed ends the reign and opens it again: it is tried again after so long, and each time twice that. */
+const demoteAgainMs = 1000;
+const demoteAgainMsMax = 60_000;
 /** So long a hook waits for the higher epoch to be durable here. */
 const fenceMsMax = 1000;
 
@@ -38,6 +41,9 @@ export class GroupRoles implements RoleChanges {
   readonly #service: GroupService;
   readonly #switchover: GroupSwitchover;
   readonly #rejoin: GroupRejoin;
+  /** After a demotion that failed: how long to wait, and until when. Monotonic, ms. */
+  #demoteAgainMs = demoteAgainMs;
+  #demoteAt = 0;
 
   constructor(
     workers: GroupWorkers,
@@ -153,6 +159,8 @@ export class GroupRoles implements RoleChanges {
   async handedOver(by: bigint, peer: string, common: CutId): Promise<void> {
     const workers = this.#workers;
     await workers.exclusively(async () => {
+      // Each session meets it anew.
+      if (performance.now() < this.#demoteAt) return;
       if (workers.primary === undefined || workers.role !== "primary") return;
       // It was sealed when it said hello: since then it may have gone back, and its service runs.
       const { actions } = sourceStep(workers.primary.reign.standing.switchover, { kind: "superseded", common });
@@ -164,12 +172,18 @@ export class GroupRoles implements RoleChanges {
       try {
         await this.demote(common);
       } catch (error) {
-        if (!(error instanceof ForkNotKept)) throw error;
+        if (!(error instanceof ForkNotKept)) {
+          this.#switchover.notDemoted(peer, error);
+          this.#demoteAt = performance.now() + this.#demoteAgainMs;
+          this.#demoteAgainMs = Math.min(demoteAgainMsMax, 2 * this.#demoteAgainMs);
+          throw error;
+        }
         // Somebody wrote after the service was stopped: what that was is kept when this node rejoins.
         workers.log.error("switchover.written_after", { peer, error });
         await this.#fence(by, peer);
         return;
       }
+      this.#demoteAgainMs = demoteAgainMs;
       this.#switchover.superseded("demoted", peer);
       await this.#service.update("start");
     });

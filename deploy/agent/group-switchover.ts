@@ -121,6 +121,8 @@ export class GroupSwitchover {
   #lateAt = 0;
   #timer: NodeJS.Timeout | undefined;
   #accepted = false;
+  /** Why this node could not become a replica of the one that has taken over; "" where that was not tried. */
+  #notDemoted = "";
   /** The service did not start there, and the group comes back to this node. */
   #comesBack = false;
   /** What became of the service there is not known yet. */
@@ -527,6 +529,7 @@ export class GroupSwitchover {
           digest: hex(record.digest),
         });
         this.#accepted = false;
+        this.#notDemoted = "";
         this.#lateAt = performance.now() + this.#workers.config.limits.switchoverStepMs;
         this.#timer = setTimeout(() => this.#handoverIsLate(), this.#workers.config.limits.switchoverStepMs);
         break;
@@ -693,10 +696,34 @@ export class GroupSwitchover {
           digestThere: hex(digest),
         },
       );
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.#notMet(peer), this.#workers.config.limits.switchoverStepMs);
+      this.#timer.unref();
     }
     this.#on({ kind: "answered", id, accepted, reason }).catch((error: unknown) =>
       this.#workers.options.onFatal(error),
     );
+  }
+
+  /** It has taken over, and nothing came of that here: whoever follows this does not wait for ever. */
+  #notMet(to: string): void {
+    if (this.#record?.step !== "handing") return;
+    const why = this.#notDemoted === "" ? `${to} was not heard of since` : this.#notDemoted;
+    this.#note("not-followed", `${to} has taken over, and this node does not follow it yet: ${why}`, { reason: why });
+    const { node } = this.#workers.options;
+    this.#run?.end(
+      "in-doubt",
+      `${to} has taken over, and ${node} does not follow it yet: ${why}`,
+      `See \`understudy status\` on ${to}: the service runs there, or nowhere. ${node} follows as soon as it can.`,
+    );
+  }
+
+  /** The target has taken over, and this node cannot become its replica yet; said once for each reason. */
+  notDemoted(by: string, error: unknown): void {
+    const reason = explain(error);
+    if (reason === this.#notDemoted) return;
+    this.#notDemoted = reason;
+    this.#note("not-demoted", `this node cannot follow ${by} yet: ${reason}`, { reason, hint: hintOf(error) });
   }
 
   /** This reign is over, within the change of role that follows from it. */

@@ -12,6 +12,7 @@ import { silentLog } from "../../../shared/log.ts";
 import type { SwitchoverRecord } from "../../../shared/session/switchover.ts";
 import type { SwitchoverMessage } from "../../../shared/wire/messages.ts";
 import { epoch, seq } from "../../../shared/words.ts";
+import { until } from "../../end-to-end/harness.ts";
 
 /** A primary that was started anew while it was handing over to bravo, which is not there. */
 class InDoubt implements AsyncDisposable {
@@ -19,13 +20,15 @@ class InDoubt implements AsyncDisposable {
   readonly told: string[] = [];
   readonly events: string[] = [];
   abandoned = 0;
+  /** What the target answers to the handover. */
+  readonly handed: (from: string, accepted: boolean) => void;
   /** bravo follows; or what it says of itself where it does not. */
   follows = false;
   says: string | undefined;
   #changing: Promise<unknown> = Promise.resolve();
   readonly #directory: string;
 
-  private constructor(directory: string) {
+  private constructor(directory: string, stepMs: number) {
     this.#directory = directory;
     const cut = { epoch: epoch(1), seq: seq(5) };
     const record: SwitchoverRecord = {
@@ -42,10 +45,8 @@ class InDoubt implements AsyncDisposable {
       follower: () => (this.follows ? {} : undefined),
       tell: async (peer: string, { kind }: SwitchoverMessage) => {
         this.told.push(kind);
-        if (!this.follows) return false;
-        const answer = { ...{ accepted: false, reason: "", epoch: 1n }, digest: new Uint8Array(32) };
-        reign.onSwitchover(peer, { kind: "handoverAnswer", id: record.id, ...answer });
-        return true;
+        if (this.follows) this.handed(peer, false);
+        return this.follows;
       },
     } as unknown as Reign;
     const workers = {
@@ -53,7 +54,7 @@ class InDoubt implements AsyncDisposable {
       role: "primary",
       stopped: false,
       primary: { reign },
-      config: { name: "app", limits: { switchoverStepMs: 60_000 }, hooks: {} },
+      config: { name: "app", limits: { switchoverStepMs: stepMs }, hooks: {} },
       options: { node: "alpha", onFatal: (error: unknown) => this.events.push(String(error)) },
       log: silentLog,
       turn: { member: 0, members: 2 },
@@ -74,10 +75,14 @@ class InDoubt implements AsyncDisposable {
     } as unknown as GroupService;
     this.switchover = new GroupSwitchover(workers, peers, {} as GroupPromotion, service);
     workers.onReign(reign);
+    this.handed = (from, accepted) => {
+      const answer = { ...{ accepted, reason: "", epoch: 2n }, digest: new Uint8Array(32) };
+      reign.onSwitchover(from, { kind: "handoverAnswer", id: record.id, ...answer });
+    };
   }
 
-  static async start(): Promise<InDoubt> {
-    const node = new InDoubt(await mkdtemp(join(tmpdir(), "us-in-doubt-")));
+  static async start(stepMs = 60_000): Promise<InDoubt> {
+    const node = new InDoubt(await mkdtemp(join(tmpdir(), "us-in-doubt-")), stepMs);
     await node.switchover.load();
     await node.switchover.restarted();
     return node;
@@ -110,6 +115,28 @@ class InDoubt implements AsyncDisposable {
     await rm(this.#directory, { recursive: true, force: true });
   }
 }
+
+describe("a target that has taken over", () => {
+  it("and is not met again: whoever follows the switchover is told, and what stood in the way", async () => {
+    await using node = await InDoubt.start(20);
+    node.handed("bravo", true);
+    node.switchover.notDemoted("bravo", new Error("ledger is in use"));
+    node.switchover.notDemoted("bravo", new Error("ledger is in use"));
+    const progress = await until(
+      async () => {
+        const now = await node.switchover.progress(0);
+        return now.outcome === null ? undefined : now;
+      },
+      20_000,
+      "it has an end",
+    );
+    expect(progress.outcome).to.equal("in-doubt");
+    expect(progress.reason).to.match(/bravo has taken over, and alpha does not follow it yet: ledger is in use/);
+    const steps = progress.steps.map(({ step }) => step);
+    expect(steps).to.deep.equal(["restarted", "handed-over", "not-demoted", "not-followed"]);
+    expect(node.events).to.include("switchover.not_demoted");
+  });
+});
 
 describe("giving up a target that is not there", () => {
   it("goes on here in an epoch that fences it", async () => {
