@@ -1,5 +1,6 @@
 import { basename, dirname } from "node:path";
 import type { Catalog } from "../shared/catalog/catalog.ts";
+import { dropNote, keepNote, noteOf } from "../shared/catalog/notes.ts";
 import { isSystemError, UnderstudyError } from "../shared/errors.ts";
 import type { Directory, Disk } from "../shared/ports/disk.ts";
 import { inBytes, privateName, trialName } from "../shared/store-path.ts";
@@ -146,7 +147,7 @@ function openStoreHome(
 ): StoreHome {
   const groupId = catalog.standing.groupId as GroupId;
   const marker = `marker.${groupId}`;
-  const begun = catalog.get("SELECT 1 AS found FROM standing WHERE key = ?", homeKey(placement)) !== undefined;
+  const begun = noteOf(catalog, homeNote(placement)) !== undefined;
   const rootPath = placement.shape === "tree" ? placement.path : dirname(placement.path);
   const parentPath = dirname(placement.path);
   const homeName = `${groupName}.${placement.name}`;
@@ -156,7 +157,7 @@ function openStoreHome(
     if (begun) throw new CopyNotThere(`the copy of store ${placement.name} is gone: ${rootPath} does not exist`);
     root = makeRoot(disk, rootPath);
   }
-  const inside = catalog.get("SELECT value FROM standing WHERE key = ?", homeKey(placement))?.value === "inside";
+  const inside = noteOf(catalog, homeNote(placement)) === "inside";
   const choices: ("beside" | "inside")[] = begun
     ? [inside ? "inside" : "beside"]
     : placement.shape === "tree"
@@ -199,10 +200,10 @@ function openStoreHome(
 
 /** Within a transaction: where the private directories are is not known any more, and they are made anew. */
 export function forgetStoreHomes(catalog: Catalog, placements: readonly StorePlacement[]): void {
-  for (const placement of placements) catalog.run("DELETE FROM standing WHERE key = ?", homeKey(placement));
+  for (const placement of placements) dropNote(catalog, homeNote(placement));
 }
 
-function homeKey(placement: StorePlacement): string {
+function homeNote(placement: StorePlacement): `home.${string}` {
   return `home.${placement.name}`;
 }
 
@@ -223,8 +224,7 @@ function begin(
     }
   }
   disk.syncFilesystem(home);
-  const write = (): void =>
-    catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES (?, ?)", homeKey(placement), choice);
+  const write = (): void => keepNote(catalog, homeNote(placement), choice);
   if (catalog.inTransaction) write();
   else catalog.transaction("home", write);
 }

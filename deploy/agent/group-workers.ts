@@ -387,8 +387,8 @@ export class GroupWorkers {
       onStanding: () => {},
       announce: (event, fields) => this.options.events.append(event, { group: this.config.name, ...fields }),
       frozenMarkPath: join(this.directory, "frozen"),
+      compressFor: (peer) => this.#compressFor(peer),
     });
-    reign.compressFor = (peer) => this.#compressFor(peer);
     this.#primary = { worker, reign };
     this.onReign(reign);
     this.#scrubbing = this.#scrubbingOf(reign);

@@ -134,6 +134,8 @@ export interface ReignOptions extends FreezingOptions {
   readonly metrics: Metrics;
   readonly onStanding: (standing: PrimaryStanding) => void;
   readonly announce: DurabilityWatchOptions["announce"];
+  /** Line settings are the node's: the group's configuration does not know them. */
+  readonly compressFor: (peer: string) => boolean;
 }
 
 /** The primary's side of a group: takes cuts whenever there is something new and somebody who can take it. */
@@ -1023,7 +1025,7 @@ export class Reign {
       takesAhead: follower.takesAhead,
       base: follower.base,
       lastObject: follower.lastObject,
-      compress: this.#compress(follower.session.peer),
+      compress: this.#options.compressFor(follower.session.peer),
       resuming: follower.resuming && follower.base.seq === 0n,
       rejoining: isRejoining(follower),
     };
@@ -1062,13 +1064,6 @@ export class Reign {
       follower.dueAt = pauseMs === 0 ? 0 : performance.now() + pauseMs;
       this.#stir();
     }
-  }
-
-  /** Line settings are the node's, so the group's configuration does not know them: set by the composition root. */
-  compressFor: (peer: string) => boolean = () => false;
-
-  #compress(peer: string): boolean {
-    return this.compressFor(peer);
   }
 
   /** Replicas that could take a cut now, and how long to wait until another one can. */

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { parentPort } from "node:worker_threads";
-import { dropTaking, forgottenUpTo } from "../../primary/plan/prune.ts";
+import { dropTaking } from "../../primary/plan/prune.ts";
 import { shipAhead } from "../../primary/plan/ship-ahead.ts";
 import { type TakenCut, takeCut } from "../../primary/plan/take-cut.ts";
 import type { PrimaryContext } from "../../primary/primary-context.ts";
@@ -19,6 +19,7 @@ import { Catalog, type Standing } from "../../shared/catalog/catalog.ts";
 import { CatalogFailed, CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import type { Touched } from "../../shared/catalog/collapse.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
+import { forgottenUpTo } from "../../shared/catalog/notes.ts";
 import type { StoreOnNode } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert } from "../../shared/errors.ts";
@@ -544,7 +545,7 @@ function standing(): PrimaryStanding {
     stores,
     incarnation: opened().incarnation,
     coherency,
-    forgotten: forgottenUpTo(opened()),
+    forgotten: forgottenUpTo(opened().catalog),
   };
 }
 

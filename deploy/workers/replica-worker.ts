@@ -27,6 +27,7 @@ import { Catalog, type CutRecord, type Standing } from "../../shared/catalog/cat
 import { CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import { anyTouched, type Touched } from "../../shared/catalog/collapse.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
+import { dropNote, keepNote, noteOf } from "../../shared/catalog/notes.ts";
 import { lastObjectOf, touchedPage } from "../../shared/catalog/touched.ts";
 import type { RetentionConfig } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
@@ -408,10 +409,7 @@ function openToAdopt(): void {
 
 function setAdopting(wanted: boolean): void {
   const opened = openCatalog();
-  const sql = wanted
-    ? "INSERT OR REPLACE INTO standing (key, value) VALUES ('adopting', 1)"
-    : "DELETE FROM standing WHERE key = 'adopting'";
-  opened.transaction("adopt", () => opened.run(sql));
+  opened.transaction("adopt", () => (wanted ? keepNote(opened, "adopting", 1) : dropNote(opened, "adopting")));
 }
 
 function isAdopting(): boolean {
@@ -470,17 +468,15 @@ function rememberPrimary(primary: string, at: bigint): void {
       `${primary} is primary of epoch ${at}, this replica follows epoch ${opened.standing.epoch}`,
     );
   const value = JSON.stringify({ epoch: String(opened.standing.epoch), node: primary });
-  if (opened.get("SELECT 1 AS found FROM standing WHERE key = 'followed' AND value = ?", value) !== undefined) return;
-  opened.transaction("followed", () =>
-    opened.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('followed', ?)", value),
-  );
+  if (noteOf(opened, "followed") === value) return;
+  opened.transaction("followed", () => keepNote(opened, "followed", value));
 }
 
 function followedNode(): string | undefined {
   const opened = openCatalog();
-  const row = opened.get("SELECT value FROM standing WHERE key = 'followed'");
-  if (row === undefined) return undefined;
-  const followed = JSON.parse(String(row.value)) as { readonly epoch: string; readonly node: string };
+  const note = noteOf(opened, "followed");
+  if (note === undefined) return undefined;
+  const followed = JSON.parse(String(note)) as { readonly epoch: string; readonly node: string };
   return followed.epoch === String(opened.standing.epoch) ? followed.node : undefined;
 }
 

@@ -1,5 +1,6 @@
 import type { SQLInputValue } from "node:sqlite";
 import type { Catalog } from "../../shared/catalog/catalog.ts";
+import { forgottenUpTo, keepForgottenUpTo } from "../../shared/catalog/notes.ts";
 import type { ObjectId, Seq } from "../../shared/words.ts";
 import type { PrimaryContext } from "../primary-context.ts";
 
@@ -7,9 +8,9 @@ const pageRows = 500;
 
 /**
  * A primary keeps one version of everything: what cut `birth` replaced goes, in the cut's own transaction. Marks of what
- * is gone stay until no replica can be further back than `forgottenUpTo`.
+ * is gone stay until no replica can be further back than `mayForgetUpTo`.
  */
-export function pruneSuperseded({ catalog }: PrimaryContext, birth: Seq, forgottenUpTo: Seq): void {
+export function pruneSuperseded({ catalog }: PrimaryContext, birth: Seq, mayForgetUpTo: Seq): void {
   if (birth > 1n) {
     for (const row of each(catalog, "SELECT store, dir, name FROM path_versions WHERE birth = ?", birth)) {
       catalog.run(
@@ -43,12 +44,12 @@ export function pruneSuperseded({ catalog }: PrimaryContext, birth: Seq, forgott
         catalog.run(`DELETE FROM ${table} WHERE object = ?`, Number(object));
     }
   }
-  const last = Number(forgottenUpToIn(catalog));
-  if (forgottenUpTo > BigInt(last)) {
-    forgetGone(catalog, last, forgottenUpTo);
+  const last = Number(forgottenUpTo(catalog));
+  if (mayForgetUpTo > BigInt(last)) {
+    forgetGone(catalog, last, mayForgetUpTo);
     // What lies further back was looked at before: after a promotion it is the points of a former replica.
-    catalog.run("DELETE FROM cuts WHERE seq >= ? AND seq < ? AND point = 0", last, forgottenUpTo);
-    catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('forgotten', ?)", Number(forgottenUpTo));
+    catalog.run("DELETE FROM cuts WHERE seq >= ? AND seq < ? AND point = 0", last, mayForgetUpTo);
+    keepForgottenUpTo(catalog, mayForgetUpTo);
   }
 }
 
@@ -93,15 +94,6 @@ function forgetGone(catalog: Catalog, after: number, upTo: Seq): void {
 /** One by one: a cut may have as many as the store. Rows of other births may be deleted meanwhile. */
 function each(catalog: Catalog, sql: string, birth: Seq): IterableIterator<Record<string, unknown>> {
   return catalog.statement(sql).iterate(birth) as IterableIterator<Record<string, unknown>>;
-}
-
-/** Marks of what is gone are known for cuts after this one only. */
-export function forgottenUpTo({ catalog }: PrimaryContext): bigint {
-  return forgottenUpToIn(catalog);
-}
-
-function forgottenUpToIn(catalog: PrimaryContext["catalog"]): bigint {
-  return BigInt(Number(catalog.get("SELECT value FROM standing WHERE key = 'forgotten'")?.value ?? 0));
 }
 
 /**

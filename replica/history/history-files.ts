@@ -1,3 +1,4 @@
+import { keepNote, noteOf } from "../../shared/catalog/notes.ts";
 import { isSystemError } from "../../shared/errors.ts";
 import { imageFileName } from "../apply/save-images.ts";
 import { homeOf, type ReplicaContext } from "../replica-context.ts";
@@ -112,7 +113,7 @@ function move(context: ReplicaContext, store: number, images: readonly LiveImage
   const { catalog, disk } = context;
   const { history } = homeOf(context, store);
   // Below zero, where no batch's file is; counted in the catalog, so that no number comes twice.
-  const number = Number(catalog.get("SELECT value FROM standing WHERE key = 'historyRewritten'")?.value ?? 0) - 1;
+  const number = Number(noteOf(catalog, "historyRewritten") ?? 0) - 1;
   const name = imageFileName(number);
   // What a crash before the commit left.
   if (disk.stat(history, name) !== undefined) disk.unlink(history, name);
@@ -146,7 +147,7 @@ function move(context: ReplicaContext, store: number, images: readonly LiveImage
     return false;
   }
   catalog.transaction("history", () => {
-    catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('historyRewritten', ?)", number);
+    keepNote(catalog, "historyRewritten", number);
     images.forEach((image, index) => {
       catalog.run(
         "UPDATE images SET file=?, position=? WHERE object=? AND offset=? AND died=?",

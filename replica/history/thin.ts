@@ -1,4 +1,5 @@
 import type { ObjectVersion } from "../../shared/catalog/manifest.ts";
+import { dropNote, forgottenUpTo, keepForgottenUpTo, keepNote, noteOf } from "../../shared/catalog/notes.ts";
 import { keepsHistory, type RetentionConfig } from "../../shared/config/config.ts";
 import { type ObjectId, type Seq, seq } from "../../shared/words.ts";
 import { imageBytesMax } from "../apply/save-images.ts";
@@ -113,7 +114,7 @@ function* thinningWithoutHistory(
     pinned,
   );
   if (catalog.get("SELECT 1 AS found FROM cuts WHERE point = 1 LIMIT 1") !== undefined) return result;
-  const forgotten = forgottenUpTo(context);
+  const forgotten = forgottenUpTo(context.catalog);
   const until = [...pinned.keys()].reduce((least, pin) => (pin < least ? pin : least), catalog.standing.applied);
   if (until <= forgotten) return result;
   const run: Run = { after: seq(0), first: forgotten, until, forgotten };
@@ -121,10 +122,6 @@ function* thinningWithoutHistory(
   yield* clear(context, run, new HistoryTouched(), result);
   unmark(context);
   return result;
-}
-
-function forgottenUpTo({ catalog }: ReplicaContext): Seq {
-  return seq(Number(catalog.get("SELECT value FROM standing WHERE key = 'forgotten'")?.value ?? 0));
 }
 
 /** Bytes of everything that is kept only for recovery points, as it lies on the disks. */
@@ -197,7 +194,7 @@ function begin(context: ReplicaContext, points: readonly Seq[], pinned: Pins): R
     after: keptBefore(context, first, pinned),
     first,
     until: keptAfter(context, last, pinned),
-    forgotten: forgottenUpTo(context),
+    forgotten: forgottenUpTo(context.catalog),
   };
   catalog.transaction("thin", () => {
     catalog.run("UPDATE cuts SET point = 0 WHERE seq >= ? AND seq <= ?", first, last);
@@ -208,17 +205,17 @@ function begin(context: ReplicaContext, points: readonly Seq[], pinned: Pins): R
 
 function mark({ catalog }: ReplicaContext, run: Run): void {
   const value = [run.after, run.first, run.until, run.forgotten].join(" ");
-  catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('thinning', ?)", value);
+  keepNote(catalog, "thinning", value);
 }
 
 function unmark({ catalog }: ReplicaContext): void {
-  catalog.transaction("thin", () => catalog.run("DELETE FROM standing WHERE key = 'thinning'"));
+  catalog.transaction("thin", () => dropNote(catalog, "thinning"));
 }
 
 function markedRun({ catalog }: ReplicaContext): Run | undefined {
-  const row = catalog.get("SELECT value FROM standing WHERE key = 'thinning'");
-  if (row === undefined) return undefined;
-  const [after = 0n, first = 0n, until = 0n, forgotten = 0n] = String(row.value).split(" ").map(BigInt);
+  const note = noteOf(catalog, "thinning");
+  if (note === undefined) return undefined;
+  const [after = 0n, first = 0n, until = 0n, forgotten = 0n] = String(note).split(" ").map(BigInt);
   return { after: seq(after), first: seq(first), until: seq(until), forgotten: seq(forgotten) };
 }
 
@@ -455,9 +452,7 @@ function* forgetTombstones(context: ReplicaContext, { forgotten, until }: Run): 
   const { catalog } = context;
   if (until <= forgotten) return;
   // Said before the first one goes: a crash in between must not leave a promise that is not kept.
-  catalog.transaction("thin", () => {
-    catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('forgotten', ?)", Number(until));
-  });
+  catalog.transaction("thin", () => keepForgottenUpTo(catalog, until));
   yield* inSmallTransactions<readonly [number, number, string, string]>(
     context,
     [Number(forgotten) + 1, 0, "", ""],

@@ -1,4 +1,5 @@
 import { joinPath } from "../../shared/catalog/manifest.ts";
+import { dropNote, keepNote } from "../../shared/catalog/notes.ts";
 import { clearTouched } from "../../shared/catalog/touched.ts";
 import { assert, isSystemError } from "../../shared/errors.ts";
 import type { Directory, Disk } from "../../shared/ports/disk.ts";
@@ -45,7 +46,7 @@ export function beginAdoption(context: ReplicaContext): void {
     clearTouched(catalog);
     forgetUnproven(catalog);
     catalog.event("replica.adopting", {}, context.nowUs());
-    catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('adopting', 1)");
+    keepNote(catalog, "adopting", 1);
     catalog.stand({
       role: "replica",
       halted: "",
@@ -83,7 +84,7 @@ export function endAdoption(context: ReplicaContext): string[] {
   }
   catalog.transaction("adopted", () => {
     for (const path of aside) catalog.event("stranger.put_aside", { path }, context.nowUs());
-    catalog.run("DELETE FROM standing WHERE key = 'adopting'");
+    dropNote(catalog, "adopting");
   });
   return aside;
 }

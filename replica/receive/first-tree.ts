@@ -1,4 +1,5 @@
 import { joinPath } from "../../shared/catalog/manifest.ts";
+import { dropNote, keepNote, noteOf } from "../../shared/catalog/notes.ts";
 import { isSystemError } from "../../shared/errors.ts";
 import type { Extent, ObjectRow } from "../../shared/wire/messages.ts";
 import type { ObjectId, Seq, StorePath } from "../../shared/words.ts";
@@ -321,16 +322,14 @@ export function clearFirstTrees({ disk, homes }: ReplicaContext): void {
   }
 }
 
-const partialKey = "firstTreePartial";
-
 /** Written with the cut, for apply to tell. */
 export function rememberPartial({ catalog }: ReplicaContext, objects: number): void {
-  if (objects > 0) catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES (?, ?)", partialKey, objects);
+  if (objects > 0) keepNote(catalog, "firstTreePartial", objects);
 }
 
 /** How many objects were built whose owner or mode this process may not set; asked once. */
 export function takePartial({ catalog }: ReplicaContext): number {
-  const row = catalog.get("SELECT value FROM standing WHERE key = ?", partialKey);
-  if (row !== undefined) catalog.run("DELETE FROM standing WHERE key = ?", partialKey);
-  return Number(row?.value ?? 0);
+  const objects = noteOf(catalog, "firstTreePartial");
+  if (objects !== undefined) dropNote(catalog, "firstTreePartial");
+  return Number(objects ?? 0);
 }

@@ -1,4 +1,5 @@
 import type { Catalog } from "../../shared/catalog/catalog.ts";
+import { noteOf } from "../../shared/catalog/notes.ts";
 import { blockHash, blocksPerRun, hashBytes, trimRun } from "../../shared/manifest/block-hash.ts";
 import { runTerm } from "../../shared/manifest/digest.ts";
 import type { ObjectId } from "../../shared/words.ts";
@@ -8,7 +9,7 @@ import { clearFirstTrees } from "./first-tree.ts";
 
 /** True while the copy's place holds files that no cut of this group has written and that may be reused. */
 export function adopting(catalog: Catalog): boolean {
-  return catalog.get("SELECT 1 AS found FROM standing WHERE key = 'adopting'") !== undefined;
+  return noteOf(catalog, "adopting") !== undefined;
 }
 
 /**

@@ -1,5 +1,6 @@
 import { collapse, dropSuperseded, type Touched, touched } from "../../shared/catalog/collapse.ts";
 import { objectVersion } from "../../shared/catalog/manifest.ts";
+import { forgottenUpTo } from "../../shared/catalog/notes.ts";
 import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import type { Stat } from "../../shared/ports/disk.ts";
 import { readablePath } from "../../shared/store-path.ts";
@@ -398,7 +399,7 @@ function checkCommon({ catalog }: ReplicaContext, common: Seq): void {
   const { committed } = catalog.standing;
   assert(common <= committed.seq, "what two nodes have in common is no more than one of them has");
   if (common === committed.seq) return;
-  const forgotten = Number(catalog.get("SELECT value FROM standing WHERE key = 'forgotten'")?.value ?? 0);
+  const forgotten = forgottenUpTo(catalog);
   if (common === 0n) throw new CommonTooFarBack("there is no cut in common");
   if (forgotten > common)
     throw new CommonTooFarBack(

@@ -4,6 +4,7 @@ import { Breath } from "../../shared/breath.ts";
 import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { blockBirth } from "../../shared/catalog/content-change.ts";
 import { joinPath, type Manifest, type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts";
+import { forgottenUpTo } from "../../shared/catalog/notes.ts";
 import { fromTheSystem } from "../../shared/durable/system-error.ts";
 import { assert, isSystemError, UnderstudyError } from "../../shared/errors.ts";
 import { blocksPerRun, equalBytes, hashInRun } from "../../shared/manifest/block-hash.ts";
@@ -114,7 +115,7 @@ export async function makeFork(
 ): Promise<ForkRecord | undefined> {
   const { catalog, disk } = source;
   const { committed, lastTakenAtUs, digest } = catalog.standing;
-  const forgotten = BigInt(Number(catalog.get("SELECT value FROM standing WHERE key = 'forgotten'")?.value ?? 0));
+  const forgotten = forgottenUpTo(catalog);
   if (request.common.seq < forgotten) {
     throw new ForkUntold(
       `what was removed up to cut ${forgotten} is no longer known, and the last common cut is ${cutText(request.common)}`,

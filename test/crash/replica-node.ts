@@ -4,6 +4,7 @@ import type { StoreHome, StorePlacement } from "../../replica/store-home.ts";
 import { Catalog, type CommitObserver } from "../../shared/catalog/catalog.ts";
 import { collapse } from "../../shared/catalog/collapse.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
+import { keepNote } from "../../shared/catalog/notes.ts";
 import { UnderstudyError } from "../../shared/errors.ts";
 import type { Disk } from "../../shared/ports/disk.ts";
 import { type CutId, epoch, type Seq, type StoreName, seq } from "../../shared/words.ts";
@@ -82,9 +83,7 @@ export class ReplicaNode {
       } catch (error) {
         if (!setting.adopts || !(error instanceof UnderstudyError) || error.code !== "COPY_OCCUPIED") throw error;
         occupied = true;
-        catalog.transaction("adopt", () =>
-          catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('adopting', 1)"),
-        );
+        catalog.transaction("adopt", () => keepNote(catalog, "adopting", 1));
         homes = open();
       }
       let now = 1_700_000_000_000_000;

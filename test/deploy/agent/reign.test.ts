@@ -28,6 +28,7 @@ describe("a reign", () => {
     const options = {
       config: { name: "app", replicas: new Map([["bravo", {}]]), hooks: {}, interval: { kind: "on-change" } },
       log: silentLog,
+      compressFor: () => false,
     } as unknown as ReignOptions;
     const acknowledged = { received: cut(4, 51), durable: cut(4, 51), applied: cut(1, 50) };
     const header = encodeMessage({
@@ -83,6 +84,7 @@ describe("a reign", () => {
       metrics: createMetrics(),
       onStanding() {},
       log: silentLog,
+      compressFor: () => false,
     } as unknown as ReignOptions;
     const over = Promise.withResolvers<undefined>();
     const theirs = { features: [], lastObject: 0 };

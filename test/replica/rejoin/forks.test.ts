@@ -24,9 +24,10 @@ import type { PrimaryContext } from "../../../primary/primary-context.ts";
 import type { ForkRecord } from "../../../replica/rejoin/fork-bundle.ts";
 import { dropFork, exportFork, listForks, showFork } from "../../../replica/rejoin/fork-shelf.ts";
 import { type ForkRequest, type ForkSource, makeFork } from "../../../replica/rejoin/make-fork.ts";
+import { keepForgottenUpTo } from "../../../shared/catalog/notes.ts";
 import type { StoreOnNode } from "../../../shared/config/config.ts";
 import { RealDisk } from "../../../shared/durable/real-disk.ts";
-import type { CutId, StoreName } from "../../../shared/words.ts";
+import { type CutId, type StoreName, seq } from "../../../shared/words.ts";
 import type { Planted } from "../../crash/disk-tree.ts";
 import { modelTree } from "../../crash/recorded-cuts.ts";
 import { seededRandom } from "../../crash/seeded-random.ts";
@@ -263,9 +264,7 @@ describe("a fork that is kept", function () {
       rmSync(node.path("plain"));
       expect(await failureOf(node.keep(elsewhere))).to.include({ code: "FORK_MOVED" });
       const { catalog } = node.primary;
-      catalog.transaction("test", () =>
-        catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('forgotten', 3)"),
-      );
+      catalog.transaction("test", () => keepForgottenUpTo(catalog, seq(3)));
       expect(await failureOf(node.keep(elsewhere))).to.include({ code: "FORK_UNTOLD" });
       expect(listForks(node.disk, node.shelf)).to.deep.equal([fork]);
     });
