@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { parentPort } from "node:worker_threads";
 import { dropTaking } from "../../primary/plan/prune.ts";
+import { forgetStamps } from "../../primary/plan/seen-index.ts";
 import { shipAhead } from "../../primary/plan/ship-ahead.ts";
 import { type TakenCut, takeCut } from "../../primary/plan/take-cut.ts";
 import type { PrimaryContext } from "../../primary/primary-context.ts";
@@ -16,7 +17,7 @@ import type { ForkRecord } from "../../replica/rejoin/fork-bundle.ts";
 import { type ForkRequest, makeFork } from "../../replica/rejoin/make-fork.ts";
 import type { ReplicaContext } from "../../replica/replica-context.ts";
 import { Catalog, type Standing } from "../../shared/catalog/catalog.ts";
-import { CatalogFailed, CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
+import { CatalogFailed, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import type { Touched } from "../../shared/catalog/collapse.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import { forgottenUpTo } from "../../shared/catalog/notes.ts";
@@ -32,6 +33,7 @@ import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { CutStore, StagedPlace, TouchedPlace } from "../../shared/wire/messages.ts";
 import { unpackStagedList } from "../../shared/wire/staged-list.ts";
 import { type CutId, epoch, type GroupId, type ObjectId, sameCut, seq } from "../../shared/words.ts";
+import { checkpointing } from "./checkpointing.ts";
 import { type CopyPlaces, closeCopies, endStores, openOwnCopies } from "./own-copies.ts";
 import { type PlainError, PortPeer, plainError } from "./port-peer.ts";
 import { SinkSession } from "./sink-session.ts";
@@ -336,10 +338,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       still?.abort(new Error("the service is about to run again"));
     },
     reread({ objects }) {
-      const { catalog } = opened();
-      catalog.transaction("reread", () => {
-        for (const object of objects) catalog.run("UPDATE seen SET ctime_ns = 0 WHERE object = ?", object);
-      });
+      forgetStamps(opened().catalog, objects);
     },
     async ahead({ sink: state }) {
       const session = sessionOf(state);
@@ -665,27 +664,8 @@ function ownCopy(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   return copy;
 }
 
-// Copying the catalog's log back is idle work, which no cut should pay for; a very long one does, or the log grows with it.
-const checkpointMs = 1000;
-const checkpointsSkippedMax = 10;
-let checkpointsSkipped = 0;
-function checkpoint(): void {
-  try {
-    context?.catalog.checkpoint();
-  } catch (error) {
-    // Without room for it what is committed stays in the log.
-    if (!(catalogProblem(error) instanceof CatalogFull)) main.note("failed", { error: plainError(error) });
-  }
-}
-
-function checkpointLater(): void {
-  setTimeout(() => {
-    if (cutting && checkpointsSkipped < checkpointsSkippedMax) checkpointsSkipped++;
-    else {
-      checkpointsSkipped = 0;
-      checkpoint();
-    }
-    checkpointLater();
-  }, checkpointMs).unref();
-}
-checkpointLater();
+checkpointing(
+  () => context?.catalog,
+  () => cutting,
+  (error) => main.note("failed", { error: plainError(error) }),
+);

@@ -8,8 +8,9 @@ import { PinnedPoints } from "../../replica/history/pinned-points.ts";
 import type { StrangersChange } from "../../replica/history/sweep.ts";
 import { historyBytes, recoverThinning, thinningByRetention } from "../../replica/history/thin.ts";
 import { seal, takeOver, takeOverHanded, unseal } from "../../replica/promote/promote.ts";
-import { beginAdoption, endAdoption, stageFromCopy } from "../../replica/receive/adopt.ts";
+import { beginAdoption, endAdoption, setAdopting, stageFromCopy } from "../../replica/receive/adopt.ts";
 import { aheadOf } from "../../replica/receive/ahead.ts";
+import { followedNode, rememberPrimary } from "../../replica/receive/followed.ts";
 import { checkBlockSize } from "../../replica/receive/pending-content.ts";
 import { Receiver } from "../../replica/receive/receive.ts";
 import { CutDamaged, SenderRefused } from "../../replica/receive/refusals.ts";
@@ -18,7 +19,7 @@ import { noteUnproven, unproven } from "../../replica/receive/unproven.ts";
 import { goBack, NotApplied } from "../../replica/rejoin/demote.ts";
 import type { ForkRecord } from "../../replica/rejoin/fork-bundle.ts";
 import { type ForkRequest, makeFork } from "../../replica/rejoin/make-fork.ts";
-import { anyDamage, askedOfPrimary, type Damage } from "../../replica/repair/damage.ts";
+import { anyDamage, askedOfPrimary, type Damage, damagedObjects } from "../../replica/repair/damage.ts";
 import { Repairing, strangersCodes } from "../../replica/repair/repairing.ts";
 import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
 import { openStoreHomes, type StorePlacement, singleFileName } from "../../replica/store-home.ts";
@@ -27,7 +28,6 @@ import { Catalog, type CutRecord, type Standing } from "../../shared/catalog/cat
 import { CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import { anyTouched, type Touched } from "../../shared/catalog/collapse.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
-import { dropNote, keepNote, noteOf } from "../../shared/catalog/notes.ts";
 import { lastObjectOf, touchedPage } from "../../shared/catalog/touched.ts";
 import type { RetentionConfig } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
@@ -53,6 +53,7 @@ import {
   sameCut,
   seq,
 } from "../../shared/words.ts";
+import { checkpointing } from "./checkpointing.ts";
 import { type PlainError, PortPeer, plainError } from "./port-peer.ts";
 import { enterStage, traceCommits, traceDisk } from "./step-trace.ts";
 import { excludedBy } from "./store-adapters.ts";
@@ -253,7 +254,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
     startSession({ incarnation, generation: now, primary, epoch: at }) {
       endSession();
       if (forgetting) forget();
-      rememberPrimary(primary, at);
+      rememberPrimary(openCatalog(), primary, at);
       generation = now;
       aheadRefused = false;
       receiver = new Receiver(openContext(), incarnation);
@@ -289,7 +290,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       const opened = openCatalog();
       endSession();
       // Nothing is known yet: what is found is reused when the node joins.
-      if (opened.standing.groupId === "") setAdopting(true);
+      if (opened.standing.groupId === "") setAdopting(opened, true);
       else {
         if (context === undefined) openToAdopt();
         beginAdoption(openContext());
@@ -329,7 +330,7 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       enterStage("keep fork");
       const { catalog, manifest, disk, homes } = openContext();
       const placements = [...homes.values()].map((home) => home.placement);
-      const foreign = new Set(catalog.all("SELECT object FROM damaged").map((row) => Number(row.object) as ObjectId));
+      const foreign = damagedObjects(catalog);
       const never = new AbortController().signal;
       return await makeFork({ catalog, manifest, disk, placements, nowUs }, { ...request, foreign }, never);
     },
@@ -398,18 +399,13 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
 
 /** What lies in the copy's place keeps it from being opened, unless it is to be adopted. */
 function openToAdopt(): void {
-  setAdopting(true);
+  setAdopting(openCatalog(), true);
   try {
     openCopy();
   } catch (error) {
-    setAdopting(false);
+    setAdopting(openCatalog(), false);
     throw error;
   }
-}
-
-function setAdopting(wanted: boolean): void {
-  const opened = openCatalog();
-  opened.transaction("adopt", () => (wanted ? keepNote(opened, "adopting", 1) : dropNote(opened, "adopting")));
 }
 
 function isAdopting(): boolean {
@@ -460,26 +456,6 @@ function openCopy(): void {
   planApply(0);
 }
 
-/** Durably, before anything of its cuts: an epoch has one primary, and nobody else is followed in it. */
-function rememberPrimary(primary: string, at: bigint): void {
-  const opened = openCatalog();
-  if (at !== opened.standing.epoch)
-    throw new SenderRefused(
-      `${primary} is primary of epoch ${at}, this replica follows epoch ${opened.standing.epoch}`,
-    );
-  const value = JSON.stringify({ epoch: String(opened.standing.epoch), node: primary });
-  if (noteOf(opened, "followed") === value) return;
-  opened.transaction("followed", () => keepNote(opened, "followed", value));
-}
-
-function followedNode(): string | undefined {
-  const opened = openCatalog();
-  const note = noteOf(opened, "followed");
-  if (note === undefined) return undefined;
-  const followed = JSON.parse(String(note)) as { readonly epoch: string; readonly node: string };
-  return followed.epoch === String(opened.standing.epoch) ? followed.node : undefined;
-}
-
 function standing(): ReplicaStanding {
   // A cut that came whole stands in the open transaction already, and nobody may hear of it before it is durable.
   flushOrFail();
@@ -490,24 +466,15 @@ function standing(): ReplicaStanding {
     ...now,
     lastObject: lastObjectOf(opened),
     record: opened.cut(now.committed.seq),
-    unappliedBytes: unappliedBytes(),
+    unappliedBytes: openCatalog().unappliedBytes(),
     adopting: isAdopting(),
     rejoining: anyTouched(opened),
     unproven: unproven(opened),
     damaged: askedNow(),
-    followed: followedNode(),
-    pointCount: Number(opened.get("SELECT count(*) AS n FROM cuts WHERE point = 1")?.n ?? 0),
-    oldestPointUs: Number(opened.get("SELECT min(taken_at_us) AS at FROM cuts WHERE point = 1")?.at ?? 0),
+    followed: followedNode(opened),
+    ...opened.pointSummary(),
     historyBytes: historyBytesKnown,
   };
-}
-
-function unappliedBytes(): number {
-  const opened = openCatalog();
-  if (opened.standing.committed.seq === opened.standing.applied) return 0;
-  // By seq, since the cuts of all recovery points are there: looked through whole, they would cost more than a commit.
-  const sum = "SELECT coalesce(sum(payload_bytes),0) AS n FROM cuts WHERE seq > ? AND state = 'committed'";
-  return Number(opened.get(sum, opened.standing.applied)?.n ?? 0);
 }
 
 function takeFrame(header: Uint8Array, payload: Uint8Array): void {
@@ -637,7 +604,7 @@ function flush(): void {
   committedAt = now;
   if (unappliedSince === 0) unappliedSince = now;
   // At the bound acknowledgements wait for apply: that is what keeps a promotion short.
-  if (unappliedBytes() > unappliedBytesMax) applyOrWait();
+  if (openCatalog().unappliedBytes() > unappliedBytesMax) applyOrWait();
   enterStage("acknowledge");
   acknowledge();
   enterStage("wait");
@@ -652,7 +619,7 @@ function acknowledge(): void {
     durable: committed,
     applied: applied === committed.seq ? committed : cutOf(applied),
     suspect,
-    unappliedBytes: unappliedBytes(),
+    unappliedBytes: openCatalog().unappliedBytes(),
     damaged: askedNow(),
   });
 }
@@ -925,23 +892,8 @@ housekeeping(
   () => (repairing === undefined || openCatalog().standing.suspect === "" ? undefined : repairAll(repairing)),
 );
 
-const checkpointMs = 1000;
-/** While a cut comes it waits for the disk, and nothing would be gained but a shorter log. */
-const checkpointReceivingMs = 10_000;
-let checkpointedAt = performance.now();
-function checkpointLater(): void {
-  setTimeout(() => {
-    const pauseMs = receiver?.receiving === undefined ? checkpointMs : checkpointReceivingMs;
-    try {
-      if (performance.now() - checkpointedAt >= pauseMs) {
-        catalog?.checkpoint();
-        checkpointedAt = performance.now();
-      }
-    } catch (error) {
-      // Without room for it what is committed stays in the log.
-      if (!(catalogProblem(error) instanceof CatalogFull)) fatal(error);
-    }
-    checkpointLater();
-  }, checkpointMs).unref();
-}
-checkpointLater();
+checkpointing(
+  () => catalog,
+  () => receiver?.receiving !== undefined,
+  fatal,
+);

@@ -40,12 +40,12 @@ const main = new PortPeer<ScrubWorkerCalls, ScrubMainCalls>(
       assert(catalog !== undefined, "open comes first");
       const { name } = store;
       const source = createScrubSource(store);
-      const row = catalog.get("SELECT number FROM stores WHERE name = ?", name);
-      if (source === undefined || row === undefined) return;
+      const number = catalog.knownStoreNumber(name);
+      if (source === undefined || number === undefined) return;
       let told = performance.now();
       let last: ScrubProgress | undefined;
       await scrubStore(
-        { catalog, manifest: new Manifest(catalog), store: Number(row.number) },
+        { catalog, manifest: new Manifest(catalog), store: number },
         source,
         after as ObjectId | 0,
         new Breath(bytesPerSecond, cancelled.signal),

@@ -91,3 +91,10 @@ function stamps(row: Record<string, unknown>): NonNullable<SeenEntry["seen"]> {
     ctimeNs: ctime_ns as bigint,
   };
 }
+
+/** The next scan reads these objects again, whatever their stamps say. */
+export function forgetStamps(catalog: Catalog, objects: readonly ObjectId[]): void {
+  catalog.transaction("reread", () => {
+    for (const object of objects) catalog.run("UPDATE seen SET ctime_ns = 0 WHERE object = ?", object);
+  });
+}

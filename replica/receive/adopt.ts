@@ -1,3 +1,4 @@
+import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { joinPath } from "../../shared/catalog/manifest.ts";
 import { dropNote, keepNote } from "../../shared/catalog/notes.ts";
 import { clearTouched } from "../../shared/catalog/touched.ts";
@@ -17,6 +18,11 @@ import { adopting, rehashStaged } from "./resume.ts";
 import { forgetUnproven } from "./unproven.ts";
 
 const pieceBytes = 1024 * 1024;
+
+/** Whether what lies in the copy's place may be reused for the first cut. */
+export function setAdopting(catalog: Catalog, wanted: boolean): void {
+  catalog.transaction("adopt", () => (wanted ? keepNote(catalog, "adopting", 1) : dropNote(catalog, "adopting")));
+}
 
 /**
  * Forgets everything that this node knows of the group's cuts, but not the group; a primary that was fenced becomes a

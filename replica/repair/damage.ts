@@ -49,6 +49,10 @@ export function anyDamage(catalog: Catalog): boolean {
   return catalog.get("SELECT 1 AS found FROM damaged LIMIT 1") !== undefined;
 }
 
+export function damagedObjects(catalog: Catalog): ReadonlySet<ObjectId> {
+  return new Set(catalog.all("SELECT object FROM damaged").map((row) => Number(row.object) as ObjectId));
+}
+
 /** Within a transaction: the file of an object is ours again, or nobody wants it any more. */
 export function clearDamage(catalog: Catalog, object: ObjectId): void {
   catalog.run("DELETE FROM damaged WHERE object = ?", object);

@@ -323,10 +323,16 @@ export class Catalog {
 
   /** The number of a store in this catalog, given at its first use. Within a transaction when it may be new. */
   storeNumber(name: string, kind: string): number {
-    const found = this.get("SELECT number FROM stores WHERE name = ?", name);
-    if (found !== undefined) return Number(found.number);
+    const found = this.knownStoreNumber(name);
+    if (found !== undefined) return found;
     this.run("INSERT INTO stores (name, kind) VALUES (?, ?)", name, kind);
-    return Number(this.get("SELECT number FROM stores WHERE name = ?", name)?.number);
+    return this.knownStoreNumber(name)!;
+  }
+
+  /** Undefined before the store's first use. */
+  knownStoreNumber(name: string): number | undefined {
+    const found = this.get("SELECT number FROM stores WHERE name = ?", name);
+    return found === undefined ? undefined : Number(found.number);
   }
 
   storeNames(): Map<number, string> {
@@ -365,6 +371,22 @@ export class Catalog {
         ? this.all("SELECT * FROM cuts WHERE point = 1 ORDER BY seq")
         : this.all("SELECT * FROM cuts WHERE state = ? ORDER BY seq", where);
     return rows.map(cutRecord);
+  }
+
+  /** How many recovery points there are, and when the oldest was taken; 0 where there is none. */
+  pointSummary(): { readonly pointCount: number; readonly oldestPointUs: number } {
+    return {
+      pointCount: Number(this.get("SELECT count(*) AS n FROM cuts WHERE point = 1")?.n ?? 0),
+      oldestPointUs: Number(this.get("SELECT min(taken_at_us) AS at FROM cuts WHERE point = 1")?.at ?? 0),
+    };
+  }
+
+  unappliedBytes(): number {
+    const { committed, applied } = this.#standing;
+    if (committed.seq === applied) return 0;
+    // By seq, since the cuts of all recovery points are there: looked through whole, they would cost more than a commit.
+    const sum = "SELECT coalesce(sum(payload_bytes),0) AS n FROM cuts WHERE seq > ? AND state = 'committed'";
+    return Number(this.get(sum, applied)?.n ?? 0);
   }
 
   event(name: string, detail: Record<string, unknown>, atUs: number): void {
