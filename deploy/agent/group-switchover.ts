@@ -11,6 +11,7 @@ import {
 } from "../../shared/session/switchover.ts";
 import { type Obstacle, sourceObstacles } from "../../shared/session/switchover-plan.ts";
 import type { SwitchoverMessage } from "../../shared/wire/messages.ts";
+import { within } from "../../shared/within.ts";
 import { cutText, meets, unreachable } from "../../shared/words.ts";
 import type {
   AbortSwitchoverAnswer,
@@ -360,14 +361,14 @@ export class GroupSwitchover {
   async #lead(run: SwitchoverRun, options: SwitchoverOptions, aborted: AbortSignal): Promise<void> {
     const { log, config } = this.#workers;
     try {
-      const { obstacles, rttMs } = await withinLimit(this.#ask(options), aborted);
+      const { obstacles, rttMs } = await within(this.#ask(options), aborted);
       if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
       this.#note("checked", `nothing stands in the way; ${options.to} answers in ${(rttMs ?? 0).toFixed(1)} ms`);
       const reign = this.#reign();
       const signal = AbortSignal.any([aborted, AbortSignal.timeout(config.limits.switchoverStepMs)]);
       // While the service runs: what is left to be cut when it stands still is little then.
-      const { cut } = await withinLimit(reign.requestCut(), signal);
-      await withinLimit(reign.appliedAt(cut, options.to, signal), signal);
+      const { cut } = await within(reign.requestCut(), signal);
+      await within(reign.appliedAt(cut, options.to, signal), signal);
       this.#note("in-step", `${options.to} holds and has applied cut ${cutText(cut)}`);
       await this.#on({ kind: "asked", id: run.id, to: options.to }, aborted);
       if (this.#record?.id !== run.id) throw new WrongRole("a switchover is asked of the primary", this.#workers.role);
@@ -435,7 +436,7 @@ export class GroupSwitchover {
     try {
       if (!(await primary.reign.tell(options.to, { kind: "switchoverPrepare", id })))
         throw new Error("it has just left");
-      const ready = await withinLimit(answer.promise, signal);
+      const ready = await within(answer.promise, signal);
       const rttMs = performance.now() - begun;
       return {
         obstacles: [...obstacles, ...ready.obstacles],
@@ -632,7 +633,7 @@ export class GroupSwitchover {
       if (!meets(store.consistency, required))
         throw new Error(`store ${store.name} is ${store.consistency} in the last cut (required: ${required})`);
     }
-    await withinLimit(reign.appliedAt(taken.cut, record.to, signal), signal);
+    await within(reign.appliedAt(taken.cut, record.to, signal), signal);
     this.#note("applied", `applied on ${record.to}`);
     // A sign of change may be late: where that is quick everything is compared again, and at any sign.
     if ((reign.lastCutMs ?? 0) <= compareAgainMsMax || (await reign.looksWritten())) {
@@ -892,15 +893,3 @@ const compareAgainMsMax = 100;
 /** What applying a small cut and a new epoch take on an ordinary machine: for the plan alone. */
 const applyMs = 20;
 const takeOverMs = 150;
-
-async function withinLimit<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  signal.throwIfAborted();
-  const aborted = Promise.withResolvers<never>();
-  const abort = (): void => aborted.reject(signal.reason);
-  signal.addEventListener("abort", abort, { once: true });
-  try {
-    return await Promise.race([promise, aborted.promise]);
-  } finally {
-    signal.removeEventListener("abort", abort);
-  }
-}

@@ -15,6 +15,7 @@ import type { Log } from "../../shared/log.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import type { Turn } from "../../shared/session/epochs.ts";
 import type { ReplicaReport } from "../../shared/wire/messages.ts";
+import { waitAtMost } from "../../shared/within.ts";
 import { type CutId, cutText, type NodeName, type Role, sameCut } from "../../shared/words.ts";
 import { groupDirectory } from "../control/state-layout.ts";
 import type { CopyPlaces } from "../workers/own-copies.ts";
@@ -346,13 +347,7 @@ export class GroupWorkers {
       if (this.#replica === replica) this.replicaStanding = standing;
     });
     // A worker that is busy with what a peer sends answers late: then what was known last must do.
-    const late = Promise.withResolvers<void>();
-    const timer = setTimeout(late.resolve, refreshMsMax);
-    try {
-      await Promise.race([refreshed, late.promise]);
-    } finally {
-      clearTimeout(timer);
-    }
+    await waitAtMost(refreshed, refreshMsMax);
   }
 
   /** `granted`: in a new reign, that a cluster has granted. */

@@ -1,3 +1,4 @@
+import { waitAtMost } from "../../shared/within.ts";
 import type { SwitchoverProgress, SwitchoverStep } from "../control/api.ts";
 
 /** One switchover as its caller follows it: every step with its time, and how it ended. It is kept until the next one. */
@@ -71,12 +72,7 @@ export class SwitchoverRun {
   /** Until there is a step with this number, or the end, or the time has passed. */
   async news(after: number, waitMs: number): Promise<void> {
     if (this.#steps.length > after || this.over) return;
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, waitMs);
-    });
-    await Promise.race([this.#news.promise, late]);
-    clearTimeout(timer);
+    await waitAtMost(this.#news.promise, waitMs);
   }
 
   #tell(): void {

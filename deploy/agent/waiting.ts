@@ -1,4 +1,5 @@
 import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
+import { within } from "../../shared/within.ts";
 import type { CutId } from "../../shared/words.ts";
 import { cutRef, type WaitAnswer, type WaitOptions } from "../control/api.ts";
 import { type Reign, ShippingPaused } from "./reign.ts";
@@ -45,13 +46,9 @@ export async function waitDurable(
   const limit = AbortSignal.timeout(options.timeoutMs);
   const ended = new AbortController();
   const either = AbortSignal.any([limit, ended.signal, ...(caller === undefined ? [] : [caller])]);
-  const aborted = new Promise<never>((_, reject) =>
-    either.addEventListener("abort", () => reject(either.reason), { once: true }),
-  );
-  aborted.catch(() => undefined);
   try {
     using _asked = semiSync?.ask();
-    const taken = await Promise.race([reign.requestCut(), aborted]);
+    const taken = await within(reign.requestCut(), either);
     const degraded = semiSync?.untilDegraded(either).then(() => undefined);
     degraded?.catch(() => undefined);
     const durable = reign.durableAt(taken.cut, replicas, either, count).catch((error: unknown) => {
@@ -59,7 +56,7 @@ export async function waitDurable(
       if (degraded === undefined || !(error instanceof ShippingPaused)) throw error;
       return degraded;
     });
-    const have = await Promise.race([durable, aborted, ...(degraded === undefined ? [] : [degraded])]);
+    const have = await within(degraded === undefined ? durable : Promise.race([durable, degraded]), either);
     return {
       cut: cutRef(taken.cut),
       replicas: cutRefs(have ?? reign.durableOn(replicas)),
