@@ -83,9 +83,9 @@ class InDoubt extends UnderstudyError {
   readonly state = "No service runs here: one of both nodes is primary, and which one the target alone knows.";
   readonly hint: string;
   override readonly exitCode = exitCodes.refused;
-  constructor(to: string) {
+  constructor(to: string, group: string) {
     super(`whether ${to} has taken over is not known, and it is not connected`);
-    this.hint = `Bring ${to} back: it ends by itself then. If ${to} is gone for ever, or is stopped and stays so: --accept-unreachable-target goes on here, in an epoch that fences it.`;
+    this.hint = `Bring ${to} back: it ends by itself then. If ${to} is gone for ever, or is stopped and stays so: understudy switchover ${group} --abort --accept-unreachable-target goes on here, in an epoch that fences it.`;
   }
 }
 
@@ -317,7 +317,8 @@ export class GroupSwitchover {
       throw new NoSwitchover(why);
     }
     if (leading === undefined) tell();
-    if (record.step === "handing" && !acceptUnreachable && !this.#follows(record.to)) throw new InDoubt(record.to);
+    if (record.step === "handing" && !acceptUnreachable && !this.#follows(record.to))
+      throw new InDoubt(record.to, this.#workers.config.name);
     if (record.step !== "rolling-back")
       await this.#workers.exclusively(async () => await this.#takeBack(record, acceptUnreachable, by));
     await this.#ended(run);
@@ -652,12 +653,8 @@ export class GroupSwitchover {
       (sent) => {
         if (sent || message.kind !== "handoverRevoke") return;
         this.#note("in-doubt", `${record.to} is not connected: whether it has taken over is not known`);
-        const group = this.#workers.config.name;
-        this.#run?.end(
-          "in-doubt",
-          `whether ${record.to} has taken over is not known, and it is not connected`,
-          `Bring ${record.to} back: it ends by itself then. If it is gone for ever: understudy switchover ${group} --abort --accept-unreachable-target`,
-        );
+        const { message: why, hint } = new InDoubt(record.to, this.#workers.config.name);
+        this.#run?.end("in-doubt", why, hint);
       },
       (error: unknown) => this.#workers.options.onFatal(error),
     );

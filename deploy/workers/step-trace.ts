@@ -1,6 +1,7 @@
 import { closeSync, constants, openSync, readFileSync, unlinkSync, writeSync } from "node:fs";
 import type { CommitObserver } from "../../shared/catalog/catalog.ts";
 import { isSystemError } from "../../shared/errors.ts";
+import { adapterAround } from "../../shared/ports/adapter-around.ts";
 import type { Disk } from "../../shared/ports/disk.ts";
 import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
 
@@ -91,22 +92,12 @@ export function traceDisk(disk: Disk): Disk {
 /** For the primary's stores: entering a snapshot, and from then on reading and comparing what is in it. */
 export function traceAdapter(adapter: StoreAdapter): StoreAdapter {
   if (descriptor === undefined) return adapter;
-  return {
-    kind: adapter.kind,
-    defaultRequire: adapter.defaultRequire,
-    start: async (wake) => await adapter.start(wake),
-    dirty: () => adapter.dirty(),
-    backlogBytes: () => adapter.backlogBytes(),
-    ...(adapter.costs === undefined ? {} : { costs: () => adapter.costs!() }),
-    ...(adapter.commitsCounted === undefined ? {} : { commitsCounted: () => adapter.commitsCounted!() }),
-    peek: (path, offset, length) => adapter.peek(path, offset, length),
+  return adapterAround(adapter, {
     enter: async (seen, request, signal) => {
       enterStage("snapshot");
       const view = await adapter.enter(seen, request, signal);
       enterStage("plan");
       return view;
     },
-    close: async () => await adapter.close(),
-    ...(adapter.end === undefined ? {} : { end: async () => await adapter.end!() }),
-  };
+  });
 }

@@ -8,6 +8,7 @@ import type { Excluded } from "../../replica/repair/extra-names.ts";
 import { type StorePlacement, singleFileName } from "../../replica/store-home.ts";
 import type { StoreOnNode } from "../../shared/config/config.ts";
 import { runHook } from "../../shared/hooks.ts";
+import { adapterAround } from "../../shared/ports/adapter-around.ts";
 import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
 import type { Consistency, StoreKind, StorePath } from "../../shared/words.ts";
@@ -116,19 +117,7 @@ export function singleFilePath(store: StoreOnNode, adapter: StoreAdapter): Store
       leave: async (outcome) => await view.leave(outcome),
     };
   };
-  return {
-    kind: adapter.kind,
-    defaultRequire: adapter.defaultRequire,
-    start: async (wake) => await adapter.start(wake),
-    dirty: () => adapter.dirty(),
-    backlogBytes: () => adapter.backlogBytes(),
-    ...(adapter.costs === undefined ? {} : { costs: () => adapter.costs!() }),
-    ...(adapter.commitsCounted === undefined ? {} : { commitsCounted: () => adapter.commitsCounted!() }),
-    peek: (path, offset, length) => adapter.peek(toLocal(path), offset, length),
-    enter,
-    close: async () => await adapter.close(),
-    ...(adapter.end === undefined ? {} : { end: async () => await adapter.end!() }),
-  };
+  return adapterAround(adapter, { peek: (path, offset, length) => adapter.peek(toLocal(path), offset, length), enter });
 }
 
 /** Answer of a `list` command: paths relative to the store, one a line in its bytes, or the single line `everything`. */

@@ -373,19 +373,7 @@ async function settleRow(
   const { context, store, storeIndex, birth, shipment } = scope;
   const { catalog, manifest } = context;
   let changed = false;
-  const row: ObjectRow = {
-    object,
-    type: entry.type,
-    mode: entry.mode,
-    uid: entry.uid,
-    gid: entry.gid,
-    mtimeUs: entry.type === "directory" ? 0 : entry.mtimeUs,
-    size: entry.size,
-    blockSize: entry.type === "file" ? blockSize : 0,
-    target: entry.target,
-    content,
-    store: storeIndex,
-  };
+  const row = rowOf(entry, object, blockSize, content, storeIndex);
   if (before === undefined || differs(before, row)) {
     manifest.putObject(row, birth);
     if (before === undefined) scope.first?.newObject(store.number, row);
@@ -426,4 +414,26 @@ function differs(before: ObjectVersion, row: ObjectRow): boolean {
     before.target !== row.target ||
     !equalBytes(before.content, row.content)
   );
+}
+
+export function rowOf(
+  entry: Entry,
+  object: ObjectId,
+  blockSize: number,
+  content: Uint8Array,
+  storeIndex: number,
+): ObjectRow {
+  return {
+    object,
+    type: entry.type,
+    mode: entry.mode,
+    uid: entry.uid,
+    gid: entry.gid,
+    mtimeUs: entry.type === "directory" ? 0 : entry.mtimeUs,
+    size: entry.size,
+    blockSize: entry.type === "file" ? blockSize : 0,
+    target: entry.target,
+    content,
+    store: storeIndex,
+  };
 }

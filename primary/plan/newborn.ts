@@ -3,10 +3,9 @@ import { blocksPerRun, hashBytes, trimRun } from "../../shared/manifest/block-ha
 import { blockHashes } from "../../shared/manifest/block-hashes.ts";
 import { runTerm, Sum256 } from "../../shared/manifest/digest.ts";
 import type { Content, Entry, Found } from "../../shared/ports/store-adapter.ts";
-import type { ObjectRow } from "../../shared/wire/messages.ts";
 import type { ObjectId, StorePath } from "../../shared/words.ts";
 import { framePayloadBytes } from "../ship/frame-memory.ts";
-import { type CompareScope, isZeroHash, readBuffer, readFully } from "./compare-entry.ts";
+import { type CompareScope, isZeroHash, readBuffer, readFully, rowOf } from "./compare-entry.ts";
 
 const noBytes = new Uint8Array(0);
 
@@ -37,19 +36,7 @@ export function takeNewborn(
   const object = context.catalog.newObject();
   const blockSize = content?.blockSize ?? 0;
   const hashes = bytes.length === 0 ? noBytes : blockHashes(bytes, blockSize);
-  const row: ObjectRow = {
-    object,
-    type: entry.type,
-    mode: entry.mode,
-    uid: entry.uid,
-    gid: entry.gid,
-    mtimeUs: entry.type === "directory" ? 0 : entry.mtimeUs,
-    size: entry.size,
-    blockSize,
-    target: entry.target,
-    content: putRuns(scope, rows, object, hashes),
-    store: storeIndex,
-  };
+  const row = rowOf(entry, object, blockSize, putRuns(scope, rows, object, hashes), storeIndex);
   rows.object(row, birth);
   rows.path(store.number, path, object, birth);
   rows.seen(object, store.number, entry.seen);

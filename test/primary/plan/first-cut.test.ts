@@ -17,6 +17,7 @@ import { HeldBlocks } from "../../../primary/ship/held-blocks.ts";
 import type { ReplicaSink } from "../../../primary/ship/shipment.ts";
 import { createFilesStore } from "../../../primary/stores/files/files-store.ts";
 import { hex } from "../../../shared/manifest/digest.ts";
+import { adapterAround } from "../../../shared/ports/adapter-around.ts";
 import type { Found, StoreAdapter } from "../../../shared/ports/store-adapter.ts";
 import type { BulkMessage } from "../../../shared/wire/messages.ts";
 import { type CutId, epoch, type StorePath, seq } from "../../../shared/words.ts";
@@ -161,14 +162,7 @@ describe("the first cut of a store", () => {
 });
 
 function interposed(adapter: StoreAdapter, way: Way, between: Between): StoreAdapter {
-  return {
-    kind: adapter.kind,
-    defaultRequire: adapter.defaultRequire,
-    start: async (wake) => await adapter.start(wake),
-    dirty: () => adapter.dirty(),
-    backlogBytes: () => adapter.backlogBytes(),
-    peek: (path, offset, length) => adapter.peek(path, offset, length),
-    close: async () => await adapter.close(),
+  return adapterAround(adapter, {
     async enter(seen, request, signal) {
       const view = await adapter.enter(seen, request, signal);
       return {
@@ -182,7 +176,7 @@ function interposed(adapter: StoreAdapter, way: Way, between: Between): StoreAda
         leave: async (outcome) => await view.leave(outcome),
       };
     },
-  };
+  });
 }
 
 function withoutNews(found: Found): Found {

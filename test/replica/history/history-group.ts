@@ -10,6 +10,7 @@ import { openStoreHomes } from "../../../replica/store-home.ts";
 import { Catalog, type CommitObserver } from "../../../shared/catalog/catalog.ts";
 import { Manifest } from "../../../shared/catalog/manifest.ts";
 import { RealDisk } from "../../../shared/durable/real-disk.ts";
+import { adapterAround } from "../../../shared/ports/adapter-around.ts";
 import type { Directory, Disk, OpenFile } from "../../../shared/ports/disk.ts";
 import type { StoreAdapter } from "../../../shared/ports/store-adapter.ts";
 import type { Seq } from "../../../shared/words.ts";
@@ -219,14 +220,7 @@ export class HistoryGroup {
 
 /** The model as a store of a single file: it has no root. */
 function withoutRoot(adapter: StoreAdapter): StoreAdapter {
-  return {
-    kind: adapter.kind,
-    defaultRequire: adapter.defaultRequire,
-    start: async (wake) => await adapter.start(wake),
-    dirty: () => adapter.dirty(),
-    backlogBytes: () => adapter.backlogBytes(),
-    peek: (path, offset, length) => adapter.peek(path, offset, length),
-    close: async () => await adapter.close(),
+  return adapterAround(adapter, {
     async enter(seen, request, signal) {
       const view = await adapter.enter(seen, request, signal);
       return {
@@ -238,5 +232,5 @@ function withoutRoot(adapter: StoreAdapter): StoreAdapter {
         leave: async (outcome) => await view.leave(outcome),
       };
     },
-  };
+  });
 }
