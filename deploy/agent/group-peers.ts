@@ -1,11 +1,14 @@
 import { membersOf } from "../../shared/config/config.ts";
-import { configurationDigest } from "../../shared/config/digest.ts";
+import { configurationDigest, membersDigest } from "../../shared/config/digest.ts";
 import { explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
 import {
   commonText,
   type Decision,
   decide,
   features,
+  membersFeature,
+  membersHint,
+  namesOtherMembers,
   unbelievableEpoch,
   wireMajor,
   wireMinor,
@@ -148,6 +151,8 @@ export class GroupPeers {
       if (unbelievableEpoch(ours, theirs) === "")
         this.answers.begun(peer, session, ours, theirs, decision.kind === "refuse");
       changes.answered();
+      if (this.namingOthers().includes(peer as NodeName))
+        workers.log.error("members.differ", { peer, hint: membersHint });
       workers.log.info("session.opened", {
         peer,
         decision: decision.kind,
@@ -184,6 +189,7 @@ export class GroupPeers {
         switchoverFeature,
         features.fork,
         features.role,
+        membersFeature(membersDigest(config)),
         ...(replicaStanding?.adopting === true ? [features.adopting] : []),
         ...(takesCuts(standing?.switchover) ? [] : [features.sealed]),
         ...(replicaStanding?.rejoining === true && replicaStanding.unproven === undefined ? [features.rejoining] : []),
@@ -483,6 +489,15 @@ export class GroupPeers {
         const heard = session !== undefined && !(session === following?.session && silent(session));
         return { node, says: heard ? session.hello?.role : undefined };
       });
+  }
+
+  /** Who is connected with a configuration in which the group has other members, or the same in another order. */
+  namingOthers(): NodeName[] {
+    const ours = membersDigest(this.#workers.config);
+    const newest = new Map(
+      [...this.#sessions].flatMap(({ peer, hello }) => (hello === undefined ? [] : [[peer, hello]])),
+    );
+    return [...newest].filter(([, hello]) => namesOtherMembers(ours, hello)).map(([peer]) => peer as NodeName);
   }
 
   /**

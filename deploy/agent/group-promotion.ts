@@ -86,6 +86,7 @@ export class GroupPromotion {
         node,
         says: says === "primary" || (answering?.has(node) ?? true) ? says : undefined,
       })),
+      namingOthers: this.#peers.namingOthers(),
       lossKnownEmpty: loss.empty,
       lossText: `what the primary had after cut ${cutText(standing.committed)} is lost: ${loss.text}`,
       engine: workers.config.ha.engine,

@@ -392,6 +392,7 @@ export class GroupSwitchover {
       role,
       to,
       members: this.#peers.members(),
+      namingOthers: this.#peers.namingOthers(),
       engine: config.ha.engine,
       record: this.#record,
       halted: primary?.reign.freezing.thawOwed === true ? "the application may still be frozen" : halted,

@@ -41,6 +41,7 @@ export function groupStatus(group: GroupAgent): GroupStatus {
   const replica = group.workers.replicaStanding;
   const reign = group.reign;
   const forks = group.workers.options.forks.names(group.config.name);
+  const namingOthers = group.peers.namingOthers();
   const cutStores: readonly CutStore[] = reign?.standing.stores ?? replica?.record?.stores ?? [];
   return {
     id: standing === undefined || standing.groupId === "" ? null : standing.groupId,
@@ -62,6 +63,7 @@ export function groupStatus(group: GroupAgent): GroupStatus {
       oldestAt: oldestPointAt(replica),
     },
     forks: { count: forks.length, names: forks },
+    ...(namingOthers.length === 0 ? {} : { membersDiffer: namingOthers }),
     ...switchoverStatus(group),
     ...(reign?.lastFreezeMs === undefined ? {} : { lastFreezeMs: reign.lastFreezeMs }),
   };

@@ -20,6 +20,7 @@ import { type ExitCode, exitCodes, explain, isSystemError, UnderstudyError } fro
 import { executable } from "../../shared/executable.ts";
 import { ensureIdentity } from "../../shared/link/identity.ts";
 import { nativeCryptoAvailable } from "../../shared/link/ssh-algorithms.ts";
+import { membersHint } from "../../shared/session/connect.ts";
 import { sizeText } from "../../shared/units.ts";
 import { connectControl } from "../control/client.ts";
 import { controlSocketPath, groupDirectory, identityDirectory } from "../control/state-layout.ts";
@@ -47,6 +48,7 @@ const probes: readonly Probe[] = [
   { subject: "peers", look: peers },
   { subject: "stores", look: stores },
   { subject: "hooks", look: hooks },
+  { subject: "members", look: membersAlike },
   clockProbe,
 ];
 
@@ -245,6 +247,22 @@ function sshBanner(subject: string, { host, port }: Address): Promise<Finding> {
       else if (received.length >= 8) settle(unreachable("speaks something else than SSH"));
     });
   });
+}
+
+/** Whether the others name the same members in the same order, as far as a running agent has heard. */
+async function membersAlike({ agentRuns: running, stateDirectory: state, groups }: CheckContext): Promise<Finding[]> {
+  if (!running) return [ok("members", "the agent does not run: whom the others name is compared when it does")];
+  const status = await connectControl(controlSocketPath(state)).status();
+  const findings = groups.flatMap(({ name }) =>
+    (status.groups[name]?.membersDiffer ?? []).map((other) =>
+      failed(
+        "members",
+        `${other} has a configuration that names other members of ${name}, or in another order`,
+        membersHint,
+      ),
+    ),
+  );
+  return findings.length > 0 ? findings : [ok("members", "whoever is connected names the same, in the same order")];
 }
 
 async function stores(context: CheckContext): Promise<Finding[]> {

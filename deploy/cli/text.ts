@@ -124,7 +124,12 @@ export function groupSentence(name: string, group: GroupStatus): string {
   const paused = group.paused === null ? "" : `${pausedSentence(name, group.paused)}.`;
   const { plannedSwitchover: plan } = group;
   const planned = plan === undefined ? "" : `It is moved to ${plan.to} at ${plan.at}.`;
-  return [roleSentence(name, group), serviceSentence(group), planned, paused, haltSentence(group.halted)]
+  const others = group.membersDiffer?.join(" and ");
+  const differ =
+    others === undefined
+      ? ""
+      : `The configuration of ${others} NAMES OTHER MEMBERS, or in another order: nobody is promoted.`;
+  return [roleSentence(name, group), serviceSentence(group), planned, paused, differ, haltSentence(group.halted)]
     .filter((sentence) => sentence !== "")
     .join(" ");
 }

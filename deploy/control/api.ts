@@ -202,6 +202,8 @@ export interface GroupStatus {
   readonly history: HistoryStatus;
   /** Kept on this node: what it had beyond the last common cut when somebody else was promoted. */
   readonly forks: ForksStatus;
+  /** Nodes whose configuration names other members of the group, or in another order; absent where there are none. */
+  readonly membersDiffer?: readonly string[];
   /** A switchover that this node leads; absent where none is under way. */
   readonly switchover?: SwitchoverStatus;
   /** One that begins here by itself; absent where none is planned. */

@@ -1,4 +1,5 @@
 import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
+import { membersHint } from "../../shared/session/connect.ts";
 import { newReign, type Turn } from "../../shared/session/epochs.ts";
 import { confirmation } from "../../shared/session/in-service.ts";
 import { resuming } from "../../shared/session/paused.ts";
@@ -57,6 +58,8 @@ export interface PromotionCase {
   readonly rejoining: boolean;
   /** Every other member of the group, and what it says of itself; undefined where it does not answer. */
   readonly others: readonly { readonly node: string; readonly says: string | undefined }[];
+  /** Those of them whose configuration names other members, or the same in another order. */
+  readonly namingOthers?: readonly string[];
   /** Known to be missing here; undefined when the link is down and nothing newer is known. */
   readonly lossKnownEmpty: boolean;
   readonly lossText: string;
@@ -124,6 +127,14 @@ export function promotionRefusals(facts: PromotionCase): Refusal[] {
       code: "REJOINING",
       message: "this node rejoins: its copy is no cut until its first one of the primary has arrived",
       hint: "Wait for that, or promote a node that has one.",
+      flag: undefined,
+    });
+  const { namingOthers = [] } = facts;
+  if (namingOthers.length > 0)
+    refusals.push({
+      code: "MEMBERS_DIFFER",
+      message: `the configuration of ${namingOthers.join(", ")} names other members of the group, or in another order`,
+      hint: membersHint,
       flag: undefined,
     });
   if (facts.suspect !== "" && !facts.accept.suspect) {

@@ -47,6 +47,23 @@ export const features = {
   role: "role",
 } as const;
 
+/** What begins the feature that says whom a node's configuration names as members, in which order: `membersDigest` follows. */
+const membersPrefix = "members=";
+
+/** What a person does about that. */
+export const membersHint =
+  "Use the same file on every node, and restart the agents: the order says whose turn an epoch is, and with two orders two nodes may begin the same one.";
+
+export function membersFeature(digest: string): string {
+  return `${membersPrefix}${digest}`;
+}
+
+/** Whether the other's configuration names other members, or in another order; one that does not say so is believed. */
+export function namesOtherMembers(ours: string, theirs: Pick<Hello, "features">): boolean {
+  const said = theirs.features.find((feature) => feature.startsWith(membersPrefix));
+  return said !== undefined && said !== membersFeature(ours);
+}
+
 export type RefusalCode =
   | "WIRE_VERSION"
   | "OTHER_GROUP"

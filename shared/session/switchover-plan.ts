@@ -1,4 +1,5 @@
 import type { Engine } from "../words.ts";
+import { membersHint } from "./connect.ts";
 import type { SwitchoverRecord } from "./switchover.ts";
 
 /** Something that stands in the way of a switchover. */
@@ -17,6 +18,8 @@ export interface SourceCase {
   readonly role: string;
   readonly to: string;
   readonly members: readonly string[];
+  /** Who is connected with a configuration that names other ones, or the same in another order. */
+  readonly namingOthers: readonly string[];
   /** Who decides about promotions. */
   readonly engine: Engine;
   /** One that is under way. */
@@ -60,6 +63,12 @@ export function sourceObstacles(facts: SourceCase): Obstacle[] {
     add("NOT_PRIMARY", `this node is ${facts.role}`, "A switchover is asked of the primary: see `understudy status`.");
     return found;
   }
+  if (facts.namingOthers.length > 0)
+    add(
+      "MEMBERS_DIFFER",
+      `the configuration of ${facts.namingOthers.join(", ")} names other members of the group, or in another order`,
+      membersHint,
+    );
   if (facts.engine !== "none") {
     const hint = `crm_resource --resource CLONE --move --promoted --node ${to}; when it is there, the same with --clear in place of --move.`;
     add(

@@ -8,7 +8,7 @@ import type { Finding } from "../../../deploy/cli/check-probe.ts";
 import { serveControl } from "../../../deploy/control/server.ts";
 import { controlSocketPath } from "../../../deploy/control/state-layout.ts";
 import { exitCodes } from "../../../shared/errors.ts";
-import { FakeAgent } from "./fake-agent.ts";
+import { FakeAgent, replicaGroup, statusWith } from "./fake-agent.ts";
 
 function keyOf(letter: string): string {
   const head = Buffer.from("\0\0\0\x0bssh-ed25519\0\0\0\x20", "latin1");
@@ -128,6 +128,17 @@ groups:
         process.env.PATH = before;
       }
     });
+  });
+
+  it("fails where somebody is connected who names other members of the group", async () => {
+    expect(of(await found("bravo", {}), "members").level).to.equal("ok");
+    await mkdir(join(directory, "state"), { recursive: true });
+    const agent = new FakeAgent();
+    agent.current = statusWith({ app: { ...replicaGroup, membersDiffer: ["charlie"] } });
+    await using _ = await serveControl(controlSocketPath(join(directory, "state")), agent);
+    const finding = of(await found("bravo", {}), "members");
+    expect(finding).to.have.property("level", "failed");
+    expect(finding.message).to.match(/charlie has a configuration that names other members of app/);
   });
 
   describe("of peers", () => {

@@ -554,6 +554,10 @@ describe("a group in one sentence", () => {
     ],
     [{ ...replicaGroup, role: "promoting", cut: null }, "app: being promoted without a cut yet."],
     [
+      { ...replicaGroup, role: "promoting", cut: null, membersDiffer: ["charlie"] },
+      "app: being promoted without a cut yet. The configuration of charlie NAMES OTHER MEMBERS, or in another order: nobody is promoted.",
+    ],
+    [
       { ...replicaGroup, role: "fenced", cut: null },
       "app: fenced without a cut yet: another node is primary by a later epoch, and nothing is shipped from here.",
     ],

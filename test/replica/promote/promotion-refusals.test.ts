@@ -37,6 +37,7 @@ describe("what stands in the way of a promotion", () => {
     ["that it was primary and is fenced", { role: "fenced" }, "FENCED", "--accept-fenced"],
     ["that it has no cut", { committed: { epoch: epoch(0), seq: seq(0) } }, "NO_CUT"],
     ["that it stands still", { halted: "the disk is full" }, "HALTED"],
+    ["that somebody names other members", { namingOthers: ["charlie"] }, "MEMBERS_DIFFER"],
     ["that it rejoins", { rejoining: true }, "REJOINING"],
     ["that somebody paused it", { paused: "by root" }, "PAUSED", "--accept-paused"],
     ["a suspect copy", { suspect: "a stranger changed it" }, "SUSPECT", "--accept-suspect"],

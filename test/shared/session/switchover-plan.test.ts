@@ -21,6 +21,7 @@ const source: SourceCase = {
   role: "primary",
   to: "bravo",
   members: ["alpha", "bravo", "charlie"],
+  namingOthers: [],
   engine: "none",
   record: undefined,
   halted: "",
@@ -42,6 +43,7 @@ describe("what stands in the way of a switchover", () => {
   const table: [string, Partial<SourceCase>, string][] = [
     ["nothing", {}, ""],
     ["this node is no primary", { role: "replica", target: undefined }, "NOT_PRIMARY"],
+    ["somebody names other members", { namingOthers: ["charlie"] }, "MEMBERS_DIFFER"],
     ["a cluster decides", { engine: "pacemaker" }, "ENGINE_DECIDES"],
     ["one is under way", { record: { id: "a1", to: "charlie", reason: "", step: "stopping" } }, "SWITCHOVER_UNDER_WAY"],
     ["the target is nobody", { to: "delta", target: undefined }, "NOT_A_MEMBER"],

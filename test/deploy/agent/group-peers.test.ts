@@ -1,0 +1,81 @@
+import { expect } from "chai";
+import { GroupPeers, type RoleChanges } from "../../../deploy/agent/group-peers.ts";
+import type { GroupWorkers } from "../../../deploy/agent/group-workers.ts";
+import type { Session } from "../../../deploy/agent/session.ts";
+import { membersDigest } from "../../../shared/config/digest.ts";
+import { type Log, silentLog } from "../../../shared/log.ts";
+import { membersFeature } from "../../../shared/session/connect.ts";
+import type { Frame } from "../../../shared/wire/frame.ts";
+import type { Hello } from "../../../shared/wire/messages.ts";
+import { until } from "../../end-to-end/harness.ts";
+
+const group = (primary: string, ...replicas: string[]) =>
+  ({ name: "app", primary, replicas: new Map(replicas.map((name) => [name, {}])), stores: new Map() }) as never;
+
+/** A replica that knows of the group, and logs its errors into `errors`. */
+function peersOf(errors: string[]): GroupPeers {
+  const log = { ...silentLog, error: (event: string) => errors.push(event), info() {} } as unknown as Log;
+  const standing = {
+    ...{ groupId: "0".repeat(32), role: "replica", epoch: 1n, epochSeen: 1n, epochs: [{ epoch: 1n, firstSeq: 1n }] },
+    ...{ committed: { epoch: 1n, seq: 3n }, digest: new Uint8Array(32), lastObject: 1 },
+  };
+  return new GroupPeers({
+    ...{ config: group("alpha", "bravo", "charlie"), options: { node: "bravo", software: "1.0.0" }, log, standing },
+    ...{ replicaStanding: standing, role: "replica", stopped: false },
+    settled: async () => {},
+    refresh: async () => {},
+  } as unknown as GroupWorkers);
+}
+
+class Talk {
+  readonly frames: PromiseWithResolvers<Frame | undefined>[] = [];
+  readonly session: Session;
+  #ended = false;
+  constructor(peer: string, change: Partial<Hello>) {
+    const hello = {
+      ...{ major: 1, minor: 0, features: [], software: "1.0.0", node: peer, group: "app", groupId: "0".repeat(32) },
+      ...{ role: "replica", epoch: 1n, epochs: [{ epoch: 1n, firstSeq: 1n }], incarnation: "", epochSeen: 1n },
+      ...{ committed: { epoch: 1n, seq: 3n }, digest: new Uint8Array(32), stores: [], generation: 1n, lastObject: 1 },
+      ...change,
+    };
+    this.session = {
+      ...{ peer, dialed: true, theirs: hello, hello, lastHeardAt: performance.now() },
+      greet: async () => hello,
+      send: async () => {},
+      channel: { close: () => this.end() },
+      next: async () => {
+        const frame = Promise.withResolvers<Frame | undefined>();
+        if (this.#ended) frame.resolve(undefined);
+        this.frames.push(frame);
+        return await frame.promise;
+      },
+    } as unknown as Session;
+  }
+
+  end(): void {
+    this.#ended = true;
+    for (const frame of this.frames) frame.resolve(undefined);
+  }
+}
+
+const changes = { answered: () => {} } as unknown as RoleChanges;
+
+describe("what a node knows of the others' configurations", () => {
+  it("is who names other members or the same in another order, as long as he is connected, and loud", async () => {
+    const errors: string[] = [];
+    const peers = peersOf(errors);
+    const same = new Talk("alpha", { features: [membersFeature(membersDigest(group("alpha", "bravo", "charlie")))] });
+    const other = new Talk("charlie", {
+      features: [membersFeature(membersDigest(group("alpha", "charlie", "bravo")))],
+    });
+    const old = new Talk("delta", {});
+    const talks = [same, other, old];
+    const over = talks.map(async ({ session }) => await peers.converse(session, changes));
+    await until(() => talks.every(({ frames }) => frames.length > 0), 20_000, "all are there");
+    expect(peers.namingOthers()).to.deep.equal(["charlie"]);
+    expect(errors).to.deep.equal(["members.differ"]);
+    for (const talk of talks) talk.end();
+    await Promise.all(over);
+    expect(peers.namingOthers()).to.deep.equal([]);
+  });
+});
