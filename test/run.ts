@@ -44,7 +44,12 @@ interface Outcome {
   readonly failed: number;
   /** Undefined: it ran to its end. */
   readonly broken: string | undefined;
+  /** The last lines of what it said: where a mocha tells of its failures. */
+  readonly lastLines: readonly string[];
 }
+
+/** So many lines of the failures are said once more at the end, which may be all of a long output that is shown. */
+const lastLinesMax = 150;
 
 async function testUnits(): Promise<Unit[]> {
   const units = new Map<string, string[]>();
@@ -93,7 +98,8 @@ async function run(unit: Unit, lane: number, directory: string): Promise<Outcome
   if (counted === null) broken = `did not run to its end (${end})`;
   else if (passed + failed === 0) broken = "has no test";
   else if (end !== String(Math.min(failed, 255))) broken = `ended with ${end}`;
-  return { unit, seconds, passed, failed, broken };
+  const lastLines = Buffer.concat(said).toString("utf8").trimEnd().split("\n").slice(-lastLinesMax);
+  return { unit, seconds, passed, failed, broken, lastLines };
 }
 
 /** Of all that ran and was waited for by whoever had started it. */
@@ -133,6 +139,8 @@ async function runAll(countsFile: string | undefined): Promise<boolean> {
   for (const { unit, seconds } of outcomes.toSorted((a, b) => b.seconds - a.seconds).slice(0, 8))
     said.push(`${seconds.toFixed(1).padStart(8)} s  ${unit.name}`);
   const bad = outcomes.filter(({ failed, broken }) => failed > 0 || broken !== undefined);
+  for (const { unit, lastLines } of bad)
+    said.push(`▶ the end of ${unit.name}`, ...lastLines.slice(-Math.floor(lastLinesMax / bad.length)), "");
   for (const { unit, failed, broken } of bad)
     said.push(
       `FAILED  ${unit.name}: ${[failed > 0 ? `${failed} failed` : "", broken ?? ""].filter(Boolean).join(", ")}`,

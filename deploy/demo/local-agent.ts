@@ -22,13 +22,15 @@ export interface LocalAgentOptions {
   readonly environment?: Readonly<Record<string, string>>;
   /** Put before the program's own words: a tracer, for one. */
   readonly wrapper?: readonly string[];
+  /** What is started in place of this checkout's. */
+  readonly launcher?: string;
 }
 
 /** An agent of this program as a process of its own, as an operator's service manager would start it. */
 export async function startLocalAgent(options: LocalAgentOptions): Promise<Child> {
   const { node, stateDirectory, configPath } = options;
   await using log = await open(options.logPath, "a");
-  const words = [...(options.wrapper ?? []), launcherFile, "run"];
+  const words = [...(options.wrapper ?? []), options.launcher ?? launcherFile, "run"];
   const [file = launcherFile, ...args] = [...words, "-c", configPath, "--node", node, "--state", stateDirectory];
   return new Child(file, args, {
     stdio: ["ignore", log.fd, log.fd],

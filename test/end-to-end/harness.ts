@@ -40,6 +40,8 @@ export interface ClusterOptions {
   readonly nodeYaml?: (node: string) => string;
   /** Environment of all agents. */
   readonly environment?: Readonly<Record<string, string>>;
+  /** The program of all agents in place of this checkout's. */
+  readonly launcher?: string;
   /** Which nodes are started at once. Default: all. */
   readonly start?: readonly string[];
   /** An existing directory in place of a fresh one; it is left alone at the end. */
@@ -125,9 +127,15 @@ export class ClusterNode {
   readonly configPath: string;
   readonly control: ControlHandler;
   readonly #environment: Readonly<Record<string, string>>;
+  readonly #launcher: string | undefined;
   #agent: Child | undefined;
 
-  constructor(name: string, directory: string, configPath: string, options: Pick<ClusterOptions, "environment">) {
+  constructor(
+    name: string,
+    directory: string,
+    configPath: string,
+    options: Pick<ClusterOptions, "environment" | "launcher">,
+  ) {
     this.name = name;
     this.stateDirectory = join(directory, "state");
     this.dataDirectory = join(directory, "data");
@@ -135,6 +143,7 @@ export class ClusterNode {
     this.configPath = configPath;
     this.control = controlOf(this.stateDirectory);
     this.#environment = options.environment ?? {};
+    this.#launcher = options.launcher;
   }
 
   get running(): boolean {
@@ -156,6 +165,7 @@ export class ClusterNode {
       configPath: this.configPath,
       logPath: this.logPath,
       environment: { ...this.#environment, ...extra.environment },
+      ...(this.#launcher === undefined ? {} : { launcher: this.#launcher }),
       ...(extra.wrapper === undefined ? {} : { wrapper: extra.wrapper }),
     });
   }

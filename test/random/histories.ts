@@ -6,11 +6,13 @@ import type { ForkDescription } from "../../deploy/control/fork-answers.ts";
 import type { CutRef } from "../../deploy/control/json-names.ts";
 import { explain } from "../../shared/errors.ts";
 import { seededRandom } from "../crash/seeded-random.ts";
-import { until } from "../end-to-end/harness.ts";
-import { idsIn } from "./application.ts";
-import { forkedIds } from "./forked-ids.ts";
-import { Life, names } from "./life.ts";
-import { epochsOf, overlaps, type Permission, stoppedAfter } from "./outside-checks.ts";
+import { type ClusterNode, until } from "../end-to-end/harness.ts";
+import { type Contents, contentsInUse, contentsOfCopy, difference } from "./contents.ts";
+import { forksOf, type KeptFork } from "./forks-of.ts";
+import { Life, names, type Recorded } from "./life.ts";
+import { type Kept, lineage, wrongly } from "./losses.ts";
+import { Metronome } from "./metronome.ts";
+import { epochsOfTwo, overlaps, type Permission, runOn } from "./outside-checks.ts";
 
 /**
  * Histories of three real agents: whatever their machines, links and operators do, in any order, ends in one primary that has
@@ -20,6 +22,8 @@ export interface HistoriesOptions {
   readonly seed: number;
   readonly histories: number;
   readonly say: (line: string) => void;
+  /** Of the agents, in place of this checkout's. */
+  readonly launcher?: string;
 }
 
 export interface Histories {
@@ -28,23 +32,33 @@ export interface Histories {
   entries: number;
   forks: number;
   lost: number;
+  /** Promotions and moves of which it is known when the cut was taken that they go on from: what is lost was held to it. */
+  exact: number;
   /** The longest that a service ran on after its node had met a higher epoch. */
   stoppedAfterMs: number;
 }
 
 const stopMsMax = 2000;
 const waitMs = 3000;
+/** Each look costs the agents more than most of what they do. */
+const lookMs = 150;
 
-const deadlineMs = 60_000;
+const deadlineMs = 120_000;
+/** Of what an agent said at last, where a history has failed. */
+const lastWordsMax = 60;
 
-export async function runHistories({ seed, histories, say }: HistoriesOptions): Promise<Histories> {
+export async function runHistories({ seed, histories, say, launcher }: HistoriesOptions): Promise<Histories> {
   const random = seededRandom(seed);
-  const totals: Histories = { histories: 0, actions: new Map(), entries: 0, forks: 0, lost: 0, stoppedAfterMs: 0 };
-  const auto = random() < 0.5;
+  const totals: Histories = {
+    ...{ histories: 0, actions: new Map(), entries: 0, forks: 0, lost: 0, exact: 0, stoppedAfterMs: 0 },
+  };
+  const rejoin = random() < 0.5 ? "auto" : "manual";
   await using life = await Life.begin(
-    `    rejoin: ${auto ? "auto" : "manual"}\n    retention: { keep: { all: 1m } }\n    limits: { switchover_step: 3s }`,
+    `    rejoin: ${rejoin}\n    retention: { keep: { all: 1m } }\n    limits: { switchover_step: 3s }`,
+    launcher,
   );
-  const run = new Run(life, random, totals, say);
+  using metronome = new Metronome();
+  const run = new Run(life, random, totals, say, metronome);
   try {
     await run.heal();
     while (totals.histories < histories) {
@@ -54,8 +68,12 @@ export async function runHistories({ seed, histories, say }: HistoriesOptions): 
     totals.entries = life.written.length;
     return totals;
   } catch (error) {
-    for (const line of run.story) say(line);
-    throw new Error(`seed ${seed}, history ${totals.histories} (rejoin ${auto ? "auto" : "manual"})`, { cause: error });
+    life.keeps = true;
+    const words = await life.lastWords(lastWordsMax);
+    const late = `this process stood still for ${metronome.latestMs} ms at most; all is kept in ${life.directory}`;
+    const head = `UNDERSTUDY_SEED=${seed}, history ${totals.histories} (rejoin: ${rejoin}) at ${new Date().toISOString()}: ${explain(error)}`;
+    // The whole in one: where it is read, little else may be shown.
+    throw new Error([...words, ...run.story, late, head].join("\n"), { cause: error });
   }
 }
 
@@ -67,14 +85,19 @@ class Run {
   readonly #say: (line: string) => void;
   /** What was durable on all nodes once. */
   readonly #acknowledged = new Set<string>();
-  readonly #inForks = new Set<string>();
+  /** Entries in forks, with the nodes that kept them. */
+  readonly #inForks = new Map<string, Set<string>>();
   /** When a person has said that a primary that cannot be reached is no primary any more. Wall clock, ms. */
   readonly #permissions: Permission[] = [];
   /** What each promotion said that it goes on from, by its epoch. */
   readonly #stated = new Map<number, CutRef>();
   readonly #begun: Promise<unknown>[] = [];
+  readonly #metronome: Metronome;
+  /** Up to this reign everything was judged. */
+  #settledEpoch = 0;
 
-  constructor(life: Life, random: () => number, totals: Histories, say: (line: string) => void) {
+  constructor(life: Life, random: () => number, totals: Histories, say: (line: string) => void, metronome: Metronome) {
+    this.#metronome = metronome;
     this.#life = life;
     this.#random = random;
     this.#totals = totals;
@@ -85,9 +108,16 @@ class Run {
     this.story.length = 0;
     this.#life.setQuiet(false);
     const steps = 2 + Math.floor(this.#random() * 5);
+    const begun = performance.now();
     for (let step = 0; step < steps; step++) await this.#act();
-    await this.heal();
-    await this.#judge();
+    const acted = performance.now();
+    const primary = await this.heal();
+    const healed = performance.now();
+    await this.#judge(primary);
+    const seconds = [acted - begun, healed - acted, performance.now() - healed].map((ms) => (ms / 1000).toFixed(1));
+    this.#say(
+      `${this.#totals.histories}: ${primary.name}, ${this.#life.written.length} entries, ${this.#inForks.size} in forks; ${seconds.join(" + ")} s`,
+    );
   }
 
   #pick<T>(from: readonly T[]): T {
@@ -190,40 +220,50 @@ class Run {
   }
 
   /** Everything runs and hears each other; ends when one is primary and in service and the others have what it has. */
-  async heal(): Promise<void> {
+  async heal(): Promise<ClusterNode> {
     const life = this.#life;
     for (const link of life.links.values()) link.state = "up";
     for (const node of life.nodes.values()) if (!node.running) await node.start();
     await Promise.all(this.#begun.splice(0));
     life.setQuiet(true);
     let seen: Record<string, string> = {};
-    await until(
+    return await until(
       async () => {
+        const healed = await this.#healed();
+        if (healed !== undefined) return healed;
         const states = await this.#states();
         seen = Object.fromEntries(states.map(([name, group]) => [name, describeGroup(group)]));
         for (const [name, group] of states) await this.#helpAlong(name, group);
-        const primaries = states.filter(([, group]) => group?.role === "primary");
-        const replicas = states.flatMap(([name, group]) => (group?.role === "replica" ? [name] : []));
-        const [primary] = primaries;
-        if (primary === undefined || primaries.length + replicas.length < names.length || primaries.length > 1)
-          return false;
-        if (states.some(([, group]) => group?.switchover !== undefined)) return false;
-        const { control } = life.node(primary[0]);
-        try {
-          if (!(await control.isPrimary("app")).primary) return false;
-          // Everything that was written until now is on all nodes, whatever they had in common before.
-          await control.wait("app", { timeoutMs: waitMs, replicas });
-        } catch {
-          return false; // It is no primary any more, or somebody is not there yet: it is looked at again.
-        }
-        const cuts = (await this.#states()).map(([, group]) => group?.cut);
-        const digests = new Set(cuts.map((cut) => `${cut?.epoch}.${cut?.seq} ${cut?.digest}`));
-        return digests.size === 1;
+        return false;
       },
       deadlineMs,
       () => `healed: ${JSON.stringify(seen, undefined, 1)}`,
-      50,
+      lookMs,
     );
+  }
+
+  /** The primary, where everything is right. */
+  async #healed(): Promise<ClusterNode | undefined> {
+    const nodes = [...this.#life.nodes.values()];
+    // What costs an agent little is asked first.
+    const roles = await Promise.all(
+      nodes.map(async (node) => ({ node, is: await node.control.isPrimary("app").catch(() => undefined) })),
+    );
+    const primaries = roles.filter(({ is }) => is?.role === "primary");
+    const replicas = roles.filter(({ is }) => is?.role === "replica").map(({ node }) => node.name);
+    const [primary] = primaries;
+    if (primaries.length !== 1 || replicas.length !== names.length - 1 || primary?.is?.primary !== true)
+      return undefined;
+    try {
+      // Everything that was written until now is on all nodes, whatever they had in common before.
+      await primary.node.control.wait("app", { timeoutMs: waitMs, replicas });
+    } catch {
+      return undefined; // It is no primary any more, or somebody is not there yet: it is looked at again.
+    }
+    const states = await this.#states();
+    if (states.some(([, group]) => group === undefined || group.switchover !== undefined)) return undefined;
+    const digests = new Set(states.map(([, group]) => `${group?.cut?.epoch}.${group?.cut?.seq} ${group?.cut?.digest}`));
+    return digests.size === 1 ? primary.node : undefined;
   }
 
   async #states(): Promise<(readonly [string, GroupStatus | undefined])[]> {
@@ -247,57 +287,120 @@ class Run {
         .catch(() => undefined);
   }
 
-  /** What a fork begins after is what its promotion said it went on from, but for cuts that this node never had. */
-  #isAsStated({ name, common, last, promotion }: ForkDescription): void {
-    const stated = this.#stated.get(promotion.epoch);
-    if (stated === undefined || stated.epoch !== common.epoch) return;
-    const expected = Math.min(stated.seq, last.epoch === stated.epoch ? last.seq : stated.seq);
-    if (common.seq !== expected)
-      throw new Error(`fork ${name} begins after ${cutRefText(common)}, the promotion said ${cutRefText(stated)}`);
-  }
-
-  async #judge(): Promise<void> {
+  /** From outside: what every node has now, what was lost and why, who was primary and in service when. */
+  async #judge(primary: ClusterNode): Promise<void> {
     const life = this.#life;
     const nodes = [...life.nodes.values()];
-    const primary = await Promise.any(
-      nodes.map(async (node) => {
-        if (!(await node.control.isPrimary("app")).primary) throw new Error("another one is");
-        return node;
-      }),
-    );
+    const answers = await Promise.all(nodes.map(async (node) => await node.control.isPrimary("app")));
+    const claims = nodes.filter((_, index) => answers[index]?.primary === true).map(({ name }) => name);
+    if (claims.join() !== primary.name)
+      throw new Error(`${primary.name} was healed, primary is ${claims.join()}: ${JSON.stringify(answers)}`);
     const scratch = await mkdtemp(join(life.directory, "judge-"));
     try {
-      const final = idsIn(life.databaseOf(primary.name));
-      for (const node of nodes) {
-        const { ids, forks } = await forkedIds(node, scratch);
-        this.#totals.forks += forks.length;
-        for (const fork of forks) this.#isAsStated(fork);
-        for (const id of ids) this.#inForks.add(id);
-      }
-      const missing = life.written.filter(({ id }) => !final.has(id));
-      const nowhere = missing.filter(({ id }) => !this.#inForks.has(id));
-      if (nowhere.length > 0)
-        throw new Error(`in no fork and not in ${primary.name}: ${nowhere.map(({ id }) => id).join(", ")}`);
-      const broken = missing.filter(({ id }) => this.#acknowledged.has(id));
-      if (broken.length > 0)
-        throw new Error(`was durable everywhere and is gone: ${broken.map(({ id }) => id).join(", ")}`);
-      this.#totals.lost = missing.length;
-      for (const id of final) this.#acknowledged.add(id);
+      const final = await contentsInUse(primary);
+      await this.#judgeCopies(primary, final, scratch);
+      const forks: KeptFork[] = [];
+      for (const node of nodes) forks.push(...(await forksOf(node, scratch)));
+      const recorded = await life.recorded();
+      const epoch = Math.max(...answers.map((answer) => answer.epoch));
+      this.#judgeLoss(final.ids, forks, recorded, epoch);
+      this.#judgeReigns(recorded);
+      this.#settledEpoch = epoch;
     } finally {
       await rm(scratch, { recursive: true });
     }
-    const logs = await Promise.all(nodes.map(async (node) => [node.name, await node.log()] as const));
-    const twice = epochsOf(logs);
+  }
+
+  /** Equal digests are what the nodes say: an application finds the same on each of them. */
+  async #judgeCopies(primary: ClusterNode, final: Contents, scratch: string): Promise<void> {
+    for (const node of this.#life.nodes.values()) {
+      if (node === primary) continue;
+      let differs = "";
+      // What is durable on a replica is in its copy a moment later.
+      await until(
+        async () => {
+          try {
+            differs = difference(final, await contentsOfCopy(node, scratch));
+          } catch (error) {
+            differs = explain(error); // It was read while it was being written.
+          }
+          return differs === "";
+        },
+        deadlineMs,
+        () => `${node.name} has what ${primary.name} has; it differs in ${differs}`,
+      );
+    }
+  }
+
+  /** Nothing is lost but what was stated to be, all of that is, and it is in a fork of the node that had it. */
+  #judgeLoss(final: ReadonlySet<string>, forks: readonly KeptFork[], { begun, taken }: Recorded, epoch: number): void {
+    const { written } = this.#life;
+    for (const { epoch: of, from } of begun) {
+      const stated = this.#stated.get(of);
+      if (stated !== undefined && from !== undefined && cutRefText(stated) !== cutRefText(from))
+        throw new Error(`epoch ${of} begins after ${cutRefText(from)}, the promotion said ${cutRefText(stated)}`);
+    }
+    const kept = lineage(begun, epoch, this.#settledEpoch);
+    const known = new Set(written.map(({ id }) => id));
+    const invented = [...final].filter((id) => !known.has(id));
+    if (invented.length > 0) throw new Error(`nobody wrote ${invented.join(", ")}`);
+    this.#totals.forks += forks.length;
+    for (const { fork, ids } of forks) {
+      this.#isAsStated(fork, ids, final, kept);
+      for (const id of ids) this.#inForks.set(id, (this.#inForks.get(id) ?? new Set()).add(fork.node));
+    }
+    const missing = written.filter(({ id }) => !final.has(id));
+    const nowhere = missing.filter(({ id, node }) => this.#inForks.get(id)?.has(node) !== true);
+    if (nowhere.length > 0)
+      throw new Error(`gone, and in no fork of its node: ${nowhere.map(({ id }) => id).join(", ")}`);
+    const broken = missing.filter(({ id }) => this.#acknowledged.has(id));
+    if (broken.length > 0)
+      throw new Error(`was durable everywhere and is gone: ${broken.map(({ id }) => id).join(", ")}`);
+    const wrong = wrongly(written, final, kept, taken);
+    if (wrong.length > 0) throw new Error(`not what was stated is lost: ${wrong.join("; ")}`);
+    const cuts = new Set(taken.map(cutRefText));
+    this.#totals.exact += kept.filter(({ upTo }) => upTo !== undefined && cuts.has(cutRefText(upTo))).length;
+    this.#totals.lost = missing.length;
+    for (const id of final) this.#acknowledged.add(id);
+  }
+
+  /**
+   * What a fork begins after is what its promotion said it went on from, but for cuts that this node never had; and what only
+   * the fork has is all that was written last there, and nothing before that.
+   */
+  #isAsStated(
+    { name, common, last, promotion }: ForkDescription,
+    ids: readonly string[],
+    final: ReadonlySet<string>,
+    kept: readonly Kept[],
+  ): void {
+    const stated = this.#stated.get(promotion.epoch);
+    if (stated !== undefined && stated.epoch === common.epoch) {
+      const expected = Math.min(stated.seq, last.epoch === stated.epoch ? last.seq : stated.seq);
+      if (common.seq !== expected)
+        throw new Error(`fork ${name} begins after ${cutRefText(common)}, the promotion said ${cutRefText(stated)}`);
+    }
+    // Where that promotion was given up itself, what was common is a fork in its turn.
+    if (!kept.some(({ epoch }) => epoch === promotion.epoch)) return;
+    const firstLost = ids.findIndex((id) => !final.has(id));
+    const after = firstLost < 0 ? [] : ids.slice(firstLost).filter((id) => final.has(id));
+    if (after.length > 0)
+      throw new Error(`fork ${name}: ${ids[firstLost]} is gone, and written after it but there is ${after.join(", ")}`);
+  }
+
+  #judgeReigns({ intervals, begun, contacts, fenced }: Recorded): void {
+    const twice = epochsOfTwo(this.#life.records);
     if (twice.length > 0) throw new Error(`cuts of one epoch on two nodes: ${twice.join("; ")}`);
-    const outside = await life.outside();
-    const beside = overlaps(outside, this.#permissions);
+    const beside = overlaps(intervals, this.#permissions, begun);
     if (beside.length > 0) throw new Error(`two services at once: ${beside.join("; ")}`);
-    this.#totals.stoppedAfterMs = Math.max(0, ...stoppedAfter(outside, logs));
-    if (this.#totals.stoppedAfterMs > stopMsMax)
-      throw new Error(`a service ran ${this.#totals.stoppedAfterMs} ms on after its node had met a higher epoch`);
-    this.#say(
-      `${this.#totals.histories}: ${primary.name}, ${life.written.length} entries, ${this.#inForks.size} in forks`,
-    );
+    for (const { node, from, to } of runOn(intervals, contacts, fenced)) {
+      const ms = to - from - this.#metronome.lateWithin(from, to);
+      this.#totals.stoppedAfterMs = Math.max(this.#totals.stoppedAfterMs, ms);
+      if (ms > stopMsMax)
+        throw new Error(
+          `the service of ${node} ran until ${new Date(to).toISOString()}, it met a higher epoch at ${new Date(from).toISOString()}`,
+        );
+    }
   }
 }
 

@@ -3,13 +3,24 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { keyOf } from "../../deploy/demo/local-agent.ts";
-import { ClusterNode } from "../end-to-end/harness.ts";
+import { ClusterNode, type LogLine } from "../end-to-end/harness.ts";
 import { nodePorts } from "../end-to-end/node-ports.ts";
 import { Application, type Entry, openDatabase } from "./application.ts";
 import { BreakableLink } from "./breakable-link.ts";
+import { type Begun, type Contact, NodeRecord, type Taken } from "./node-record.ts";
+import { type Interval, intervalsOf } from "./outside-checks.ts";
 
 export const names = ["alpha", "bravo", "charlie"] as const;
 const serviceScript = fileURLToPath(new URL("service.sh", import.meta.url));
+
+/** What is known of a life from outside: the hooks' own record, and what each node has written down. */
+export interface Recorded {
+  readonly intervals: readonly Interval[];
+  readonly taken: readonly Taken[];
+  readonly begun: readonly Begun[];
+  readonly contacts: readonly Contact[];
+  readonly fenced: readonly { readonly node: string; readonly at: number }[];
+}
 
 /** Three real agents whose links can be broken one by one, and the application of each of them. */
 export class Life implements AsyncDisposable {
@@ -17,10 +28,14 @@ export class Life implements AsyncDisposable {
   readonly nodes: ReadonlyMap<string, ClusterNode>;
   readonly links: ReadonlyMap<string, BreakableLink>;
   readonly applications: readonly Application[];
-  /** Everything that any application has ever begun to write. */
+  readonly records: readonly NodeRecord[];
+  /** Everything that any application has ever written. */
   readonly written: readonly Entry[];
+  /** What it leaves is there to be looked at. */
+  keeps = false;
 
   private constructor(parts: Pick<Life, "directory" | "nodes" | "links" | "applications" | "written">) {
+    this.records = [...parts.nodes.values()].map((node) => new NodeRecord(node));
     this.directory = parts.directory;
     this.nodes = parts.nodes;
     this.links = parts.links;
@@ -28,7 +43,8 @@ export class Life implements AsyncDisposable {
     this.written = parts.written;
   }
 
-  static async begin(groupKeys: string): Promise<Life> {
+  /** @param launcher of the agents, in place of this checkout's */
+  static async begin(groupKeys: string, launcher?: string): Promise<Life> {
     const directory = await mkdtemp(join(tmpdir(), "us-random-"));
     const data = (name: string): string => join(directory, name, "data");
     const ports = await nodePorts(names.length * 2);
@@ -78,7 +94,10 @@ groups:
 ${groupKeys}
 `,
       );
-      nodes.set(name, new ClusterNode(name, join(directory, name), configPath, {}));
+      nodes.set(
+        name,
+        new ClusterNode(name, join(directory, name), configPath, launcher === undefined ? {} : { launcher }),
+      );
     }
     openDatabase(join(data("alpha"), "app.db")).close();
     const written: Entry[] = [];
@@ -105,25 +124,48 @@ ${groupKeys}
     return this.nodes.get(name)!;
   }
 
-  databaseOf(name: string): string {
-    return join(this.node(name).dataDirectory, "app.db");
-  }
-
   setQuiet(quiet: boolean): void {
     for (const application of this.applications) application.quiet = quiet;
   }
 
-  async outside(): Promise<string> {
-    return await readFile(outsideLog(this.directory), "utf8").catch(() => "");
+  /** What the nodes have written down by now, and where services ran. */
+  async recorded(): Promise<Recorded> {
+    await Promise.all(this.records.map(async (record) => await record.readOn()));
+    const intervals = intervalsOf(await readFile(outsideLog(this.directory), "utf8").catch(() => ""));
+    return {
+      intervals,
+      taken: this.records.flatMap(({ taken }) => taken),
+      begun: this.records.flatMap(({ begun }) => begun),
+      contacts: this.records.flatMap(({ contacts }) => contacts),
+      fenced: this.records.flatMap(({ node, fencedAt }) => fencedAt.map((at) => ({ node, at }))),
+    };
+  }
+
+  /** The last words of all nodes in the order of time, short enough to be read where little is shown. */
+  async lastWords(linesMax: number): Promise<string[]> {
+    const logs = await Promise.all([...this.nodes.values()].map(async (node) => ({ node, lines: await node.log() })));
+    return logs
+      .flatMap(({ node, lines }) => {
+        const telling = lines.filter(({ event }) => !/^(cut\.taken|channel|connection|listener)/.test(event));
+        return telling.slice(-linesMax).map((line) => shortened(node.name, line));
+      })
+      .sort()
+      .slice(-linesMax);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.nodes.values()].map(async (node) => await node.kill9()));
     for (const application of this.applications) await application[Symbol.asyncDispose]();
     for (const link of this.links.values()) await link[Symbol.asyncDispose]();
-    if (process.env.UNDERSTUDY_KEEP) process.stderr.write(`kept: ${this.directory}\n`);
+    if (this.keeps || process.env.UNDERSTUDY_KEEP) process.stderr.write(`kept: ${this.directory}\n`);
     else await rm(this.directory, { recursive: true, force: true });
   }
+}
+
+function shortened(node: string, { time, event, ...rest }: LogLine): string {
+  const fields = Object.entries(rest).filter(([key]) => key !== "level" && key !== "node" && key !== "group");
+  const text = fields.map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`);
+  return `${time} ${node} ${event} ${text.join(" ")}`.slice(0, 200);
 }
 
 function outsideLog(directory: string): string {

@@ -1,4 +1,4 @@
-import type { LogLine } from "../end-to-end/harness.ts";
+import type { Begun, Contact } from "./node-record.ts";
 
 /** Somebody has said that a primary that cannot be reached counts no more. Wall clock, ms. */
 export interface Permission {
@@ -6,23 +6,17 @@ export interface Permission {
   readonly node: string;
 }
 
-/** Epochs of which more than one node has taken cuts, with these nodes. */
-export function epochsOf(logs: readonly (readonly [string, readonly LogLine[]])[]): string[] {
-  const takers = new Map<number, Set<string>>();
-  for (const [node, lines] of logs) {
-    for (const line of lines) {
-      if (line.event !== "cut.taken") continue;
-      const epoch = Number(line.epoch);
-      const nodes = takers.get(epoch) ?? new Set();
-      takers.set(epoch, nodes.add(node));
-    }
-  }
-  return [...takers]
-    .filter(([, nodes]) => nodes.size > 1)
-    .map(([epoch, nodes]) => `${epoch}: ${[...nodes].join(", ")}`);
+/** Epochs in which more than one node has taken cuts or begun to reign, with these nodes. */
+export function epochsOfTwo(
+  records: readonly { readonly node: string; readonly epochs: Iterable<number> }[],
+): string[] {
+  const holders = new Map<number, string[]>();
+  for (const { node, epochs } of records)
+    for (const epoch of epochs) holders.set(epoch, [...(holders.get(epoch) ?? []), node]);
+  return [...holders].filter(([, nodes]) => nodes.length > 1).map(([epoch, nodes]) => `${epoch}: ${nodes.join(", ")}`);
 }
 
-interface Interval {
+export interface Interval {
   readonly node: string;
   readonly epoch: number;
   readonly from: number;
@@ -50,23 +44,36 @@ export function intervalsOf(outside: string): Interval[] {
 }
 
 /**
- * Where two services ran beside each other although nobody had said, at the promotion of the one whose reign is the later one, that the
- * other's node counts no more.
+ * Where two services ran beside each other although nobody had said, since the reign of the one and up to that of the other,
+ * that a primary that cannot be reached counts no more.
  */
-export function overlaps(outside: string, permissions: readonly Permission[]): string[] {
-  const intervals = intervalsOf(outside).toSorted((a, b) => a.from - b.from);
-  const permitted = (later: Interval): boolean =>
-    permissions.some(
+export function overlaps(
+  intervals: readonly Interval[],
+  permissions: readonly Permission[],
+  begun: readonly Begun[],
+): string[] {
+  const byStart = intervals.toSorted((a, b) => a.from - b.from);
+  const reasons = new Map(begun.map((one) => [one.epoch, one]));
+  /** Whether a person's promotion began the reign: by the node's own record, or where that was cut off, by the order of things. */
+  const permitted = (interval: Interval): boolean => {
+    const known = reasons.get(interval.epoch);
+    if (known !== undefined && !known.promoted) return false;
+    return permissions.some(
       ({ node, from }) =>
-        node === later.node &&
-        from <= later.from &&
-        !intervals.some((between) => between.node === node && between.from > from && between.from < later.from),
+        node === interval.node &&
+        from <= interval.from &&
+        (known !== undefined ||
+          !byStart.some((between) => between.node === node && between.from > from && between.from < interval.from)),
     );
+  };
+  const permittedEpochs = byStart.filter(permitted).map(({ epoch }) => epoch);
   const found: string[] = [];
-  for (const [index, one] of intervals.entries()) {
-    for (const other of intervals.slice(index + 1)) {
+  for (const [index, one] of byStart.entries()) {
+    for (const other of byStart.slice(index + 1)) {
       if (other.node === one.node || other.from >= one.to) continue;
-      if (!permitted(one.epoch > other.epoch ? one : other))
+      const [earlier, later] = one.epoch < other.epoch ? [one.epoch, other.epoch] : [other.epoch, one.epoch];
+      // Who was promoted may have handed over since to somebody who has not met the former one, either.
+      if (!permittedEpochs.some((epoch) => epoch > earlier && epoch <= later))
         found.push(
           `${one.node} (epoch ${one.epoch}) until ${iso(one.to)}, ${other.node} (epoch ${other.epoch}) from ${iso(other.from)}`,
         );
@@ -75,18 +82,25 @@ export function overlaps(outside: string, permissions: readonly Permission[]): s
   return found;
 }
 
-/** How long each service ran on after its node had met a higher epoch, ms. */
-export function stoppedAfter(outside: string, logs: readonly (readonly [string, readonly LogLine[]])[]): number[] {
-  const intervals = intervalsOf(outside);
-  return logs.flatMap(([node, lines]) =>
-    lines
-      .filter(({ event }) => event === "primary.fenced")
-      .flatMap(({ time }) => {
-        const at = Date.parse(time);
-        const running = intervals.find((interval) => interval.node === node && interval.from <= at && interval.to > at);
-        return running === undefined ? [] : [running.to - at];
-      }),
-  );
+/** From when to when a service ran on after its node had met the primary of a higher epoch. Wall clock, ms. */
+export function runOn(
+  intervals: readonly Interval[],
+  contacts: readonly Contact[],
+  fenced: readonly { readonly node: string; readonly at: number }[],
+): { readonly node: string; readonly from: number; readonly to: number }[] {
+  return intervals.flatMap(({ node, epoch, from, to }) => {
+    const within = (at: number): boolean => from <= at && at < to;
+    const reigns = (peer: string, at: number): boolean =>
+      intervals.some((one) => one.node === peer && one.epoch > epoch && one.from <= at && at < one.to);
+    const met = contacts
+      .flatMap((contact) => {
+        if (contact.node === node) return reigns(contact.peer, contact.at) ? [contact.at] : [];
+        return contact.peer === node && reigns(contact.node, contact.at) ? [contact.at] : [];
+      })
+      .concat(fenced.flatMap((one) => (one.node === node ? [one.at] : [])))
+      .filter(within);
+    return met.length === 0 ? [] : [{ node, from: Math.min(...met), to }];
+  });
 }
 
 function iso(at: number): string {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The service of a node, as its hooks see it: service.sh start|stop DIRECTORY OUTSIDE_LOG. It runs while DIRECTORY/service
-# is there, and is stopped when DIRECTORY/running is gone. One log for all nodes: an interval begins before the service can
+# is there (it holds the epoch that it was started in), and is stopped when DIRECTORY/running is gone. One log for all nodes: an interval begins before the service can
 # run, and ends after it cannot.
 set -eu
 directory=$2
@@ -10,7 +10,7 @@ say() {
 case $1 in
 start)
   say start "$2" "$3"
-  : >"$directory/service"
+  printf '%s' "$UNDERSTUDY_EPOCH" >"$directory/service"
   ;;
 stop)
   rm -f "$directory/service"

@@ -1,8 +1,9 @@
 import { expect } from "chai";
+import { Bundle } from "./bundle.ts";
 import { type Histories, runHistories } from "./histories.ts";
 
 /** Replay one with UNDERSTUDY_SEED=the seed that it named. UNDERSTUDY_LIVES=8 runs 200 histories. */
-const lives = process.env.UNDERSTUDY_SEED === undefined ? Number(process.env.UNDERSTUDY_LIVES ?? 2) : 1;
+const lives = process.env.UNDERSTUDY_SEED === undefined ? Number(process.env.UNDERSTUDY_LIVES ?? 4) : 1;
 const historiesEach = 25;
 const lanes = 4;
 
@@ -13,27 +14,34 @@ describe("three agents, whatever happens to them", function () {
     const first = Number(process.env.UNDERSTUDY_SEED ?? Math.floor(Math.random() * 2 ** 31));
     const seeds = Array.from({ length: lives }, (_, index) => (first + index) % 2 ** 31);
     const all: Histories[] = [];
+    await using bundle = await Bundle.build();
+    const { launcher } = bundle;
     const lane = async (): Promise<void> => {
       for (let seed = seeds.shift(); seed !== undefined; seed = seeds.shift()) {
-        const story: string[] = [];
         try {
-          all.push(await runHistories({ seed, histories: historiesEach, say: (line) => story.push(line) }));
+          all.push(await runHistories({ seed, histories: historiesEach, say: () => {}, launcher }));
         } catch (error) {
-          process.stderr.write(`UNDERSTUDY_SEED=${seed}\n${story.join("\n")}\n`);
           seeds.length = 0;
           throw error;
         }
       }
     };
-    await Promise.all(Array.from({ length: lanes }, lane));
+    // All come to their end before the bundle goes.
+    const ends = await Promise.allSettled(Array.from({ length: lanes }, lane));
+    const failures = ends.flatMap((end) => (end.status === "rejected" ? [end.reason as unknown] : []));
+    if (failures.length > 0) throw failures[0];
     const sum = (of: (one: Histories) => number): number => all.reduce((total, one) => total + of(one), 0);
     console.log(
-      `      ${sum((one) => one.histories)} histories, ${sum((one) => one.entries)} writes, ${sum((one) => one.forks)} forks with ${sum((one) => one.lost)} of them; stopped at most ${Math.max(...all.map((one) => one.stoppedAfterMs)).toFixed(0)} ms after the contact`,
+      `      ${sum((one) => one.histories)} histories, ${sum((one) => one.entries)} writes, ${sum((one) => one.forks)} forks with ${sum((one) => one.lost)} of them, ${sum((one) => one.exact)} times known from which cut on; stopped at most ${Math.max(...all.map((one) => one.stoppedAfterMs)).toFixed(0)} ms after the contact`,
     );
     expect(sum((one) => one.histories)).to.equal(lives * historiesEach);
     expect(
       sum((one) => one.forks),
       "some writes were forked",
+    ).to.be.above(0);
+    expect(
+      sum((one) => one.exact),
+      "what was lost was held to a cut",
     ).to.be.above(0);
   });
 });
