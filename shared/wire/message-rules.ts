@@ -1,3 +1,4 @@
+import { assert, ProtocolViolation } from "../errors.ts";
 import { pathBytesMax } from "../store-path.ts";
 import { type CutId, consistencies, unreachable } from "../words.ts";
 import type { Digest, Extent, Hello, Message, ObjectRow, PathRow } from "./messages.ts";
@@ -8,7 +9,12 @@ import { wholeObject } from "./touched-list.ts";
  * would wrap a number that does not fit, or drop half of a character, without a word). Only the form is judged here;
  * whether a path may be touched or a cut is in its place is for those who know.
  */
-export type Fail = (rule: string) => never;
+type Fail = (rule: string) => never;
+
+export const ours: Fail = (rule) => assert(false, `message to send: ${rule}`) as never;
+export const theirs: Fail = (rule) => {
+  throw new ProtocolViolation(`message refused: ${rule}`);
+};
 
 const digestBytes = 32;
 /** Far above what a sender makes of one payload; an allocation that a peer can ask for needs a bound. */
