@@ -20,7 +20,7 @@ import { type CutId, cutText, type NodeName, type Role, sameCut } from "../../sh
 import { groupDirectory } from "../control/state-layout.ts";
 import type { CopyPlaces } from "../workers/own-copies.ts";
 import { RemoteError } from "../workers/port-peer.ts";
-import type { Demoted, PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-worker.ts";
+import type { Demoted, PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-calls.ts";
 import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
 import { excludesOf, placementOf } from "../workers/store-adapters.ts";
 import type { EventFields, EventLog } from "./event-log.ts";

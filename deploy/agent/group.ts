@@ -1,6 +1,6 @@
 import type { GroupConfig, StoreOnNode } from "../../shared/config/config.ts";
 import type { Role } from "../../shared/words.ts";
-import type { PrimaryStanding } from "../workers/primary-worker.ts";
+import type { PrimaryStanding } from "../workers/primary-calls.ts";
 import type { ReplicaStanding } from "../workers/replica-worker.ts";
 import { GroupHa } from "./group-ha.ts";
 import { GroupHistory } from "./group-history.ts";

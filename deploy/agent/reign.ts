@@ -35,7 +35,7 @@ import type {
   PrimaryStanding,
   PrimaryWorkerCalls,
   SinkState,
-} from "../workers/primary-worker.ts";
+} from "../workers/primary-calls.ts";
 import { paceAfter, unpaced } from "./cut-pace.ts";
 import { DurabilityWatch, type DurabilityWatchOptions } from "./durability-watch.ts";
 import { Freezing, type FreezingOptions } from "./freezing.ts";

@@ -5,200 +5,32 @@ import { forgetStamps } from "../../primary/plan/seen-index.ts";
 import { shipAhead } from "../../primary/plan/ship-ahead.ts";
 import { type TakenCut, takeCut } from "../../primary/plan/take-cut.ts";
 import type { PrimaryContext } from "../../primary/primary-context.ts";
-import {
-  dropFrameMemory,
-  framePayloadBytes,
-  giveFrameMemory,
-  takeFrameMemory,
-} from "../../primary/ship/frame-memory.ts";
-import type { ReplicaSink, StagedQuestion } from "../../primary/ship/shipment.ts";
+import { dropFrameMemory, giveFrameMemory } from "../../primary/ship/frame-memory.ts";
 import { checkPlaces, demote, type Settled, settleFiles } from "../../replica/rejoin/demote.ts";
-import type { ForkRecord } from "../../replica/rejoin/fork-bundle.ts";
-import { type ForkRequest, makeFork } from "../../replica/rejoin/make-fork.ts";
+import { makeFork } from "../../replica/rejoin/make-fork.ts";
 import type { ReplicaContext } from "../../replica/replica-context.ts";
-import { Catalog, type Standing } from "../../shared/catalog/catalog.ts";
+import { Catalog } from "../../shared/catalog/catalog.ts";
 import { CatalogFailed, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
-import type { Touched } from "../../shared/catalog/collapse.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import { forgottenUpTo } from "../../shared/catalog/notes.ts";
 import type { StoreOnNode } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert } from "../../shared/errors.ts";
-import type { StoreAdapter, StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
-import { newReign, type Turn, unheardReign } from "../../shared/session/epochs.ts";
+import type { StoreAdapter } from "../../shared/ports/store-adapter.ts";
+import { newReign, unheardReign } from "../../shared/session/epochs.ts";
 import { confirmation } from "../../shared/session/in-service.ts";
-import type { Paused } from "../../shared/session/paused.ts";
-import type { SwitchoverRecord } from "../../shared/session/switchover.ts";
-import { encodeMessage } from "../../shared/wire/codec.ts";
-import type { CutStore, StagedPlace, TouchedPlace } from "../../shared/wire/messages.ts";
-import { unpackStagedList } from "../../shared/wire/staged-list.ts";
-import { type CutId, epoch, type GroupId, type ObjectId, sameCut, seq } from "../../shared/words.ts";
+import type { CutStore } from "../../shared/wire/messages.ts";
+import { epoch, type GroupId, seq } from "../../shared/words.ts";
 import { checkpointing } from "./checkpointing.ts";
 import { type CopyPlaces, closeCopies, endStores, openOwnCopies } from "./own-copies.ts";
-import { type PlainError, PortPeer, plainError } from "./port-peer.ts";
+import { PortPeer, plainError } from "./port-peer.ts";
+import type { AheadResult, PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls, SinkState } from "./primary-calls.ts";
 import { SinkSession } from "./sink-session.ts";
+import { openSink } from "./sinks.ts";
 import { enterStage, traceAdapter, traceCommits, traceDisk } from "./step-trace.ts";
 import { createAdapter, singleFilePath } from "./store-adapters.ts";
 
 /** The thread that takes a group's cuts: the only writing connection to its catalog, and all reading of its stores. */
-
-export interface SinkState {
-  readonly name: string;
-  /** Number of the session: what is sent in one never leaves by another. */
-  readonly session: number;
-  readonly takesAhead: boolean;
-  readonly base: CutId;
-  readonly lastObject: number;
-  readonly compress: boolean;
-  readonly resuming: boolean;
-  /** It has something otherwise than `base`, and tells what when it is asked. */
-  readonly rejoining: boolean;
-  readonly damaged: readonly ObjectId[];
-}
-
-export type PrimaryWorkerCalls = {
-  open(argument: {
-    catalogPath: string;
-    stores: readonly StoreOnNode[];
-    holdSecondsMax: number;
-    environment: Record<string, string>;
-    bootId: string;
-  }): PrimaryStanding;
-  /** Born here: a new group id, epoch 1. Its service may run at once unless a cluster decides about that. */
-  form(argument: { confirmed: boolean }): PrimaryStanding;
-  /** Begins to watch the stores, those that are not watched yet. */
-  start(argument: undefined): void;
-  cut(argument: {
-    depth: "changes" | "scan";
-    prune: boolean;
-    /** `hooks`: the application is paused and continued. `still`: its service is stopped, and nothing moves. */
-    freeze: "none" | "hooks" | "still";
-    preCopyRounds: number;
-    sinks: readonly SinkState[];
-    forgottenUpTo: bigint;
-  }): Promise<CutResult>;
-  /** The service is about to run: a cut that counts on it standing still is given up, unless it is committed already. */
-  dropStill(argument: undefined): void;
-  /** Whatever their stamps say: the next scan reads these again. */
-  reread(argument: { objects: readonly ObjectId[] }): void;
-  /** One pass over what a replica lacks, outside of any cut. */
-  ahead(argument: { sink: SinkState }): Promise<AheadResult>;
-  aheadRefused(argument: { name: string; session: number }): void;
-  sinkGone(argument: { name: string; session: number }): void;
-  /** Bytes of frames that left for a sink; `memory` is needed there no more. */
-  sent(argument: { name: string; session: number; bytes: number; memory: ArrayBuffer | undefined }): void;
-  /** `costs` and `health` by store, of kinds that have any. */
-  backlog(argument: undefined): {
-    dirty: boolean;
-    bytes: number;
-    costs: Readonly<Record<string, StoreCosts>>;
-    health: ReadonlyMap<string, StoreHealth>;
-  };
-  fence(argument: { by: bigint }): PrimaryStanding;
-  /** What a person holds back from here on. */
-  pause(argument: { paused: Paused | undefined }): PrimaryStanding;
-  /** This reign is known to be the only one, as long as the machine runs. */
-  confirm(argument: { bootId: string }): PrimaryStanding;
-  /** A reign of its own from here on: what a replica has beyond it belongs to another one. */
-  newEpoch(argument: { turn: Turn }): PrimaryStanding;
-  /** A reign of its own that a cluster has granted: it goes on from what it had when it was demoted, or when its machine failed. */
-  reignAnew(argument: { turn: Turn }): PrimaryStanding;
-  halt(argument: { reason: string }): PrimaryStanding;
-  /** How far a switchover is. Between two cuts. */
-  switchover(argument: { record: SwitchoverRecord | undefined }): PrimaryStanding;
-  /**
-   * Goes back from a switchover whose target cannot be asked, in an epoch above the one that the target may have begun: it is
-   * fenced by that if it did. `target` is undefined of one that is no member any more.
-   */
-  abandon(argument: { record: SwitchoverRecord; turn: Turn; target: Turn | undefined }): PrimaryStanding;
-  /** Stores that somebody else has open, with the processes, as far as their kinds can tell. */
-  users(argument: undefined): readonly { readonly store: string; readonly pids: readonly number[] }[];
-  digestAt(argument: { seq: bigint }): Uint8Array | undefined;
-  /**
-   * Makes what a copy needs beside the stores' files, so that they could become one.
-   * @throws when they could not
-   */
-  prepareDemotion(argument: CopyPlaces): void;
-  /**
-   * The stores come to an orderly end: from here on their files are what the last cut says, and nobody of ours writes or
-   * follows them. Before `demote` the node is what it was; this worker is of no more use then, but to be closed.
-   */
-  settle(argument: CopyPlaces): Promise<void>;
-  /** All that is beyond the common cut, once the stores are settled; undefined where that is nothing. */
-  keepFork(argument: ForkRequest): Promise<ForkRecord | undefined>;
-  /** What was settled is the copy of a replica from here on, which stands at the cut `common`. */
-  demote(argument: { common: CutId; keepHistory: boolean }): Demoted;
-  standing(argument: undefined): PrimaryStanding;
-  close(argument: undefined): void;
-};
-
-export type PrimaryMainCalls = {
-  wake(argument: undefined): void;
-  frame(argument: { sink: string; session: number; header: Uint8Array; payload: Uint8Array }): void;
-  stagedRuns(
-    argument: StagedQuestion & { sink: string; session: number },
-  ): Promise<{ blockSize: number; digests: Uint8Array }>;
-  stagedList(
-    argument: StagedPlace & { sink: string; session: number },
-  ): Promise<{ payload: Uint8Array; last: boolean }>;
-  touchedList(
-    argument: TouchedPlace & { sink: string; session: number },
-  ): Promise<{ payload: Uint8Array; last: boolean }>;
-  aheadProgress(argument: AheadState & { sink: string; session: number }): void;
-  freeze(argument: undefined): Promise<void>;
-  thaw(argument: undefined): Promise<number>;
-  /** The thread cannot go on: the process has to end and recover. */
-  failed(argument: { error: PlainError }): void;
-};
-
-export interface Demoted {
-  /** Where it stands as a replica. */
-  readonly cut: CutId;
-  /** What it has otherwise than that cut. */
-  readonly touched: Touched;
-  /** Of what had to be read, since nothing else said what is in it. */
-  readonly filesRead: number;
-  readonly bytesRead: number;
-  /** Left out by the configuration and changed since: the primary brings what the cut has. */
-  readonly damaged: number;
-  /** Files that have names outside of their store, where what they get from here on is seen as well. */
-  readonly linkedOutside: number;
-}
-
-export interface CutResult extends TakenCut {
-  /** Commits of all stores so far, as far as their kinds can count. */
-  readonly commitsCounted: number;
-  readonly standing: PrimaryStanding;
-  readonly sinks: readonly {
-    readonly name: string;
-    readonly base: CutId;
-    readonly lastObject: number;
-    readonly gone: boolean;
-    /** It was left out: what it lacks goes ahead of another cut. */
-    readonly late: boolean;
-  }[];
-}
-
-/** How far a replica is that lags by more than goes into a cut. */
-export interface AheadState {
-  readonly lackingBytes: number;
-  /** What its line carries, where that is known. */
-  readonly bytesPerSecond: number | undefined;
-}
-
-export interface AheadResult extends AheadState {
-  readonly sentBytes: number;
-  /** The replica has no room for more. */
-  readonly refused: boolean;
-}
-
-export interface PrimaryStanding extends Standing {
-  readonly stores: readonly CutStore[];
-  readonly incarnation: string;
-  readonly coherency: string;
-  /** Of removals up to here nothing is known any more: a replica further back cannot be told of them. */
-  readonly forgotten: bigint;
-}
 
 /** Of a hold that much may be spent on waiting for lines: then a cut goes on without whom it waits for. */
 const patienceShare = 0.5;
@@ -223,7 +55,7 @@ const rates = new Map<string, number>();
 const closing = new AbortController();
 
 assert(parentPort !== null, "runs as a worker");
-const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
+const main: PortPeer<PrimaryWorkerCalls, PrimaryMainCalls> = new PortPeer(
   parentPort,
   {
     open(argument) {
@@ -287,7 +119,7 @@ const main = new PortPeer<PrimaryWorkerCalls, PrimaryMainCalls>(
       const sinks = argument.sinks.map((state) => {
         const session = sessionOf(state);
         inUse.use(session.inUse());
-        return openSink(state, session, "cut", unfounded);
+        return openSink(main, opened().catalog.standing.committed, state, session, "cut", unfounded);
       });
       const freeze = {
         none: undefined,
@@ -563,7 +395,7 @@ async function passAhead(state: SinkState, session: SinkSession): Promise<AheadR
   let reportedAt = Number.NEGATIVE_INFINITY;
   const pass = await shipAhead(
     opened(),
-    openSink(state, session, "ahead"),
+    openSink(main, opened().catalog.standing.committed, state, session, "ahead"),
     (lackingBytes) => session.passBegins(lackingBytes),
     ({ lackingBytes, sentBytes }) => {
       const now = performance.now();
@@ -576,92 +408,6 @@ async function passAhead(state: SinkState, session: SinkSession): Promise<AheadR
   // What was sent after the refusal was dropped there.
   if (session.refused) session.held.forget();
   return { ...pass, bytesPerSecond: session.bytesPerSecond, refused: session.refused };
-}
-
-function openSink(
-  state: SinkState,
-  session: SinkSession,
-  purpose: "cut" | "ahead",
-  givenUp?: AbortSignal,
-): ReplicaSink {
-  const lags = !sameCut(state.base, opened().catalog.standing.committed);
-  const windowBytes = (): number =>
-    purpose === "ahead" ? session.aheadWindowBytes : lags ? session.catchUpWindowBytes : session.cutWindowBytes;
-  const of = { sink: state.name, session: state.session };
-  let over = false;
-  return {
-    ...state,
-    held: session.held,
-    touched: state.rejoining
-      ? session.touchedThere(async (from) => await main.call("touchedList", { ...from, ...of }))
-      : undefined,
-    late: false,
-    get gone() {
-      return over || session.gone || (purpose === "ahead" && session.refused);
-    },
-    set gone(gone) {
-      over ||= gone;
-    },
-    get full() {
-      return session.full;
-    },
-    get catchUpBytesMax() {
-      return session.catchUpBytesMax;
-    },
-    async send(message, payload, sharing) {
-      if (session.gone) throw new Error(`the session with ${state.name} is over`);
-      enterStage(message.kind === "cutEnd" ? "ship the end" : "ship");
-      const header = ownMemory(encodeMessage(message));
-      // Handed over, never cloned: a clone of a part takes all the memory that it is a part of along. What several
-      // sinks get is copied for each.
-      const own = sharing === undefined ? ownMemory(payload) : ownCopy(payload);
-      session.left(header.length + own.length);
-      main.note("frame", { ...of, header, payload: own }, [header.buffer, own.buffer]);
-      await session.room(windowBytes(), givenUp);
-      enterStage("plan");
-    },
-    async stagedRuns(asked) {
-      return await main.call("stagedRuns", { ...asked, ...of });
-    },
-    async listStaged() {
-      let from: StagedPlace = { object: 0, run: 0, files: false };
-      for (;;) {
-        const { payload, last } = await main.call("stagedList", { ...from, ...of });
-        const entries = unpackStagedList(payload);
-        const next = entries?.at(-1);
-        for (const { object, run, tags } of entries ?? []) {
-          if (tags.length === 0) session.held.unasked.add(object as ObjectId);
-          else session.held.noteTags(object as ObjectId, run, 0, tags);
-        }
-        if (last || next === undefined || session.gone) break;
-        const files = next.tags.length === 0;
-        // Whoever does not get on is not asked on.
-        if (!files && from.files) break;
-        if (
-          files === from.files &&
-          (next.object < from.object || (next.object === from.object && next.run <= from.run))
-        )
-          break;
-        from = { object: next.object, run: next.run, files };
-      }
-      session.held.listed = true;
-    },
-  };
-}
-
-/** These bytes as the whole of a buffer that is nobody else's. */
-function ownMemory(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
-  const { buffer } = bytes;
-  return buffer instanceof ArrayBuffer && buffer.byteLength === bytes.byteLength
-    ? new Uint8Array(buffer)
-    : ownCopy(bytes);
-}
-
-function ownCopy(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
-  const whole = bytes.length === framePayloadBytes;
-  const copy = new Uint8Array((whole ? takeFrameMemory() : Buffer.allocUnsafeSlow(bytes.length)).buffer);
-  copy.set(bytes);
-  return copy;
 }
 
 checkpointing(

@@ -2,7 +2,7 @@ import { expect } from "chai";
 import { Reign, type ReignOptions } from "../../../deploy/agent/reign.ts";
 import type { Session } from "../../../deploy/agent/session.ts";
 import type { WorkerThread } from "../../../deploy/agent/worker-thread.ts";
-import type { PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../../../deploy/workers/primary-worker.ts";
+import type { PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../../../deploy/workers/primary-calls.ts";
 import { silentLog } from "../../../shared/log.ts";
 import { createMetrics } from "../../../shared/metrics.ts";
 import { encodeMessage } from "../../../shared/wire/codec.ts";
