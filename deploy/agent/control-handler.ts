@@ -85,7 +85,7 @@ export class AgentControl implements ControlHandler {
   }
 
   async cut(name: string, options: CutOptions): Promise<CutAnswer> {
-    if (options.accept.includes("source")) await this.#group(name).roles.acceptSource();
+    if (options.accept.includes("source")) await this.#group(name).roles.acceptSource(options.by);
     const taken = await this.#reign(name, "a cut").requestCut({ prune: options.prune ?? false });
     const { standing } = taken;
     return {
@@ -175,7 +175,7 @@ export class AgentControl implements ControlHandler {
 
   async form(name: string, options: FormOptions): Promise<RoleAnswer> {
     const group = this.#group(name);
-    await group.roles.form(options.alone);
+    await group.roles.form(options.alone, options.by);
     return roleAnswer(group);
   }
 
@@ -197,9 +197,9 @@ export class AgentControl implements ControlHandler {
     return roleAnswer(group);
   }
 
-  async adopt(name: string): Promise<RoleAnswer> {
+  async adopt(name: string, caller: Caller = {}): Promise<RoleAnswer> {
     const group = this.#group(name);
-    await group.roles.adopt();
+    await group.roles.adopt(caller.by);
     return roleAnswer(group);
   }
 

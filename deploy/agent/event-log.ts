@@ -57,6 +57,11 @@ export class EventLog implements AsyncDisposable {
   }
 }
 
+/** As they would stand in it, for whoever cannot write there. */
+export function fieldsText(fields: EventFields): string {
+  return JSON.stringify(fields, plain);
+}
+
 function plain(_key: string, value: unknown): unknown {
   return typeof value === "bigint" ? Number(value) : value;
 }

@@ -265,7 +265,11 @@ export class GroupPeers {
         return;
       case "replica-newer": {
         const reason = `the replica ${peer} is newer (cut ${cutText(decision.theirs)}) than this primary: promote it`;
-        await primary?.reign.standStill(reason);
+        if (primary !== undefined) {
+          const known = primary.reign.reverted;
+          await primary.reign.standStill(reason);
+          if (!known) await this.#workers.event("group.halted", { peer, reason });
+        }
         this.#notes.set(peer, { state: "refused", reason, unformed: false });
         log.error("primary.reverted", {
           peer,
@@ -430,8 +434,10 @@ export class GroupPeers {
     try {
       if (decision.join) {
         await worker.call("join", { groupId: theirs.groupId, epoch: theirs.epoch, epochs: theirs.epochs });
+        await workers.event("group.joined", { peer, id: theirs.groupId, epoch: theirs.epoch });
       } else if (decision.adoptEpoch) {
         await worker.call("adoptEpoch", { epoch: theirs.epoch, epochs: theirs.epochs, said });
+        await workers.event("replica.followed", { peer, epoch: theirs.epoch });
       }
       await worker.call("openCopy", undefined);
       generation = ++this.#followed;

@@ -1,5 +1,5 @@
 import { PromotionRefused, promotionRefusals, type Refusal } from "../../replica/promote/promote.ts";
-import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
+import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 import { HookFailed } from "../../shared/hooks.ts";
 import { type Consistency, type CutId, cutText, type Epoch, meets } from "../../shared/words.ts";
 import type { PromoteOptions } from "../control/api.ts";
@@ -143,7 +143,7 @@ export class GroupPromotion {
       await this.#beforePromote(options, aborted);
       aborted.throwIfAborted();
       if (workers.role === "fenced") {
-        const { epoch, cut } = await this.#takeBack(aborted);
+        const { epoch, cut } = await this.#takeBack(aborted, options.by ?? "");
         return { epoch, cut, loss: undefined, seconds: (performance.now() - begun) / 1000 };
       }
       workers.replicaStanding = await worker.call("seal", {
@@ -151,9 +151,12 @@ export class GroupPromotion {
       });
       workers.following = undefined;
       this.#peers.closeSessions();
-      if (aborted.aborted) await this.#unseal(worker);
+      const { committed } = workers.replicaStanding;
+      await workers.event("promotion.sealed", { cut: cutText(committed), by: options.by ?? "" });
+      if (aborted.aborted) await this.#unseal(worker, new PromotionAborted());
       aborted.throwIfAborted();
-      const { epoch, cut } = await this.#finish(options.accept.includes("suspect"), granted);
+      const by = granted === undefined ? (options.by ?? "") : workers.config.ha.engine;
+      const { epoch, cut } = await this.#finish(options.accept.includes("suspect"), by, granted);
       return { epoch, cut, loss, seconds: (performance.now() - begun) / 1000 };
     };
     const abort = new AbortController();
@@ -196,7 +199,7 @@ export class GroupPromotion {
    * A former primary goes on from what it has, in a reign above the one that fenced it: whoever reigned then is fenced in its turn
    * when it is met, and what it wrote becomes a fork.
    */
-  async #takeBack(aborted: AbortSignal): Promise<{ epoch: Epoch; cut: CutId }> {
+  async #takeBack(aborted: AbortSignal, by: string): Promise<{ epoch: Epoch; cut: CutId }> {
     const workers = this.#workers;
     // A service that is started while it is being stopped would not run for long.
     await this.serviceQuiesced();
@@ -213,7 +216,7 @@ export class GroupPromotion {
     const { epoch, committed: cut } = standing;
     workers.log.info("primary.reinstated", { epoch, seq: cut.seq });
     this.#peers.closeSessions();
-    await workers.event("primary.reinstated", { epoch, cut: cutText(cut) });
+    await workers.event("primary.reinstated", { epoch, cut: cutText(cut), by });
     await this.#beginService("promote");
     return { epoch, cut };
   }
@@ -223,7 +226,7 @@ export class GroupPromotion {
     const workers = this.#workers;
     const cut = workers.replicaStanding?.committed;
     for (const { code, message, flag } of this.refusals({ accept: [] }))
-      await workers.event("refusal.overridden", {
+      await workers.overridden({
         verb: "promote",
         code,
         flag: code === "LOSS" && options.acceptLoss === true ? "--accept-loss" : (flag ?? null),
@@ -270,12 +273,12 @@ export class GroupPromotion {
   }
 
   /** @throws when it cannot be finished; up to the new epoch the node is a replica again then */
-  async #finish(acceptSuspect: boolean, granted?: Epoch): Promise<{ epoch: bigint; cut: CutId }> {
+  async #finish(acceptSuspect: boolean, by: string, granted?: Epoch): Promise<{ epoch: bigint; cut: CutId }> {
     const workers = this.#workers;
     const worker = workers.replica;
     if (worker === undefined) throw new WrongRole("a promotion", workers.role);
     const { epoch, cut } = await this.#takeOver(worker, acceptSuspect, granted);
-    await this.reignBegun({ epoch, cut }, "promote");
+    await this.reignBegun({ epoch, cut }, "promote", { by });
     return { epoch, cut };
   }
 
@@ -340,10 +343,7 @@ export class GroupPromotion {
       return taken;
     } catch (error) {
       workers.replicaStanding = await worker.call("standing", undefined);
-      if (workers.role === "promoting") {
-        workers.replicaStanding = await worker.call("unseal", undefined);
-        this.#peers.closeSessions();
-      }
+      if (workers.role === "promoting") await this.#unseal(worker, error);
       throw error;
     }
   }
@@ -358,12 +358,14 @@ export class GroupPromotion {
       if (underWay !== undefined && (workers.role === "replica" || workers.role === "fenced")) return;
       if (workers.replica === undefined || workers.role !== "promoting")
         throw new WrongRole("there is no promotion to abort", workers.role);
-      await this.#unseal(workers.replica);
+      await this.#unseal(workers.replica, new PromotionAborted());
     });
   }
 
-  async #unseal(worker: ReplicaWorker): Promise<void> {
-    this.#workers.replicaStanding = await worker.call("unseal", undefined);
+  async #unseal(worker: ReplicaWorker, why: unknown): Promise<void> {
+    const standing = await worker.call("unseal", undefined);
+    this.#workers.replicaStanding = standing;
     this.#peers.closeSessions();
+    await this.#workers.event("promotion.aborted", { cut: cutText(standing.committed), reason: explain(why) });
   }
 }

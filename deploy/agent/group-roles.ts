@@ -83,7 +83,7 @@ export class GroupRoles implements RoleChanges {
     });
   }
 
-  async form(alone: boolean): Promise<void> {
+  async form(alone: boolean, by = ""): Promise<void> {
     const workers = this.#workers;
     await workers.exclusively(async () => {
       const { config, options, role } = workers;
@@ -91,7 +91,11 @@ export class GroupRoles implements RoleChanges {
       if (config.primary !== options.node)
         throw new WrongRole(`the configuration names ${config.primary} as the group's first primary`, role);
       const missing = this.#peers.waitingFor();
-      if (missing.length > 0 && !alone) throw new NotAnswered(missing);
+      if (missing.length > 0) {
+        const refused = new NotAnswered(missing);
+        if (!alone) throw refused;
+        await workers.overridden({ verb: "form", code: refused.code, flag: "--alone", by, reason: refused.message });
+      }
       await this.#form();
     });
   }
@@ -205,7 +209,7 @@ export class GroupRoles implements RoleChanges {
    * Takes what lies in the copies' places for a start: compared with the primary, only the difference is shipped. What this
    * node knew of the group's cuts is forgotten, its recovery points with it.
    */
-  async adopt(): Promise<void> {
+  async adopt(by = ""): Promise<void> {
     const workers = this.#workers;
     await workers.exclusively(async () => {
       const { replica, role } = workers;
@@ -215,20 +219,26 @@ export class GroupRoles implements RoleChanges {
       workers.following = undefined;
       this.#peers.closeSessions();
       workers.replicaStanding = await replica.call("adopt", undefined);
-      workers.log.warn("copy.adopting", { role });
-      await workers.event("copy.adopting", { role });
+      workers.log.warn("copy.adopting", { role, by });
+      await workers.event("copy.adopting", { role, by });
     });
   }
 
   /** Goes on from what this primary has, although a replica is newer: see Reign.acceptSource. */
-  async acceptSource(): Promise<void> {
-    const { primary, role, log } = this.#workers;
+  async acceptSource(by = ""): Promise<void> {
+    const workers = this.#workers;
+    const { primary, role, log } = workers;
     if (primary === undefined) throw new WrongRole("only a primary has a source to accept", role);
     const { reign } = primary;
-    await this.#workers.exclusively(async () => {
-      await reign.acceptSource(this.#workers.turn);
-      await this.#workers.event("source.accepted", { epoch: reign.standing.epoch, seq: reign.standing.committed.seq });
-      log.warn("source.accepted", { epoch: reign.standing.epoch, seq: reign.standing.committed.seq });
+    await workers.exclusively(async () => {
+      // Nothing refused it: the cut is one as any other.
+      if (!reign.reverted) return;
+      const { halted: reason } = reign;
+      await workers.overridden({ verb: "cut", code: "REPLICA_NEWER", flag: "--accept-source", by, reason });
+      await reign.acceptSource(workers.turn);
+      const { epoch, committed } = reign.standing;
+      await workers.event("source.accepted", { epoch, seq: committed.seq, by });
+      log.warn("source.accepted", { epoch, seq: committed.seq });
       this.#peers.closeSessions();
       await this.#service.update("accept-source");
     });

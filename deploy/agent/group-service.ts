@@ -254,7 +254,7 @@ export class GroupService {
       if (state.kind === "out") {
         if (state.code === "NOT_PRIMARY") throw new WrongRole("a primary is confirmed", workers.role);
         if (state.flag === undefined || !options.acceptUnreachable) throw new NotConfirmed(state);
-        await workers.event("refusal.overridden", {
+        await workers.overridden({
           verb: "confirm",
           code: state.code,
           flag: "--accept-unreachable",

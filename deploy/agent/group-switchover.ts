@@ -267,7 +267,7 @@ export class GroupSwitchover {
     const plan = { to, at, accept: [...accept], by };
     await this.#plans.set(plan);
     this.#workers.log.info("switchover.planned", plan);
-    await this.#workers.event("switchover.planned", { to, at, by });
+    await this.#workers.event("switchover.planned", { to, due: at, by });
     return { to, at, by };
   }
 
@@ -283,7 +283,7 @@ export class GroupSwitchover {
 
   async #missed({ to, at, by }: PlannedSwitchover, reason: string): Promise<void> {
     this.#workers.log.error("switchover.missed", { to, at, by, reason });
-    await this.#workers.event("switchover.missed", { to, at, by, reason });
+    await this.#workers.event("switchover.missed", { to, due: at, by, reason });
   }
 
   async progress(after: number): Promise<SwitchoverProgress> {
@@ -297,7 +297,7 @@ export class GroupSwitchover {
   async abort({ acceptUnreachable, by }: { acceptUnreachable: boolean; by: string }): Promise<AbortSwitchoverAnswer> {
     const plan = await this.#plans.cancel();
     if (plan !== undefined)
-      await this.#workers.event("switchover.cancelled", { to: plan.to, at: plan.at, plannedBy: plan.by, by });
+      await this.#workers.event("switchover.cancelled", { to: plan.to, due: plan.at, plannedBy: plan.by, by });
     const cancelled = plan === undefined ? null : { to: plan.to, at: plan.at, by: plan.by };
     const run = this.#run;
     const leading = this.#leading;
@@ -336,7 +336,7 @@ export class GroupSwitchover {
     }
     const says = this.#peers.others().find(({ node }) => node === to)?.says;
     if (says !== undefined) throw new TargetAnswers(to, says);
-    await workers.event("refusal.overridden", {
+    await workers.overridden({
       verb: "switchover",
       code: "IN_DOUBT",
       flag: "--accept-unreachable-target",
@@ -364,7 +364,12 @@ export class GroupSwitchover {
     try {
       const { obstacles, rttMs } = await within(this.#ask(options), aborted);
       if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
-      this.#note("checked", `nothing stands in the way; ${options.to} answers in ${(rttMs ?? 0).toFixed(1)} ms`);
+      const { by = "" } = options;
+      this.#note("checked", `nothing stands in the way; ${options.to} answers in ${(rttMs ?? 0).toFixed(1)} ms`, {
+        by,
+      });
+      for (const { code, flag = null, message } of this.#ownObstacles({ ...options, accept: [] }))
+        await this.#workers.overridden({ verb: "switchover", code, flag, by, reason: message, id: run.id });
       const reign = this.#reign();
       const signal = AbortSignal.any([aborted, AbortSignal.timeout(config.limits.switchoverStepMs)]);
       // While the service runs: what is left to be cut when it stands still is little then.

@@ -23,7 +23,7 @@ import { RemoteError } from "../workers/port-peer.ts";
 import type { Demoted, PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-calls.ts";
 import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
 import { excludesOf, placementOf } from "../workers/store-adapters.ts";
-import type { EventFields, EventLog } from "./event-log.ts";
+import { type EventFields, type EventLog, fieldsText } from "./event-log.ts";
 import type { Following } from "./following.ts";
 import type { Forks } from "./forks.ts";
 import type { HookLedger } from "./hook-ledger.ts";
@@ -215,8 +215,16 @@ export class GroupWorkers {
     try {
       await this.options.events.append(name, { group: this.config.name, ...fields });
     } catch (error) {
-      this.log.error("events.unwritten", { name, error });
+      // Who overrode what is somewhere, whatever disk is full.
+      this.log.error("events.unwritten", { name, fields: fieldsText(fields), error });
     }
+  }
+
+  /** Somebody went on although that was refused. */
+  async overridden(
+    refusal: { verb: string; code: string; flag: string | null; by: string } & EventFields,
+  ): Promise<void> {
+    await this.event("refusal.overridden", refusal);
   }
 
   /** Which epochs are this node's to begin. */

@@ -360,6 +360,10 @@ export class Reign {
     this.#standing = await this.#worker.call("halt", { reason });
   }
 
+  get reverted(): boolean {
+    return this.#reverted;
+  }
+
   /** What this primary has counts, in a reign of its own: what a replica had beyond it is given up. */
   async acceptSource(turn: Turn): Promise<void> {
     if (!this.#reverted) return;

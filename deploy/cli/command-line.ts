@@ -278,7 +278,8 @@ class CommandLine {
       .option("--prune", "without what `exclude` leaves out by now: it goes from the copies, too")
       .action(async (name: string | undefined, options: CommonOptions & Record<string, unknown>) => {
         const { agent, group } = await this.#group(name, options);
-        const cut = { accept: acceptedIn(options, "cut"), ...(options.prune === true ? { prune: true } : {}) };
+        const by = callerName(this.#terminal.environment);
+        const cut = { accept: acceptedIn(options, "cut"), by, ...(options.prune === true ? { prune: true } : {}) };
         this.#answer(options, await agent.cut(group, cut, this.#terminal.signal), takenText);
       });
 
@@ -380,7 +381,8 @@ class CommandLine {
       .option("--alone", "without the answer of replicas that cannot be reached")
       .action(async (name: string | undefined, options: CommonOptions & { alone?: boolean }) => {
         const { agent, group } = await this.#group(name, options);
-        const answer = await agent.form(group, { alone: options.alone === true });
+        const by = callerName(this.#terminal.environment);
+        const answer = await agent.form(group, { alone: options.alone === true, by });
         this.#answer(options, answer, ({ role, epoch }) => `${group}: ${role} in epoch ${epoch}\n`);
       });
 
@@ -458,7 +460,7 @@ class CommandLine {
       )
       .action(async (name: string | undefined, options: CommonOptions) => {
         const { agent, group } = await this.#group(name, options);
-        const answer = await agent.adopt(group);
+        const answer = await agent.adopt(group, { by: callerName(this.#terminal.environment) });
         this.#answer(options, answer, () => `${group}: what is in its paths is compared with the next cut\n`);
       });
   }

@@ -9,7 +9,7 @@ import {
   type StoreKind,
   seq,
 } from "../../shared/words.ts";
-import type { ForkHandler } from "./fork-answers.ts";
+import type { Caller, ForkHandler } from "./fork-answers.ts";
 import type { HaAnswer, HaRequest } from "./ha-api.ts";
 import type { CutRef, NamedPath } from "./json-names.ts";
 
@@ -50,7 +50,7 @@ export interface ControlHandler extends ForkHandler {
   /** Says of a primary that no other node is one, where they were not all heard since the machine was started. */
   confirm(group: string, options: ConfirmOptions): Promise<RoleAnswer>;
   /** Takes over what lies in the paths of a replica's stores: only the difference is shipped. */
-  adopt(group: string): Promise<RoleAnswer>;
+  adopt(group: string, caller?: Caller): Promise<RoleAnswer>;
   /** What a cluster manager that decides about the group's promotions asks. */
   ha(group: string, request: HaRequest): Promise<HaAnswer>;
 }
@@ -60,6 +60,8 @@ export interface CutOptions {
   readonly accept: readonly string[];
   /** What `exclude` has left out since it was cut leaves the manifest and the copies. */
   readonly prune?: boolean;
+  /** Who asks. */
+  readonly by?: string;
 }
 
 export interface WaitOptions {
@@ -112,6 +114,8 @@ export interface AbortSwitchoverOptions {
 export interface FormOptions {
   /** Without the answer of replicas that cannot be reached. */
   readonly alone: boolean;
+  /** Who asks. */
+  readonly by?: string;
 }
 
 export interface PauseOptions {

@@ -103,7 +103,7 @@ export function connectControl(
     pause: (group, options) => post("/pause", { group, ...options }),
     resume: (group, options) => post("/resume", { group, ...options }),
     confirm: (group, options) => post("/confirm", { group, ...options }),
-    adopt: (group) => post("/adopt", { group }),
+    adopt: (group, caller) => post("/adopt", { group, ...caller }),
     forks: () => get("/forks"),
     showFork: (name) => get("/forks/show", { name }),
     exportFork: (name, options, signal) => post("/forks/export", { name, ...options }, undefined, signal),

@@ -157,9 +157,9 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
   [
     "POST /cut",
     route(
-      z.strictObject({ group, accept: acceptNames, prune: z.literal(true).optional() }),
-      (handler, { group, accept, prune }, signal) =>
-        handler.cut(group, { accept, ...(prune === undefined ? {} : { prune }) }, signal),
+      z.strictObject({ group, accept: acceptNames, prune: z.literal(true).optional(), by: callerName }),
+      (handler, { group, accept, prune, by }, signal) =>
+        handler.cut(group, caller({ accept, by, ...(prune === undefined ? {} : { prune }) }), signal),
     ),
   ],
   [
@@ -242,8 +242,9 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
   ],
   [
     "POST /form",
-    route(z.strictObject({ group, alone: z.boolean().default(false) }), (handler, { group, ...options }) =>
-      handler.form(group, options),
+    route(
+      z.strictObject({ group, alone: z.boolean().default(false), by: callerName }),
+      (handler, { group, ...options }) => handler.form(group, caller(options)),
     ),
   ],
   ["POST /pause", route(pauseOptions, (handler, { group, ...options }) => handler.pause(group, options))],
@@ -259,7 +260,10 @@ const routes: ReadonlyMap<string, Answerer> = new Map([
     "POST /ha",
     route(z.strictObject({ group, request: haRequest }), (handler, input) => handler.ha(input.group, input.request)),
   ],
-  ["POST /adopt", route(ofGroup, (handler, input) => handler.adopt(input.group))],
+  [
+    "POST /adopt",
+    route(z.strictObject({ group, by: callerName }), (handler, { group, by }) => handler.adopt(group, caller({ by }))),
+  ],
   [
     "POST /rejoin",
     route(z.strictObject({ group, by: callerName }), (handler, { group, by }) => handler.rejoin(group, caller({ by }))),

@@ -30,6 +30,11 @@ async function textOf(node: ClusterNode): Promise<string> {
   return await readFile(fileOf(node), "utf8").catch(() => "");
 }
 
+async function eventsOf(node: ClusterNode): Promise<Record<string, unknown>[]> {
+  const text = await readFile(join(node.stateDirectory, "events.jsonl"), "utf8");
+  return text.split("\n").flatMap((line) => (line === "" ? [] : [JSON.parse(line) as Record<string, unknown>]));
+}
+
 /** Writes on the primary and waits until it is durable on all others that are named. */
 async function write(primary: ClusterNode, text: string, ...replicas: string[]): Promise<void> {
   await writeFile(fileOf(primary), text);
@@ -76,6 +81,11 @@ describe("who is what", function () {
 
       const alone = await alpha.cli("form", "app", "--alone");
       expect(alone, alone.stderr).to.include({ code: 0, stdout: "app: primary in epoch 1\n" });
+      expect((await eventsOf(alpha)).find(({ event }) => event === "refusal.overridden")).to.include({
+        verb: "form",
+        flag: "--alone",
+        by: callerName(process.env),
+      });
       expect((await alpha.cli("is-primary", "app")).code).to.equal(0);
       await bravo.until(({ cut }) => cut !== null, deadlineMs);
       expect((await alpha.cli("wait", "app", "--timeout", "300ms")).code, "charlie is away").to.equal(5);
@@ -166,8 +176,12 @@ describe("who is what", function () {
       expect(done, done.stderr).to.include({ code: 0 });
       expect(done.stderr).to.match(/known to be missing: 0 cuts, \S+ \w+\)/);
       expect(await textOf(bravo)).to.equal("third");
-      const events = (await readFile(join(bravo.stateDirectory, "events.jsonl"), "utf8")).split("\n");
-      const overridden = events.filter((line) => line.includes("refusal.overridden")).map((line) => JSON.parse(line));
+      const events = await eventsOf(bravo);
+      const overridden = events.filter(({ event }) => event === "refusal.overridden");
+      const by = callerName(process.env);
+      expect(events.find(({ event }) => event === "group.joined")).to.include({ peer: "alpha", epoch: 1 });
+      expect(events.find(({ event }) => event === "promotion.sealed")).to.include({ cut: `1.${cut?.seq}`, by });
+      expect(events.find(({ event }) => event === "replica.promoted")).to.include({ epoch: 2, by });
       expect(overridden.map(({ code, flag, by }) => [code, flag, by])).to.deep.equal([
         ["UNREACHABLE_PRIMARY", unseen, callerName(process.env)],
         ["LOSS", `--accept-loss=1.${cut?.seq}`, callerName(process.env)],
@@ -278,6 +292,14 @@ describe("who is what", function () {
 
       const accepted = await alpha.cli("cut", "app", "--accept-source");
       expect(accepted, accepted.stderr).to.include({ code: 0 });
+      const events = (await eventsOf(alpha)).filter(({ event }) => event !== "service.left");
+      const begun = events.slice(events.findIndex(({ event }) => event === "group.halted"));
+      expect(begun.slice(0, 3).map(({ event, by = "" }) => [event, by])).to.deep.equal([
+        ["group.halted", ""],
+        ["refusal.overridden", callerName(process.env)],
+        ["source.accepted", callerName(process.env)],
+      ]);
+      expect(begun[1]).to.include({ verb: "cut", flag: "--accept-source", code: "REPLICA_NEWER" });
       await alpha.until((group) => group.halted === null && group.epoch === 3, deadlineMs);
       await alpha.until(
         ({ peers }) =>

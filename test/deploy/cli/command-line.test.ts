@@ -256,8 +256,8 @@ describe("command line", () => {
         '{"role":"replica","epoch":1}\n',
       );
       expect(agent.calls).to.deep.equal([
-        ["form", "app", { alone: true }],
-        ["adopt", "app"],
+        ["form", "app", { alone: true, by: caller }],
+        ["adopt", "app", { by: caller }],
       ]);
     });
 

@@ -57,7 +57,7 @@ describe("control socket", () => {
       why: agent.current.groups.app?.service.why,
     });
     expect((await client.points("app")).points).to.have.length(1);
-    await client.cut("app", { accept: ["source"] });
+    await client.cut("app", { accept: ["source"], by: "maria" });
     await client.cut("app", { accept: [], prune: true });
     await client.wait("app", { timeoutMs: 1000, replicas: ["alpha"] });
     await client.restore("app", { at: { cut: { epoch: 1, seq: 2 } }, to: "/x" });
@@ -67,9 +67,9 @@ describe("control socket", () => {
     await client.promote("app", { accept: [], acceptLoss: true });
     await client.promote("app", { accept: ["unreachable-primary"], by: "maria" });
     await client.abortPromotion("app");
-    await client.form("app", { alone: true });
+    await client.form("app", { alone: true, by: "maria" });
     await client.confirm("app", { acceptUnreachable: true, by: "root" });
-    await client.adopt("app");
+    await client.adopt("app", { by: "root" });
     expect((await client.forks()).forks).to.deep.equal([forkDescription]);
     await client.showFork("a b&c");
     await client.exportFork("a", { to: "/x" });
@@ -79,7 +79,7 @@ describe("control socket", () => {
     expect(agent.calls).to.deep.equal([
       ["isPrimary", "app"],
       ["points", "app"],
-      ["cut", "app", { accept: ["source"] }],
+      ["cut", "app", { accept: ["source"], by: "maria" }],
       ["cut", "app", { accept: [], prune: true }],
       ["wait", "app", { timeoutMs: 1000, replicas: ["alpha"] }],
       ["restore", "app", { at: { cut: { epoch: 1, seq: 2 } }, to: "/x" }],
@@ -89,9 +89,9 @@ describe("control socket", () => {
       ["promote", "app", { accept: [], acceptLoss: true }],
       ["promote", "app", { accept: ["unreachable-primary"], by: "maria" }],
       ["abortPromotion", "app"],
-      ["form", "app", { alone: true }],
+      ["form", "app", { alone: true, by: "maria" }],
       ["confirm", "app", { acceptUnreachable: true, by: "root" }],
-      ["adopt", "app"],
+      ["adopt", "app", { by: "root" }],
       ["forks"],
       ["showFork", "a b&c"],
       ["exportFork", "a", "/x"],

@@ -44,6 +44,23 @@ describe("operator's documents", () => {
     }
   });
 
+  it("list every event, and no other", async () => {
+    const folder = fileURLToPath(new URL("../../../deploy/agent/", import.meta.url));
+    const written = new Set<string>();
+    for (const file of await readdir(folder)) {
+      const text = await readFile(join(folder, file), "utf8");
+      for (const [, name] of text.matchAll(/\b(?:event|append)\(\s*"([a-z._]+)"/g)) written.add(name!);
+      for (const [, name] of text.matchAll(/"(durability\.\w+ed|group\.(?:paused|resumed))"/g)) written.add(name!);
+      if (file !== "group-switchover.ts") continue;
+      for (const [, step] of text.matchAll(/this\.#(?:note|event)\(\s*"([a-z-]+)"/g))
+        written.add(`switchover.${step!.replaceAll("-", "_")}`);
+    }
+    written.delete("durability.unannounced");
+    const rows = (await read("events.md")).split("\n").flatMap((line) => /^\| (`[^|]+)\|/.exec(line)?.[1] ?? []);
+    const listed = rows.flatMap((cell) => [...cell.matchAll(/`([a-z._]+)`/g)].map(([, name]) => name!));
+    expect(listed.toSorted()).to.deep.equal([...written].toSorted());
+  });
+
   it("show a status that is one, with every key explained", async () => {
     const text = await read("status.md");
     const { db } = replicaGroup.stores;

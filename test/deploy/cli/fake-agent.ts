@@ -230,7 +230,8 @@ export class FakeAgent implements ControlHandler {
   confirm: ControlHandler["confirm"] = (group, options) =>
     this.#called(["confirm", group, options], { role: "primary", epoch: 1 });
   ha: ControlHandler["ha"] = (group, request) => this.#called(["ha", group, request], haAnswer);
-  adopt: ControlHandler["adopt"] = (group) => this.#called(["adopt", group], { role: "replica", epoch: 1 });
+  adopt: ControlHandler["adopt"] = (group, caller) =>
+    this.#called(["adopt", group, caller], { role: "replica", epoch: 1 });
   rejoin: ControlHandler["rejoin"] = (group, caller) =>
     this.#called(["rejoin", group, caller], { peer: "bravo", cut: forkDescription.common, fork: forkDescription });
   forks = () => this.#called(["forks"], { forks: [forkDescription], damaged: [] });
