@@ -408,12 +408,12 @@ export class GroupWorkers {
         wake: () => this.#primary?.reign.changed(),
         frame: async (argument) => await this.#primary?.reign.forward(argument),
         stagedRuns: async (argument) =>
-          (await this.#primary?.reign.stagedRuns(argument)) ?? { blockSize: 0, digests: new Uint8Array(0) },
+          (await this.#primary?.reign.questions.stagedRuns(argument)) ?? { blockSize: 0, digests: new Uint8Array(0) },
         stagedList: async (argument) =>
-          (await this.#primary?.reign.stagedList(argument)) ?? { payload: new Uint8Array(0), last: true },
+          (await this.#primary?.reign.questions.stagedList(argument)) ?? { payload: new Uint8Array(0), last: true },
         touchedList: async (argument) => {
           if (this.#primary === undefined) throw new Error("this node is no longer primary");
-          return await this.#primary.reign.touchedList(argument);
+          return await this.#primary.reign.questions.touchedList(argument);
         },
         aheadProgress: (argument) => this.#primary?.reign.aheadProgress(argument),
         freeze: async () => await this.#primary?.reign.freezing.freeze(),

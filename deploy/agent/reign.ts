@@ -1,33 +1,14 @@
 import { framePayloadBytes } from "../../primary/ship/frame-memory.ts";
-import type { StagedQuestion } from "../../primary/ship/shipment.ts";
 import { replicaSettings } from "../../shared/config/config.ts";
-import { assert, exitCodes, explain, hintOf, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
+import { assert, explain, hintOf, ProtocolViolation } from "../../shared/errors.ts";
 import type { Metrics } from "../../shared/metrics.ts";
 import type { StoreCosts, StoreHealth } from "../../shared/ports/store-adapter.ts";
-import { features } from "../../shared/session/connect.ts";
 import type { Turn } from "../../shared/session/epochs.ts";
 import type { Paused } from "../../shared/session/paused.ts";
 import { type SwitchoverRecord, takesCuts } from "../../shared/session/switchover.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
-import type {
-  Acknowledgement,
-  Message,
-  ReplicaReport,
-  StagedPlace,
-  SwitchoverMessage,
-  TouchedPlace,
-} from "../../shared/wire/messages.ts";
-import {
-  type CutId,
-  compareCuts,
-  cutText,
-  type NodeName,
-  type ObjectId,
-  type PeerState,
-  type Seq,
-  sameCut,
-  seq,
-} from "../../shared/words.ts";
+import type { Acknowledgement, Message, SwitchoverMessage } from "../../shared/wire/messages.ts";
+import { type CutId, compareCuts, cutText, type NodeName, type ObjectId, sameCut, seq } from "../../shared/words.ts";
 import type {
   AheadState,
   CutResult,
@@ -38,7 +19,28 @@ import type {
 } from "../workers/primary-calls.ts";
 import { paceAfter, unpaced } from "./cut-pace.ts";
 import { DurabilityWatch, type DurabilityWatchOptions } from "./durability-watch.ts";
+import {
+  aheadReason,
+  checkAcknowledgement,
+  type Follower,
+  type FollowerView,
+  isRejoining,
+  newFollower,
+  rejoinReason,
+  type SuccessorFacts,
+  toRenew,
+} from "./follower.ts";
 import { Freezing, type FreezingOptions } from "./freezing.ts";
+import {
+  HandedOver,
+  ReplicaLeft,
+  revertedHint,
+  ServiceMoves,
+  ShippingPaused,
+  SourceReverted,
+  WrittenMeanwhile,
+} from "./reign-errors.ts";
+import { answerQuestion, endQuestions, ReplicaQuestions } from "./replica-questions.ts";
 import { configurationWait } from "./schedule.ts";
 import type { Session } from "./session.ts";
 import type { WorkerThread } from "./worker-thread.ts";
@@ -57,76 +59,11 @@ const aheadBytesMin = 1024 * 1024;
 const scanEveryMs = 3600_000;
 const preCopyRounds = 2;
 
-interface Follower {
-  readonly session: Session;
-  readonly number: number;
-  /** It takes bytes ahead of a cut. */
-  readonly takesAhead: boolean;
-  /** What it lacks is on its way outside of any cut; it gets none meanwhile, and holds nobody up. */
-  shippingAhead: boolean;
-  ahead: AheadState | undefined;
-  /** Why it takes nothing ahead; "" when it does. */
-  aheadRefusal: string;
-  awaitingList: PromiseWithResolvers<{ payload: Uint8Array; last: boolean }> | undefined;
-  awaitingTouched: PromiseWithResolvers<{ payload: Uint8Array; last: boolean }> | undefined;
-  /** The cut that it has something otherwise than, where it rejoins. */
-  readonly rejoiningFrom: CutId | undefined;
-  base: CutId;
-  lastObject: number;
-  durable: CutId;
-  applied: CutId;
-  received: CutId;
-  suspect: string;
-  unappliedBytes: number;
-  report: ReplicaReport | undefined;
-  /** Cuts that are not acknowledged, with the time at which they were begun: all that was written before is in them. */
-  inFlight: { readonly cut: CutId; readonly begunAt: number }[];
-  /** Everything written before this is durable there. Monotonic, ms. */
-  coveredAt: number;
-  dueAt: number;
-  /** Objects whose file somebody else changed there, as it said last. */
-  damaged: readonly ObjectId[];
-  /** Those that were sent whole, with the cut that brought them: until that is durable there, nothing is sent twice. */
-  readonly renewed: Map<ObjectId, Seq>;
-  /** No cut is taken for a repair before this. Monotonic, ms. */
-  renewAt: number;
-  /** It says that its copy's place holds files which it may reuse for its first cut. */
-  resuming: boolean;
-  gone: boolean;
-  awaitingRuns: Map<number, PromiseWithResolvers<{ blockSize: number; digests: Uint8Array }>>;
-}
-
 interface CutRequest {
   readonly answer: PromiseWithResolvers<CutResult>;
   readonly prune: boolean;
   /** Set: nothing moves until that. */
   readonly still: AbortSignal | undefined;
-}
-
-/** What a primary knows of a replica that is or was connected in this reign. */
-export interface FollowerView {
-  readonly state: PeerState;
-  readonly reason: string;
-  readonly received: CutId | undefined;
-  readonly durable: CutId | undefined;
-  readonly applied: CutId | undefined;
-  readonly lagSeconds: number | undefined;
-  readonly lagCuts: number | undefined;
-  /** Why its copy is not to be trusted; "" when it is. */
-  readonly suspect: string;
-  readonly unappliedBytes: number;
-  readonly report: ReplicaReport | undefined;
-}
-
-/** What has to be known of a replica that is to take over. */
-export interface SuccessorFacts {
-  readonly state: PeerState;
-  readonly features: readonly string[];
-  readonly software: string;
-  readonly suspect: string;
-  readonly damaged: number;
-  readonly durable: CutId;
-  readonly lagSeconds: number;
 }
 
 export interface ReignOptions extends FreezingOptions {
@@ -146,6 +83,8 @@ export class Reign {
   /** Undefined: the group's durability is asynchronous. */
   readonly semiSync: DurabilityWatch | undefined;
   readonly #followers = new Map<string, Follower>();
+  /** What the cut worker asks them. */
+  readonly questions = new ReplicaQuestions((of) => this.#follower(of));
   #sessions = 0;
   /** The last that was known of each replica, also while it is away. */
   readonly #known = new Map<string, { durable: CutId; applied: CutId; coveredAt: number }>();
@@ -417,35 +356,7 @@ export class Reign {
   /** A replica that stands at `base` joins; returns when its session ends. */
   async serve(session: Session, base: CutId): Promise<void> {
     const { peer } = session;
-    const follower: Follower = {
-      session,
-      base,
-      lastObject: session.theirs.lastObject,
-      durable: base,
-      applied: base,
-      received: base,
-      suspect: "",
-      unappliedBytes: 0,
-      report: undefined,
-      inFlight: [],
-      coveredAt: this.#known.get(peer)?.coveredAt ?? 0,
-      dueAt: 0,
-      damaged: [],
-      renewed: new Map(),
-      renewAt: 0,
-      resuming: session.theirs.features.includes(features.adopting),
-      gone: false,
-      awaitingRuns: new Map(),
-      number: ++this.#sessions,
-      // Who rejoins is asked what it lacks, and no cut waits for that answer.
-      takesAhead: [features.ahead, features.rejoining].some((feature) => session.theirs.features.includes(feature)),
-      shippingAhead: false,
-      ahead: undefined,
-      aheadRefusal: "",
-      awaitingList: undefined,
-      awaitingTouched: undefined,
-      rejoiningFrom: session.theirs.features.includes(features.rejoining) ? base : undefined,
-    };
+    const follower = newFollower(session, ++this.#sessions, base, this.#known.get(peer)?.coveredAt ?? 0);
     const before = this.#followers.get(peer);
     if (before !== undefined) {
       this.#release(before, new Error("a newer session replaced this one"));
@@ -499,51 +410,9 @@ export class Reign {
     return follower === undefined || follower.gone || follower.number !== session ? undefined : follower;
   }
 
-  /** What a replica has staged from before this session, page by page. */
-  async stagedList({
-    sink,
-    session,
-    ...from
-  }: StagedPlace & { sink: string; session: number }): Promise<{ payload: Uint8Array; last: boolean }> {
-    const follower = this.#follower({ sink, session });
-    if (follower === undefined) return { payload: new Uint8Array(0), last: true };
-    const answer = Promise.withResolvers<{ payload: Uint8Array; last: boolean }>();
-    follower.awaitingList = answer;
-    await follower.session.send({ kind: "aheadRequest", ...from });
-    return await answer.promise;
-  }
-
-  /** What a replica that rejoins has otherwise, page by page. */
-  async touchedList({
-    sink,
-    session,
-    ...from
-  }: TouchedPlace & { sink: string; session: number }): Promise<{ payload: Uint8Array; last: boolean }> {
-    const follower = this.#follower({ sink, session });
-    if (follower === undefined) throw new Error(`the session with ${sink} is over`);
-    const answer = Promise.withResolvers<{ payload: Uint8Array; last: boolean }>();
-    follower.awaitingTouched = answer;
-    const sent = follower.session.send({ kind: "touchedRequest", ...from });
-    return (await Promise.all([answer.promise, sent]))[0];
-  }
-
   aheadProgress({ sink, session, ...ahead }: AheadState & { sink: string; session: number }): void {
     const follower = this.#follower({ sink, session });
     if (follower !== undefined) follower.ahead = ahead;
-  }
-
-  async stagedRuns({
-    sink,
-    session,
-    ...asked
-  }: StagedQuestion & { sink: string; session: number }): Promise<{ blockSize: number; digests: Uint8Array }> {
-    const follower = this.#follower({ sink, session });
-    if (follower === undefined) return { blockSize: 0, digests: new Uint8Array(0) };
-    const answer = Promise.withResolvers<{ blockSize: number; digests: Uint8Array }>();
-    follower.awaitingRuns.set(asked.object, answer);
-    // The session's end breaks off both, and nobody would hear of the second one otherwise.
-    const sent = follower.session.send({ kind: "stagedRequest", ...asked });
-    return (await Promise.all([answer.promise, sent]))[0];
   }
 
   /**
@@ -704,19 +573,10 @@ export class Reign {
       case "acknowledgement":
         this.#acknowledge(follower, message);
         return;
-      case "stagedRuns": {
-        const answer = follower.awaitingRuns.get(message.object);
-        follower.awaitingRuns.delete(message.object);
-        answer?.resolve({ blockSize: message.blockSize, digests: payload });
-        return;
-      }
+      case "stagedRuns":
       case "aheadHeld":
-        follower.awaitingList?.resolve({ payload, last: message.last });
-        follower.awaitingList = undefined;
-        return;
       case "touchedHeld":
-        follower.awaitingTouched?.resolve({ payload, last: message.last });
-        follower.awaitingTouched = undefined;
+        answerQuestion(follower, message, payload);
         return;
       case "aheadRefused":
         this.#options.log.warn("ahead.refused", { peer: follower.session.peer, reason: message.reason });
@@ -747,18 +607,8 @@ export class Reign {
   }
 
   #acknowledge(follower: Follower, message: Acknowledgement): void {
-    const { durable, applied, received } = message;
-    const newest = this.#newestSent();
-    // By number too: a cut of an older epoch compares as older, whatever number it has. What is being received may be
-    // a cut that was given up here meanwhile.
-    if (compareCuts(durable, newest) > 0 || durable.seq > newest.seq)
-      throw new ProtocolViolation(`cut ${cutText(durable)} was acknowledged and never sent`);
-    if (received.seq > this.#standing.committed.seq + 1n)
-      throw new ProtocolViolation(`cut ${cutText(received)} is received there and was never sent`);
-    if (compareCuts(durable, follower.durable) < 0)
-      throw new ProtocolViolation(`cut ${cutText(durable)} was acknowledged after ${cutText(follower.durable)}`);
-    if (applied.seq > durable.seq)
-      throw new ProtocolViolation(`cut ${cutText(applied)} was applied where only ${cutText(durable)} is durable`);
+    const { durable } = message;
+    checkAcknowledgement(message, follower, this.#newestSent(), this.#standing.committed);
     if (compareCuts(durable, follower.durable) > 0) {
       this.#rejections.delete(follower.session.peer);
       this.#options.log.debug("cut.acknowledged", {
@@ -795,10 +645,7 @@ export class Reign {
     if (follower.gone) return;
     follower.gone = true;
     this.#worker.note("sinkGone", { name: follower.session.peer, session: follower.number });
-    follower.awaitingList?.resolve({ payload: new Uint8Array(0), last: true });
-    follower.awaitingTouched?.reject(error);
-    for (const answer of follower.awaitingRuns.values()) answer.reject(error);
-    follower.awaitingRuns.clear();
+    endQuestions(follower, error);
     for (const done of [...this.#acknowledged]) done();
     this.#stir();
   }
@@ -1140,98 +987,4 @@ export class Reign {
       this.#options.log.debug("source_state.unsent", { peer: follower.session.peer, error }),
     );
   }
-}
-
-/** What the next cut has to bring whole, since somebody damaged it there. */
-function toRenew({ damaged, renewed, renewAt }: Follower, now: number): ObjectId[] {
-  return now < renewAt ? [] : damaged.filter((object) => !renewed.has(object));
-}
-
-/** No cut of this reign has brought right yet what it has otherwise. */
-function isRejoining({ base, rejoiningFrom }: Follower): boolean {
-  return rejoiningFrom !== undefined && sameCut(base, rejoiningFrom);
-}
-
-function rejoinReason(follower: Follower): string {
-  return isRejoining(follower) ? `rejoins from cut ${cutText(follower.base)}` : "";
-}
-
-/** How far a replica is that gets what it lacks ahead of a cut, and how long it will take if nothing more changes. */
-function aheadReason({ ahead, aheadRefusal, shippingAhead }: Follower): string {
-  if (aheadRefusal !== "") return `takes nothing ahead of a cut: ${aheadRefusal}`;
-  if (ahead === undefined || (!shippingAhead && ahead.lackingBytes === 0)) return "";
-  const { lackingBytes, bytesPerSecond } = ahead;
-  const mebibytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
-  const missing = `${mebibytes(lackingBytes)} of the last cut are still to be sent`;
-  if (bytesPerSecond === undefined || bytesPerSecond === 0) return missing;
-  const seconds = Math.ceil(lackingBytes / bytesPerSecond);
-  return `${missing}, at ${mebibytes(bytesPerSecond)}/s about ${seconds} s if nothing changes`;
-}
-
-const revertedHint =
-  "Promote the replica, or, if what this node has is what you want: `understudy cut GROUP --accept-source`, then `understudy adopt GROUP` on the replica.";
-
-/** The service did not stand still: what was to be handed over is not all that there is. */
-export class WrittenMeanwhile extends UnderstudyError {
-  readonly code = "WRITTEN_MEANWHILE";
-  readonly remedy = "stop";
-  readonly state = "Nothing was handed over.";
-  readonly hint = "Find out who still writes after stop_service.";
-  constructor(found: CutId) {
-    super(`somebody wrote after the last cut: there is cut ${cutText(found)} by now`);
-  }
-}
-
-/** A replica is needed and not there, or not fit. */
-class ReplicaLeft extends UnderstudyError {
-  readonly code = "REPLICA_LEFT";
-  readonly remedy = "retry";
-  readonly state = "Nothing was handed over.";
-  readonly hint = "See `understudy status` for what the replicas do.";
-}
-
-/** What stood still was cut no further, since its service runs again. */
-class ServiceMoves extends UnderstudyError {
-  readonly code = "SERVICE_MOVES";
-  readonly remedy = "retry";
-  readonly state = "The cut was given up; what is written goes into the next one.";
-  readonly hint = "Nothing to do.";
-  constructor() {
-    super("the service runs again: a cut that counts on it standing still was given up");
-  }
-}
-
-/** What this node had is handed over, and may be somebody else's by now. */
-class HandedOver extends UnderstudyError {
-  readonly code = "HANDED_OVER";
-  readonly remedy = "retry";
-  readonly state = "No cut is taken and no service runs here until the target has answered.";
-  readonly hint =
-    "See `understudy status`; `understudy switchover GROUP --abort` takes it back where that is still possible.";
-  override readonly exitCode = exitCodes.refused;
-  constructor({ to }: SwitchoverRecord) {
-    super(`this group is being handed over to ${to}`);
-  }
-}
-
-/** Nothing leaves this primary until a person lets it. */
-export class ShippingPaused extends UnderstudyError {
-  readonly code = "SHIPPING_PAUSED";
-  readonly remedy = "stop";
-  readonly state = "Nothing is shipped; what is written waits on this node.";
-  readonly hint: string;
-  override readonly exitCode = exitCodes.refused;
-  constructor(group: string) {
-    super("shipping is paused on this node");
-    this.hint = `understudy resume ${group} --shipping`;
-  }
-}
-
-/** This primary is older than one of its replicas. */
-class SourceReverted extends UnderstudyError {
-  readonly code = "SOURCE_REVERTED";
-  readonly remedy = "stop";
-  readonly state = "Nothing is cut and nothing is shipped; the replica keeps what it has and can be promoted.";
-  readonly hint = revertedHint;
-  override readonly exitCode = exitCodes.refused;
 }

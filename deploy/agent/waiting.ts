@@ -2,7 +2,8 @@ import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { within } from "../../shared/within.ts";
 import type { CutId } from "../../shared/words.ts";
 import { cutRef, type WaitAnswer, type WaitOptions } from "../control/api.ts";
-import { type Reign, ShippingPaused } from "./reign.ts";
+import type { Reign } from "./reign.ts";
+import { ShippingPaused } from "./reign-errors.ts";
 
 /** What was written did not become durable on the replicas in time. It may still do so. */
 class WaitTimedOut extends UnderstudyError {
