@@ -1,6 +1,6 @@
 import { resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { Argument, Command, CommanderError, InvalidArgumentError } from "commander";
+import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { type ExitCode, exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 import { parseDurationMs, UnitInvalid } from "../../shared/units.ts";
 import {
@@ -204,7 +204,9 @@ class CommandLine {
 
     common(program.command("status"))
       .summary("what each group is, holds and lacks")
-      .description("Shows every group of this node. Ends with 6 when a promised RPO is broken.")
+      .description(
+        "Shows every group of this node. Ends with 6 when a promised RPO is broken, or durability is degraded.",
+      )
       .option("--json", "print JSON (schema 1)")
       .option("--watch", "show it again each second, until interrupted")
       .action(async (options: CommonOptions & { watch?: boolean }) => {
@@ -285,7 +287,7 @@ class CommandLine {
 
     verb("wait")
       .summary("wait until everything written so far is durable on the replicas")
-      .option("--timeout <duration>", "how long at most", timeout, parseDurationMs("1m"))
+      .addOption(durationOption("--timeout <duration>", "how long at most", "1m"))
       .option("--replica <node...>", "wait for these only")
       .option("--replicas <count>", "wait for so many of them, whichever", wholeCount)
       .action(async (name: string | undefined, options: CommonOptions & WaitFlags) => {
@@ -367,13 +369,15 @@ class CommandLine {
         "Ends with 0 where this node is the group's primary and known to be the only one, else with 1, and says why.",
       )
       .argument("<group>")
+      .option("--json", "print JSON")
       .action(async (name: string, options: CommonOptions) => {
         const { agent, group } = await this.#group(name, options);
-        const { primary, role, epoch, why } = await agent.isPrimary(group);
-        this.#out(`${role} epoch ${epoch}\n`);
+        const answer = await agent.isPrimary(group);
+        const { primary, why } = answer;
+        this.#answer(options, answer, ({ role, epoch }) => `${role} epoch ${epoch}\n`);
         if (primary) return;
         this.#exitCode = exitCodes.failed;
-        if (why !== null) this.#terminal.err.write(`not in service: ${reasonText(why)}\n`);
+        if (why !== null && !options.json) this.#terminal.err.write(`not in service: ${reasonText(why)}\n`);
       });
 
     verb("form")
@@ -390,7 +394,7 @@ class CommandLine {
       [
         "pause",
         "hold back shipping, failover, or both",
-        "For maintenance, durably until `resume`. Shipping (on the primary): no cut leaves it, and its lag grows. Failover: no cluster promotes this node; `promote` and `switchover` ask for more. Neither named: what this node has of both.",
+        "For maintenance, durably until `resume`. Shipping (on the primary): no cut leaves it, and its lag grows. Failover: no cluster promotes this node, and `promote` asks for more. A switchover is refused while either is paused. Neither named: what this node has of both.",
       ],
       ["resume", "let go on what was paused", "Lets go on what `pause` held back: all of it, or what is named."],
     ] as const)
@@ -437,15 +441,10 @@ class CommandLine {
         epochNumber,
       )
       .option("--mark <text>", "what the last primary has said of this node's copy")
-      .option(
-        "--max-lag <duration>",
-        "how far behind a replica may be that takes over",
-        timeout,
-        parseDurationMs("10s"),
-      )
+      .addOption(durationOption("--max-lag <duration>", "how far behind a replica may be that takes over", "10s"))
       .option("--vote <node=vote...>", "what the others have that could be promoted")
       .option("--seal <text>", "what the primary before had last")
-      .option("--ship <duration>", "how long a demotion waits for replicas at most", timeout, parseDurationMs("20s"))
+      .addOption(durationOption("--ship <duration>", "how long a demotion waits for replicas at most", "20s"))
       .option("--json", "print JSON")
       .action(async (action: string, name: string, options: CommonOptions & HaOptions) => {
         const request = haRequest(action, options);
@@ -496,6 +495,7 @@ class CommandLine {
 
   async #forks(action: string, name: string | undefined, options: CommonOptions & ForkFlags): Promise<void> {
     const agent = this.#agent(options);
+    if (options.node !== undefined) await this.#statusOf(agent, options);
     if (action === "list") {
       this.#answer(options, await agent.forks(), forksText);
       return;
@@ -763,7 +763,12 @@ function lossArgument(value: string): true | string {
   throw new InvalidArgumentError("Write --accept-loss, or --accept-loss=EPOCH.SEQ as the refusal named it.");
 }
 
-function timeout(value: string): number {
+/** Shown with its default as it would be written. */
+function durationOption(flags: string, description: string, byDefault: string): Option {
+  return new Option(flags, description).argParser(duration).default(duration(byDefault), byDefault);
+}
+
+function duration(value: string): number {
   try {
     return parseDurationMs(value);
   } catch (error) {

@@ -80,6 +80,7 @@ describe("command line", () => {
       }
       expect(help.out).to.not.include("bridge");
       expect((await run(["promote", "--help"])).out).to.include("--accept-suspect");
+      expect((await run(["wait", "--help"])).out, "as it would be written").to.include("(default: 1m)");
       expect(await run(["--version"])).to.include({ code: exitCodes.done, out: "0.1.0\n" });
     });
   });
@@ -153,7 +154,8 @@ describe("command line", () => {
       const other = await run(["status", "--node", "alpha"], { environment });
       expect(other.code).to.equal(exitCodes.usage);
       expect(other.err).to.include("the agent there is bravo, not alpha");
-      expect((await run(["cut", "app", "--node", "alpha"], { environment })).code).to.equal(exitCodes.usage);
+      for (const words of [["cut", "app"], ["forks"], ["forks", "drop", "a", "--yes"]])
+        expect((await run([...words, "--node", "alpha"], { environment })).code).to.equal(exitCodes.usage);
     });
 
     it("checks a group's name against the configuration that is given", async () => {
@@ -236,6 +238,9 @@ describe("command line", () => {
       expect(refused.err).to.equal(
         "not in service: alpha did not answer. Start it. To go on all the same: confirm --accept\n",
       );
+      const json = await run([...words, "--json"]);
+      expect(json).to.include({ code: exitCodes.failed, err: "" });
+      expect(JSON.parse(json.out)).to.deep.equal({ primary: false, role: "primary", epoch: 2, why });
       expect((await run(["status", "--state", served.state])).out).to.include("It is not in service: alpha did not");
       await served.stop();
       expect((await run(words)).code).to.equal(exitCodes.unreachable);
