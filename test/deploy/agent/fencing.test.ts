@@ -4,12 +4,20 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
 import type { GroupPeers } from "../../../deploy/agent/group-peers.ts";
+import type { GroupPromotion } from "../../../deploy/agent/group-promotion.ts";
 import { GroupRejoin } from "../../../deploy/agent/group-rejoin.ts";
 import { GroupRoles } from "../../../deploy/agent/group-roles.ts";
 import { GroupService } from "../../../deploy/agent/group-service.ts";
+import type { GroupSwitchover } from "../../../deploy/agent/group-switchover.ts";
 import type { GroupWorkers } from "../../../deploy/agent/group-workers.ts";
-import { runHook } from "../../../shared/hooks.ts";
+import type { Reign } from "../../../deploy/agent/reign.ts";
+import type { ReplicaStanding } from "../../../deploy/workers/replica-worker.ts";
+import { type HookCommand, runHook } from "../../../shared/hooks.ts";
 import { silentLog } from "../../../shared/log.ts";
+import { epoch, type GroupName, type NodeName, type Role } from "../../../shared/words.ts";
+import { standIn } from "./stand-in.ts";
+
+const alpha = "alpha" as NodeName;
 
 /** A primary whose worker is at something long; `said` are the hook's words and what happened to the node, in order. */
 class BusyPrimary implements AsyncDisposable {
@@ -18,11 +26,11 @@ class BusyPrimary implements AsyncDisposable {
   readonly roles: GroupRoles;
   readonly rejoin: GroupRejoin;
   readonly did: string[] = [];
-  role = "primary";
+  role: Role = "primary";
 
   private constructor(directory: string) {
     this.directory = directory;
-    const standing = { epoch: 1n, epochSeen: 1n };
+    const standing = { epoch: epoch(1), epochSeen: epoch(1) };
     const fence = async (): Promise<void> => {
       await this.written.promise;
       this.role = "fenced";
@@ -32,11 +40,11 @@ class BusyPrimary implements AsyncDisposable {
       this.did.push(what);
     };
     const node = this;
-    const workers = {
+    const workers = standIn<GroupWorkers>("workers", {
       get role() {
         return node.role;
       },
-      primary: { reign: { standing, fence } },
+      primary: { reign: standIn<Reign>("reign", { standing, fence }) },
       standing,
       config: {
         rejoin: "manual",
@@ -45,16 +53,25 @@ class BusyPrimary implements AsyncDisposable {
       options: { hooks: { run: runHook } },
       log: silentLog,
       stopped: false,
-      exclusively: async (change: () => Promise<void>) => await change(),
+      exclusively: async (change) => await change(),
       environment: () => ({ UNDERSTUDY_ROLE: node.role }),
       event: noted("event"),
       closePrimary: noted("closed"),
-      openReplica: noted("opened"),
-    } as unknown as GroupWorkers;
-    const peers = { missingSince: () => {}, closeSessions: () => {} } as unknown as GroupPeers;
+      openReplica: async () => {
+        this.did.push("opened");
+        return standIn<ReplicaStanding>("replica's standing", {});
+      },
+    });
+    const peers = standIn<GroupPeers>("peers", { missingSince: () => {}, closeSessions: () => {} });
     this.rejoin = new GroupRejoin(workers, peers);
-    const [promotion, service, switchover] = [{}, { update: noted("service") }, { superseded: () => {} }] as never[];
-    this.roles = new GroupRoles(workers, peers, promotion!, service!, switchover!, this.rejoin);
+    this.roles = new GroupRoles(
+      workers,
+      peers,
+      standIn<GroupPromotion>("promotion", {}),
+      standIn<GroupService>("service", { update: noted("service") }),
+      standIn<GroupSwitchover>("switchover", { superseded: () => {} }),
+      this.rejoin,
+    );
   }
 
   static async start(hook: string): Promise<BusyPrimary> {
@@ -111,64 +128,71 @@ class StartingPrimary implements AsyncDisposable {
   readonly service: GroupService;
   readonly roles: GroupRoles;
   readonly rejoin: GroupRejoin;
-  role = "primary";
+  role: Role = "primary";
   highest = 1n;
 
   private constructor(directory: string, primaryTarget: string | undefined) {
     this.directory = directory;
     const node = this;
-    const standing = { epoch: 1n, epochSeen: 1n, confirmed: "boot 1", halted: "", switchover: undefined };
+    const standing = { epoch: epoch(1), epochSeen: epoch(1), confirmed: "boot 1", halted: "", switchover: undefined };
     let changing: Promise<unknown> = Promise.resolve();
-    const hook = (what: string): object => ({ run: ["/bin/sh", join(directory, what)], timeoutMs: 600_000 });
+    const hook = (what: string): HookCommand => ({ run: ["/bin/sh", join(directory, what)], timeoutMs: 600_000 });
     const target = primaryTarget === undefined ? undefined : { start: hook(primaryTarget), stop: hook("left") };
-    const workers = {
+    const workers = standIn<GroupWorkers>("workers", {
       get role() {
         return node.role;
       },
       primary: {
-        reign: {
+        reign: standIn<Reign>("reign", {
           standing,
+          moving: async () => {},
           fence: async () => {
             node.role = "fenced";
           },
-        },
+        }),
       },
       standing,
       config: {
-        name: "app",
+        name: "app" as GroupName,
         rejoin: "manual",
         ha: { engine: "none" },
         hooks: { startService: hook("start"), onFenced: hook("stop") },
       },
       options: {
-        node: "alpha",
+        node: alpha,
         bootId: "boot",
-        config: { nodes: new Map([["alpha", { primaryTarget: target }]]) },
+        config: { nodes: new Map([[alpha, { primaryTarget: target }]]) },
         hooks: { run: runHook },
       },
       log: silentLog,
       stopped: false,
-      exclusively: async (change: () => Promise<void>) => {
+      exclusively: async (change) => {
         const turn = changing.then(change);
         changing = turn.catch(() => undefined);
-        await turn;
+        return await turn;
       },
       environment: () => ({}),
       event: async () => {},
       closePrimary: async () => {},
-      openReplica: async () => {},
-    } as unknown as GroupWorkers;
-    const peers = {
-      members: () => ["alpha", "bravo"],
+      openReplica: async () => standIn<ReplicaStanding>("replica's standing", {}),
+    });
+    const peers = standIn<GroupPeers>("peers", {
+      members: () => [alpha, "bravo" as NodeName],
       answers: { highestEpoch: () => node.highest },
-      note: () => ({}),
+      note: () => ({ state: "connecting", reason: "", unformed: false }),
       missingSince: () => {},
       closeSessions: () => {},
-    } as unknown as GroupPeers;
+    });
     this.rejoin = new GroupRejoin(workers, peers);
     this.service = new GroupService(workers, peers);
-    const [promotion, switchover] = [{}, { superseded: () => {} }] as never[];
-    this.roles = new GroupRoles(workers, peers, promotion!, this.service, switchover!, this.rejoin);
+    this.roles = new GroupRoles(
+      workers,
+      peers,
+      standIn<GroupPromotion>("promotion", {}),
+      this.service,
+      standIn<GroupSwitchover>("switchover", { superseded: () => {} }),
+      this.rejoin,
+    );
   }
 
   static async start(hanging: "start" | "reached"): Promise<StartingPrimary> {
