@@ -575,7 +575,11 @@ export class GroupWorkers {
       throw new ForkNotKept(`this node has cut ${cutText(own)}, the common one is ${cutText(common)}`);
     const fork = keep === undefined ? undefined : await worker.call("keepFork", { ...keep.place, common });
     if (fork !== undefined) await keep?.kept(fork);
-    const { touched, standing } = await worker.call("goBack", { common, own });
+    const { touched, standing } = await worker.call("goBack", { common, own }).finally(() => {
+      // Who began a session meanwhile is not listened to any more, whatever became of this.
+      this.following?.stop(new Error("this node gave up what it had, or was about to"));
+      this.following = undefined;
+    });
     this.replicaStanding = standing;
     const cut = standing.committed;
     this.log.info("replica.went_back", { own: cutText(own), cut: cutText(cut), ...touched });

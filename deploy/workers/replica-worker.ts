@@ -335,9 +335,10 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       return await makeFork({ catalog, manifest, disk, placements, nowUs }, { ...request, foreign }, never);
     },
     goBack({ common, own }) {
+      // Another session may have begun while the fork was kept: half a cut of it is one of what this node was until now.
+      endSession();
       const of = openContext();
       const { committed } = of.catalog.standing;
-      // Another session may have begun while the fork was kept.
       if (!sameCut(committed, own))
         throw new NotApplied(`cut ${cutText(committed)} came after ${cutText(own)} was kept`);
       const touched = goBack(of, common);

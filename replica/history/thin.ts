@@ -61,6 +61,9 @@ export function recoverThinning(context: ReplicaContext): Thinned {
  *
  * Rows go first, durably, then files: a file without a row is removed at the next start, a row without its file would
  * be a lost point.
+ *
+ * What this node is at may become another history between two steps, when it goes back to a cut or is adopted anew. Its cuts
+ * then have numbers that were others' before: whoever does that takes the mark away, and what was under way ends there.
  */
 export function* thinning(context: ReplicaContext, seqs: Iterable<Seq>, pinned: Pins): Generator<void, Thinned> {
   const result: Thinned = { points: 0, images: 0, imageBytes: 0, keptFiles: 0, historyFiles: 0, rewrittenBytes: 0 };
@@ -69,7 +72,7 @@ export function* thinning(context: ReplicaContext, seqs: Iterable<Seq>, pinned: 
   if (left !== undefined) {
     // What lost images before the crash is not known any more.
     touched.addAll(context);
-    yield* clear(context, left, touched, result);
+    if (!(yield* whileMarked(context, clear(context, left, touched, result)))) return result;
   }
   let wanted = droppable(context, seqs);
   for (let points = nextRun(context, wanted, pinned); points.length > 0; points = nextRun(context, wanted, pinned)) {
@@ -77,11 +80,20 @@ export function* thinning(context: ReplicaContext, seqs: Iterable<Seq>, pinned: 
     wanted = wanted.filter((at) => at > last);
     const run = begin(context, points, pinned);
     result.points += points.length;
-    yield* clear(context, run, touched, result);
+    if (!(yield* whileMarked(context, clear(context, run, touched, result)))) return result;
   }
-  yield* settleHistoryFiles(context, touched.files(), result);
-  if (left !== undefined || result.points > 0) unmark(context);
+  if (left === undefined && result.points === 0) return result;
+  if (yield* whileMarked(context, settleHistoryFiles(context, touched.files(), result))) unmark(context);
   return result;
+}
+
+/** False when it was ended since the mark is gone. */
+function* whileMarked(context: ReplicaContext, steps: Generator<void>): Generator<void, boolean> {
+  while (steps.next().done !== true) {
+    yield;
+    if (markedRun(context) === undefined) return false;
+  }
+  return true;
 }
 
 /** Keeps to a group's retention: what goes by the ladder, and what does not fit the budget. */
@@ -119,8 +131,7 @@ function* thinningWithoutHistory(
   if (until <= forgotten) return result;
   const run: Run = { after: seq(0), first: forgotten, until, forgotten };
   catalog.transaction("thin", () => mark(context, run));
-  yield* clear(context, run, new HistoryTouched(), result);
-  unmark(context);
+  if (yield* whileMarked(context, clear(context, run, new HistoryTouched(), result))) unmark(context);
   return result;
 }
 

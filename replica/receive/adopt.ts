@@ -53,6 +53,8 @@ export function beginAdoption(context: ReplicaContext): void {
     forgetUnproven(catalog);
     catalog.event("replica.adopting", {}, context.nowUs());
     keepNote(catalog, "adopting", 1);
+    // Cuts of the same numbers may come, of another history.
+    dropNote(catalog, "thinning");
     catalog.stand({
       role: "replica",
       halted: "",
