@@ -21,6 +21,13 @@ export interface Thinned {
 /** Rows that are looked at in one transaction. */
 const rowsPerTransactionMax = 2000;
 const pointsPerRunMax = 256;
+/**
+ * Where no history is kept, so many removals are remembered all the same: of paths, and of objects that died. A replica that is
+ * further back when this node is promoted, and a node that is itself ahead of the one that is, are told by them what is gone.
+ */
+export const removalsMax = 100_000;
+/** How far back they go is known by spans of cuts, of which there are at most so many. */
+const removalSpansMax = 64;
 /** Rows of cuts that are no points any more stay so long, for `status` and for who asks what happened. */
 const cutsRememberedMax = 1000;
 
@@ -33,8 +40,16 @@ interface Run {
   readonly after: Seq;
   readonly first: Seq;
   readonly until: Seq;
-  /** Up to here marks of paths that are gone were forgotten before. */
+  /** Up to here marks of what is gone were forgotten before. */
   readonly forgotten: Seq;
+  /** Up to here they are forgotten with this run, where it begins with the oldest cut of all. */
+  readonly gone: Seq;
+}
+
+/** Of the cuts after the span before it up to `until`: how many removals are remembered. */
+interface RemovalSpan {
+  readonly until: Seq;
+  readonly count: number;
 }
 
 /** Points that somebody reads. A set or map of the caller's own, so that what is pinned between two steps counts. */
@@ -65,7 +80,12 @@ export function recoverThinning(context: ReplicaContext): Thinned {
  * What this node is at may become another history between two steps, when it goes back to a cut or is adopted anew. Its cuts
  * then have numbers that were others' before: whoever does that takes the mark away, and what was under way ends there.
  */
-export function* thinning(context: ReplicaContext, seqs: Iterable<Seq>, pinned: Pins): Generator<void, Thinned> {
+export function* thinning(
+  context: ReplicaContext,
+  seqs: Iterable<Seq>,
+  pinned: Pins,
+  removals: "forgotten" | "remembered" = "forgotten",
+): Generator<void, Thinned> {
   const result: Thinned = { points: 0, images: 0, imageBytes: 0, keptFiles: 0, historyFiles: 0, rewrittenBytes: 0 };
   const touched = new HistoryTouched();
   const left = markedRun(context);
@@ -78,7 +98,7 @@ export function* thinning(context: ReplicaContext, seqs: Iterable<Seq>, pinned: 
   for (let points = nextRun(context, wanted, pinned); points.length > 0; points = nextRun(context, wanted, pinned)) {
     const last = points.at(-1)!;
     wanted = wanted.filter((at) => at > last);
-    const run = begin(context, points, pinned);
+    const run = begin(context, points, pinned, removals);
     result.points += points.length;
     if (!(yield* whileMarked(context, clear(context, run, touched, result)))) return result;
   }
@@ -101,11 +121,12 @@ export function* thinningByRetention(
   context: ReplicaContext,
   retention: RetentionConfig,
   pinned: Pins,
+  rememberedMax = removalsMax,
 ): Generator<void, Thinned> {
   const points: KeptPoint[] = context.catalog
     .all("SELECT seq, taken_at_us FROM cuts WHERE point = 1 AND state = 'applied' ORDER BY seq")
     .map((row) => ({ seq: seq(Number(row.seq)), takenAtUs: Number(row.taken_at_us) }));
-  if (!keepsHistory(retention)) return yield* thinningWithoutHistory(context, points, pinned);
+  if (!keepsHistory(retention)) return yield* thinningWithoutHistory(context, points, pinned, rememberedMax);
   const usedBytes = historyBytes(context);
   const sizes = usedBytes > retention.bytesMax ? pointBytes(context, points) : new Map<Seq, number>();
   const budget = { usedBytes, bytesMax: retention.bytesMax, bytesOf: (point: Seq) => sizes.get(point) ?? 0 };
@@ -113,26 +134,89 @@ export function* thinningByRetention(
   return yield* thinning(context, dropped, pinned);
 }
 
-/** No images are saved any more, so no point is one; and of everything only what holds now is wanted. */
+/**
+ * No images are saved any more, so no point is one; and of everything only what holds now is wanted. That something is gone is
+ * remembered, of the newest cuts, as long as that is not too much.
+ */
 function* thinningWithoutHistory(
   context: ReplicaContext,
   points: readonly KeptPoint[],
   pinned: Pins,
+  rememberedMax: number,
 ): Generator<void, Thinned> {
   const { catalog } = context;
   const result = yield* thinning(
     context,
     points.map((point) => point.seq),
     pinned,
+    "remembered",
   );
   if (catalog.get("SELECT 1 AS found FROM cuts WHERE point = 1 LIMIT 1") !== undefined) return result;
+  const clearRun = function* (run: Run, met?: { removals: number }): Generator<void, boolean> {
+    catalog.transaction("thin", () => mark(context, run));
+    return yield* whileMarked(context, clear(context, run, new HistoryTouched(), result, met));
+  };
   const forgotten = forgottenUpTo(context.catalog);
+  const spans = removalSpans(context);
+  const known = spans.at(-1)?.until ?? seq(0);
+  const first = known > forgotten ? known : forgotten;
   const until = [...pinned.keys()].reduce((least, pin) => (pin < least ? pin : least), catalog.standing.applied);
-  if (until <= forgotten) return result;
-  const run: Run = { after: seq(0), first: forgotten, until, forgotten };
-  catalog.transaction("thin", () => mark(context, run));
-  if (yield* whileMarked(context, clear(context, run, new HistoryTouched(), result))) unmark(context);
+  if (until > first) {
+    const met = { removals: 0 };
+    if (!(yield* clearRun({ after: seq(0), first, until, forgotten, gone: forgotten }, met))) return result;
+    spans.push({ until, count: met.removals });
+  }
+  const gone = tooMany(spans, rememberedMax);
+  if (gone > forgotten && !(yield* clearRun({ after: seq(0), first: forgotten, until: gone, forgotten, gone })))
+    return result;
+  if (until > first || gone > forgotten) {
+    catalog.transaction("thin", () => {
+      dropNote(catalog, "thinning");
+      keepSpans(context, spans, gone);
+    });
+  }
   return result;
+}
+
+/** Up to where removals are forgotten: half of them at once, so that it is not done with each cut. */
+function tooMany(spans: readonly RemovalSpan[], rememberedMax: number): Seq {
+  if (spans.reduce((sum, { count }) => sum + count, 0) <= rememberedMax) return seq(0);
+  let left = 0;
+  for (const { until, count } of spans.toReversed()) {
+    left += count;
+    if (left > rememberedMax / 2) return until;
+  }
+  return seq(0);
+}
+
+function removalSpans({ catalog }: ReplicaContext): RemovalSpan[] {
+  const text = String(noteOf(catalog, "removals") ?? "");
+  return text
+    .split(" ")
+    .filter((span) => span !== "")
+    .map((span) => {
+      const [until = "0", count = "0"] = span.split(":");
+      return { until: seq(BigInt(until)), count: Number(count) };
+    });
+}
+
+function keepSpans({ catalog }: ReplicaContext, spans: readonly RemovalSpan[], gone: Seq): void {
+  let kept: RemovalSpan[] = [];
+  for (const [index, { until, count }] of spans.entries()) {
+    const left = until <= gone ? 0 : count;
+    // The last one says up to where they were counted.
+    if (left > 0 || index === spans.length - 1) kept.push({ until, count: left });
+  }
+  if (kept.length > removalSpansMax) kept = inPairs(kept);
+  const text = kept.map(({ until, count }) => `${until}:${count}`).join(" ");
+  keepNote(catalog, "removals", text);
+}
+
+function inPairs(spans: readonly RemovalSpan[]): RemovalSpan[] {
+  return spans.flatMap(({ until, count }, index) => {
+    if (index % 2 === 1) return [{ until, count: count + (spans[index - 1]?.count ?? 0) }];
+    return index === spans.length - 1 ? [{ until, count }] : [];
+  });
 }
 
 /** Bytes of everything that is kept only for recovery points, as it lies on the disks. */
@@ -197,15 +281,23 @@ function keptBefore({ catalog }: ReplicaContext, at: Seq, pinned: Pins): Seq {
 }
 
 /** From here on nobody takes these for points. */
-function begin(context: ReplicaContext, points: readonly Seq[], pinned: Pins): Run {
+function begin(
+  context: ReplicaContext,
+  points: readonly Seq[],
+  pinned: Pins,
+  removals: "forgotten" | "remembered",
+): Run {
   const { catalog } = context;
   const first = points[0]!;
   const last = points.at(-1)!;
+  const until = keptAfter(context, last, pinned);
+  const forgotten = forgottenUpTo(context.catalog);
   const run: Run = {
     after: keptBefore(context, first, pinned),
     first,
-    until: keptAfter(context, last, pinned),
-    forgotten: forgottenUpTo(context.catalog),
+    until,
+    forgotten,
+    gone: removals === "forgotten" ? until : forgotten,
   };
   catalog.transaction("thin", () => {
     catalog.run("UPDATE cuts SET point = 0 WHERE seq >= ? AND seq <= ?", first, last);
@@ -215,7 +307,7 @@ function begin(context: ReplicaContext, points: readonly Seq[], pinned: Pins): R
 }
 
 function mark({ catalog }: ReplicaContext, run: Run): void {
-  const value = [run.after, run.first, run.until, run.forgotten].join(" ");
+  const value = [run.after, run.first, run.until, run.forgotten, run.gone].join(" ");
   keepNote(catalog, "thinning", value);
 }
 
@@ -226,16 +318,23 @@ function unmark({ catalog }: ReplicaContext): void {
 function markedRun({ catalog }: ReplicaContext): Run | undefined {
   const note = noteOf(catalog, "thinning");
   if (note === undefined) return undefined;
-  const [after = 0n, first = 0n, until = 0n, forgotten = 0n] = String(note).split(" ").map(BigInt);
-  return { after: seq(after), first: seq(first), until: seq(until), forgotten: seq(forgotten) };
+  // An earlier program remembered nothing.
+  const [after = 0n, first = 0n, until = 0n, forgotten = 0n, gone = until] = String(note).split(" ").map(BigInt);
+  return { after: seq(after), first: seq(first), until: seq(until), forgotten: seq(forgotten), gone: seq(gone) };
 }
 
 /** Every step may be done again: it looks at what the kept points want, not at what it did before. */
-function* clear(context: ReplicaContext, run: Run, touched: HistoryTouched, result: Thinned): Generator<void> {
+function* clear(
+  context: ReplicaContext,
+  run: Run,
+  touched: HistoryTouched,
+  result: Thinned,
+  met = { removals: 0 },
+): Generator<void> {
   yield* clearImages(context, run, touched, result);
-  yield* clearObjects(context, run, result);
+  yield* clearObjects(context, run, result, met);
   yield* clearRuns(context, run);
-  yield* clearPaths(context, run);
+  yield* clearPaths(context, run, met);
   if (run.after === 0n) yield* forgetTombstones(context, run);
   const { catalog } = context;
   catalog.transaction("thin", () => {
@@ -346,8 +445,11 @@ function covered(
   return true;
 }
 
-/** Superseded versions of objects; and all of an object that died without a kept point in its life. */
-function* clearObjects(context: ReplicaContext, run: Run, result: Thinned): Generator<void> {
+/**
+ * Superseded versions of objects; and all of an object that died without a kept point in its life, but for that it died, where
+ * that is remembered.
+ */
+function* clearObjects(context: ReplicaContext, run: Run, result: Thinned, met: { removals: number }): Generator<void> {
   const { catalog, disk } = context;
   const unlinked: { store: number; object: number }[] = [];
   yield* inSmallTransactions<readonly [number, number]>(
@@ -379,9 +481,13 @@ function* clearObjects(context: ReplicaContext, run: Run, result: Thinned): Gene
       }
       const kept = catalog.get("SELECT store FROM kept WHERE object=?", object);
       if (kept !== undefined) unlinked.push({ store: Number(kept.store), object });
-      for (const table of ["object_versions", "run_versions", "kept", "seen"]) {
-        catalog.run(`DELETE FROM ${table} WHERE object=?`, object);
+      for (const table of ["run_versions", "kept", "seen"]) catalog.run(`DELETE FROM ${table} WHERE object=?`, object);
+      if (Number(row.birth) > run.gone) {
+        catalog.run("DELETE FROM object_versions WHERE object=? AND birth<?", object, Number(row.birth));
+        met.removals++;
+        return;
       }
+      catalog.run("DELETE FROM object_versions WHERE object=?", object);
       // A promoted node counts on from the highest object that it knows: this number must never come again.
       if (catalog.standing.nextObject <= object) catalog.stand({ nextObject: object + 1 });
     },
@@ -427,15 +533,15 @@ function* clearRuns(context: ReplicaContext, run: Run): Generator<void> {
   );
 }
 
-function* clearPaths(context: ReplicaContext, run: Run): Generator<void> {
+function* clearPaths(context: ReplicaContext, run: Run, met: { removals: number }): Generator<void> {
   const { catalog } = context;
   yield* inSmallTransactions<readonly [number, number, string, string]>(
     context,
     [Number(run.first) + 1, 0, "", ""],
     (key) =>
       catalog.all(
-        `SELECT birth, store, dir, name FROM path_versions WHERE (birth, store, dir, name) > (?,?,?,?) AND birth <= ?
-           ORDER BY birth, store, dir, name LIMIT ?`,
+        `SELECT birth, store, dir, name, object FROM path_versions WHERE (birth, store, dir, name) > (?,?,?,?)
+           AND birth <= ? ORDER BY birth, store, dir, name LIMIT ?`,
         ...key,
         run.until,
         rowsPerTransactionMax,
@@ -443,6 +549,7 @@ function* clearPaths(context: ReplicaContext, run: Run): Generator<void> {
     (row) => [Number(row.birth), Number(row.store), String(row.dir), String(row.name)],
     (row) => {
       const path = [Number(row.store), String(row.dir), String(row.name)] as const;
+      if (row.object === null) met.removals++;
       catalog.run(
         `DELETE FROM path_versions WHERE store=? AND dir=? AND name=? AND birth>? AND birth = (
            SELECT max(birth) FROM path_versions WHERE store=? AND dir=? AND name=? AND birth<?)`,
@@ -459,11 +566,11 @@ function* clearPaths(context: ReplicaContext, run: Run): Generator<void> {
  * Marks of paths that were gone before the oldest point say nothing any more. `forgotten` is what a promoted node goes
  * by: a replica that is further back cannot be told what to remove.
  */
-function* forgetTombstones(context: ReplicaContext, { forgotten, until }: Run): Generator<void> {
+function* forgetTombstones(context: ReplicaContext, { forgotten, gone }: Run): Generator<void> {
   const { catalog } = context;
-  if (until <= forgotten) return;
+  if (gone <= forgotten) return;
   // Said before the first one goes: a crash in between must not leave a promise that is not kept.
-  catalog.transaction("thin", () => keepForgottenUpTo(catalog, until));
+  catalog.transaction("thin", () => keepForgottenUpTo(catalog, gone));
   yield* inSmallTransactions<readonly [number, number, string, string]>(
     context,
     [Number(forgotten) + 1, 0, "", ""],
@@ -472,7 +579,7 @@ function* forgetTombstones(context: ReplicaContext, { forgotten, until }: Run): 
         `SELECT birth, store, dir, name, object FROM path_versions WHERE (birth, store, dir, name) > (?,?,?,?)
            AND birth <= ? ORDER BY birth, store, dir, name LIMIT ?`,
         ...key,
-        until,
+        gone,
         rowsPerTransactionMax,
       ),
     (row) => [Number(row.birth), Number(row.store), String(row.dir), String(row.name)],

@@ -55,6 +55,7 @@ export function beginAdoption(context: ReplicaContext): void {
     keepNote(catalog, "adopting", 1);
     // Cuts of the same numbers may come, of another history.
     dropNote(catalog, "thinning");
+    dropNote(catalog, "removals");
     catalog.stand({
       role: "replica",
       halted: "",

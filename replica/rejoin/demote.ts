@@ -412,7 +412,7 @@ function giveUpBeyond({ catalog }: ReplicaContext, common: Seq): Touched {
   const { committed, epochs } = catalog.standing;
   // No point of before can be read from now on, and nothing pending is anybody's.
   for (const table of ["images", "kept", "extents", "staged", "staged_runs"]) catalog.run(`DELETE FROM ${table}`);
-  catalog.run("DELETE FROM standing WHERE key IN ('adopting', 'thinning')");
+  catalog.run("DELETE FROM standing WHERE key IN ('adopting', 'thinning', 'removals')");
   catalog.run("UPDATE cuts SET point = 0 WHERE point = 1");
   const beyond = common < committed.seq;
   const what = beyond ? collapse(catalog, common) : undefined;

@@ -9,6 +9,7 @@ export type Note =
   | "followed"
   | "forgotten"
   | "historyRewritten"
+  | "removals"
   | "thinning"
   | "unproven"
   | `home.${string}`;

@@ -67,6 +67,8 @@ export class Node {
   readonly root: string;
   readonly #catalogPath: string;
   readonly #member: number;
+  /** Whether old images are saved here as a replica. */
+  keepsHistory = true;
   #primary: PrimaryContext | undefined;
   #replica: ReplicaContext | undefined;
 
@@ -172,7 +174,7 @@ export class Node {
       throw new Error("no cut came whole");
     }
     commit(to.replica, receiver);
-    while (applyNext(to.replica, true) !== undefined);
+    while (applyNext(to.replica, to.keepsHistory) !== undefined);
     return { taken, ...shipped };
   }
 

@@ -641,7 +641,7 @@ describe("history", () => {
     it("keeps one version of everything where no history is kept, and no point from when it was", async () => {
       const keep = { allMs: 0, perMinuteMs: undefined, perHourMs: undefined, perDayMs: undefined };
       const thin = (): void => {
-        const steps = thinningByRetention(group.replica, { keep, bytesMax: 1_000_000_000 }, new Set());
+        const steps = thinningByRetention(group.replica, { keep, bytesMax: 1_000_000_000 }, new Set(), 0);
         while (!steps.next().done);
       };
       group.source.write("file", bytes(9000, 1));

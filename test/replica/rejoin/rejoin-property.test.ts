@@ -16,8 +16,8 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { expect } from "chai";
+import { thinningByRetention } from "../../../replica/history/thin.ts";
 import { anyTouched } from "../../../shared/catalog/collapse.ts";
-
 import { hex } from "../../../shared/manifest/digest.ts";
 import { describeTree } from "../../model/describe-tree.ts";
 import { type Node, TwoNodes } from "../../model/two-nodes.ts";
@@ -61,10 +61,13 @@ async function leaveBehindAndRejoin(seed: number): Promise<void> {
       for (const to of [bravo, charlie]) await alpha.ship(to);
       log.push("alpha cuts for both");
     }
+    charlie.keepsHistory = random(2) === 0;
+    if (!charlie.keepsHistory) log.push("charlie keeps no history");
     for (let cut = 1 + random(3); cut > 0; cut--) {
       work(alpha, 8);
       await alpha.ship(charlie);
       log.push("alpha cuts for charlie");
+      if (!charlie.keepsHistory) thin(charlie);
     }
     if (random(2) === 0) {
       work(alpha, 8);
@@ -159,6 +162,13 @@ async function partAndRejoin(seed: number): Promise<void> {
   } catch (error) {
     throw new Error(`seed ${seed} (UNDERSTUDY_SEED=${seed}):\n${log.join("\n")}`, { cause: error });
   }
+}
+
+/** As each few seconds, where no history is kept. */
+function thin({ replica }: Node): void {
+  const keep = { allMs: undefined, perMinuteMs: undefined, perHourMs: undefined, perDayMs: undefined };
+  const steps = thinningByRetention(replica, { keep, bytesMax: 0 }, new Set());
+  while (steps.next().done !== true);
 }
 
 function expectSame(primary: Node, replica: Node): void {
