@@ -8,8 +8,15 @@ import type { GroupPeers } from "../../../deploy/agent/group-peers.ts";
 import { GroupPromotion } from "../../../deploy/agent/group-promotion.ts";
 import type { GroupService } from "../../../deploy/agent/group-service.ts";
 import type { GroupWorkers } from "../../../deploy/agent/group-workers.ts";
+import type { ReplicaStanding } from "../../../deploy/workers/replica-worker.ts";
 import { runHook } from "../../../shared/hooks.ts";
 import { silentLog } from "../../../shared/log.ts";
+import { epoch, type GroupName, type NodeName, seq } from "../../../shared/words.ts";
+import { standIn } from "./stand-in.ts";
+
+const committed = { epoch: epoch(1), seq: seq(3) };
+const history = standIn<GroupHistory>("history", {});
+const service = standIn<GroupService>("service", {});
 
 /** A former primary of two nodes, whose successor is not there. */
 class FencedNode implements AsyncDisposable {
@@ -20,20 +27,22 @@ class FencedNode implements AsyncDisposable {
   private constructor(directory: string, hook: string | undefined) {
     this.directory = directory;
     const node = this;
-    const standing = {
+    const standing = standIn<ReplicaStanding>("standing", {
       role: "fenced",
-      committed: { epoch: 1n, seq: 3n },
+      committed,
+      record: undefined,
+      paused: undefined,
       suspect: "",
       halted: "",
       rejoining: false,
-    };
+    });
     let changing: Promise<unknown> = Promise.resolve();
     const run = hook === undefined ? undefined : ["/bin/sh", "-c", `touch ${directory}/runs; ${hook}`];
-    const workers = {
+    const workers = standIn<GroupWorkers>("workers", {
       get role() {
         return node.reigns === 0 ? "fenced" : "primary";
       },
-      replica: { call: async () => standing },
+      replica: { call: async () => standing as never },
       replicaStanding: standing,
       copyProblem: "",
       config: {
@@ -44,26 +53,27 @@ class FencedNode implements AsyncDisposable {
       turn: { member: 0, members: 2 },
       options: { hooks: { run: runHook } },
       log: silentLog,
-      exclusively: async (change: () => Promise<unknown>) => {
+      exclusively: async (change) => {
         const turn = changing.then(change);
         changing = turn.catch(() => undefined);
         return await turn;
       },
       environment: () => ({}),
       refresh: async () => {},
+      overridden: async () => {},
       event: async () => {},
       becomePrimary: async () => {
         node.reigns++;
       },
-    } as unknown as GroupWorkers;
-    const peers = {
-      others: () => [{ node: "bravo", says: undefined }],
+    });
+    const peers = standIn<GroupPeers>("peers", {
+      others: () => [{ node: "bravo" as NodeName, says: undefined }],
+      namingOthers: () => [],
       loss: () => ({ empty: false, alive: false, text: "", seconds: 1, cuts: undefined, bytes: undefined }),
-      aspiring: async (promotion: () => Promise<unknown>) => await promotion(),
+      aspiring: async (promotion) => await promotion(),
       answers: { highest: 2n },
       closeSessions: () => {},
-    } as unknown as GroupPeers;
-    const [history, service] = [{}, {}] as [GroupHistory, GroupService];
+    });
     this.promotion = new GroupPromotion(workers, peers, history, service);
   }
 
@@ -76,7 +86,7 @@ class FencedNode implements AsyncDisposable {
     const accept = ["fenced", "unreachable-primary"];
     return await this.promotion.promote({ accept }).then(
       () => "promoted",
-      (error: { code?: string }) => error.code ?? "",
+      (error: { code?: string; message: string }) => error.code ?? error.message,
     );
   }
 
@@ -97,7 +107,7 @@ describe("the promotion of a former primary", () => {
   it("can be aborted while its hook runs: it is fenced as before", async () => {
     await using node = await FencedNode.start("sleep 600");
     const promoted = node.promote();
-    await node.hookRuns();
+    await Promise.race([node.hookRuns(), promoted.then((outcome) => expect.fail(`before that: ${outcome}`))]);
     await node.promotion.abort();
     expect(await promoted).to.equal("PROMOTION_ABORTED");
     expect(node.reigns).to.equal(0);
@@ -112,7 +122,7 @@ describe("the promotion of a former primary", () => {
       await stopping.promise;
     };
     const promoted = node.promote();
-    await waits.promise;
+    await Promise.race([waits.promise, promoted.then((outcome) => expect.fail(`before that: ${outcome}`))]);
     const aborted = node.promotion.abort();
     stopping.resolve();
     await aborted;
@@ -134,27 +144,27 @@ describe("a promotion that its agent has not lived to end", () => {
   it("is given up at the next start, and that is an event: another node may be primary by now", async () => {
     const calls: string[] = [];
     const events: string[] = [];
-    const standing = { role: "replica", committed: { epoch: 1n, seq: 3n } };
-    const workers = {
+    const standing = standIn<ReplicaStanding>("standing", { role: "replica", committed });
+    const workers = standIn<GroupWorkers>("workers", {
       role: "promoting",
       replica: {
-        call: async (name: string) => {
+        call: async (name) => {
           calls.push(name);
-          return standing;
+          return standing as never;
         },
       },
-      config: { name: "app", ha: { engine: "none" } },
+      config: { name: "app" as GroupName, ha: { engine: "none" } },
       log: silentLog,
-      exclusively: async (change: () => Promise<unknown>) => await change(),
-      event: async (name: string, { cut }: { cut: string }) => {
+      exclusively: async (change) => await change(),
+      event: async (name, { cut }) => {
         events.push(`${name} ${cut}`);
       },
       openCopy: async () => {
         calls.push("openCopy");
       },
-    } as unknown as GroupWorkers;
-    const peers = { answers: { highest: 0n }, closeSessions: () => {} } as unknown as GroupPeers;
-    const promotion = new GroupPromotion(workers, peers, {} as GroupHistory, {} as GroupService);
+    });
+    const peers = standIn<GroupPeers>("peers", { answers: { highest: 0n }, closeSessions: () => {} });
+    const promotion = new GroupPromotion(workers, peers, history, service);
     await promotion.giveUp();
     expect(calls).to.deep.equal(["unseal", "openCopy"]);
     expect(events).to.deep.equal(["promotion.given_up 1.3"]);
