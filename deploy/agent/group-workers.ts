@@ -142,6 +142,7 @@ export class GroupWorkers {
   copyHint = "";
   #scrubbing: Scrubbing | undefined;
   #stopped = false;
+  #begun = false;
   #changing: Promise<unknown> = Promise.resolve();
   #becoming: Promise<void> = Promise.resolve();
 
@@ -249,6 +250,26 @@ export class GroupWorkers {
   }
 
   async openReplica(): Promise<ReplicaStanding> {
+    const standing = await this.#orEnd(this.#openReplica());
+    this.#begun = true;
+    return standing;
+  }
+
+  /**
+   * What this node is lies in its catalog, which has no worker until that is open: where it cannot be, nobody could say or do
+   * anything in its role, while its service may run. The next start begins from what is durable.
+   */
+  async #orEnd<T>(opening: Promise<T>): Promise<T> {
+    try {
+      return await opening;
+    } catch (error) {
+      // Who cannot even start says so to whoever started it.
+      if (!this.#stopped && this.#begun) this.options.onFatal(error);
+      throw error;
+    }
+  }
+
+  async #openReplica(): Promise<ReplicaStanding> {
     const worker: ReplicaWorker = new WorkerThread<ReplicaMainCalls, ReplicaWorkerCalls>(
       "replica-worker",
       this.#replicaEvents(),
@@ -371,8 +392,8 @@ export class GroupWorkers {
   }
 
   async #becomePrimary(granted: Turn | undefined): Promise<void> {
-    await this.#closeReplica();
-    const { worker, standing: opened } = await this.#openPrimary();
+    await this.#orEnd(this.#closeReplica());
+    const { worker, standing: opened } = await this.#orEnd(this.#openPrimary());
     let standing = opened;
     let refused: unknown;
     try {
@@ -422,14 +443,19 @@ export class GroupWorkers {
       },
       (error) => this.#died(error),
     );
-    const standing = await worker.call("open", {
-      catalogPath: this.catalogPath,
-      stores: this.stores,
-      holdSecondsMax: this.config.limits.snapshotHoldMs / 1000,
-      environment: this.environment(),
-      bootId: this.options.bootId,
-    });
-    return { worker, standing };
+    try {
+      const standing = await worker.call("open", {
+        catalogPath: this.catalogPath,
+        stores: this.stores,
+        holdSecondsMax: this.config.limits.snapshotHoldMs / 1000,
+        environment: this.environment(),
+        bootId: this.options.bootId,
+      });
+      return { worker, standing };
+    } catch (error) {
+      await worker.close();
+      throw error;
+    }
   }
 
   /** Until it runs, is over or another one has begun. */
