@@ -141,7 +141,9 @@ export class GroupService {
   }
 
   #mayBeObjectedTo(): boolean {
-    if (this.#reason !== "start" || performance.now() - this.#servingSince >= objectionMs) return false;
+    // What a person or a peer has just brought about is nobody's to object to; a switchover that goes back may come of a start.
+    const begun = this.#reason === "start" || this.#reason === "rollback";
+    if (!begun || performance.now() - this.#servingSince >= objectionMs) return false;
     const { options } = this.#workers;
     // Whom it could not reach has a note, too.
     return this.#peers.members().some((member) => member !== options.node && this.#peers.note(member) === undefined);
@@ -153,7 +155,8 @@ export class GroupService {
     if (!this.#serving || this.#workers.stopped) return;
     if (this.state.kind === "confirmable") await this.#confirm("members");
     const inService = this.state.kind === "in-service";
-    if (inService === this.#entered) return;
+    // Looked at again soon.
+    if (inService === this.#entered || (inService && this.#mayBeObjectedTo())) return;
     this.#entered = inService;
     this.lastStart = undefined;
     if (inService) await this.#enter(reason);
