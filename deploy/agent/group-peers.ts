@@ -198,7 +198,8 @@ export class GroupPeers {
       node,
       group: config.name,
       groupId: standing?.groupId ?? "",
-      role: workers.role,
+      // On its way to a replica it has nothing to ship any more: its reign is over, whatever is still to be written down.
+      role: workers.role === "primary" && primary === undefined ? "fenced" : workers.role,
       epoch: standing?.epoch ?? 0n,
       epochs: standing?.epochs ?? [],
       incarnation: primary?.reign.standing.incarnation ?? "",
@@ -256,12 +257,15 @@ export class GroupPeers {
       case "demote": {
         const { theirs } = session;
         const by = theirs.epochSeen > theirs.epoch ? theirs.epochSeen : theirs.epoch;
-        if (primary === undefined) await this.#forked(session, decision.common, changes);
-        else await changes.handedOver(by, peer, decision.common);
+        if (primary !== undefined) await changes.handedOver(by, peer, decision.common);
+        // It is being demoted: then every conversation begins anew.
+        else if (this.#workers.role === "primary") await this.#drain(session);
+        else await this.#forked(session, decision.common, changes);
         return;
       }
       case "fork":
-        await this.#forked(session, decision.common, changes);
+        if (this.#workers.role === "primary") await this.#drain(session);
+        else await this.#forked(session, decision.common, changes);
         return;
       case "replica-newer": {
         const reason = `the replica ${peer} is newer (cut ${cutText(decision.theirs)}) than this primary: promote it`;

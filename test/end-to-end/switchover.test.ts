@@ -135,6 +135,8 @@ describe("a switchover under a service that writes", function () {
       ({ event }) => event === "replica.promoted",
     );
     expect(new Set(promoted.map(({ epoch }) => epoch)).size, "no epoch twice").to.equal(7);
+    for (const node of [alpha, bravo, charlie])
+      expect((await node.log()).filter(({ level }) => level === "error")).to.deep.equal([], "nobody has to look at it");
   });
 });
 

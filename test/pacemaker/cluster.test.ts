@@ -7,15 +7,14 @@ import { Stage } from "./stage.ts";
  * scenario begins with three nodes in step, and ends with an audit.
  */
 describe("a cluster of Pacemaker and Corosync", function () {
-  this.timeout(180_000);
+  this.timeout(600_000);
   let stage: Stage;
   let primary: string;
   const times: string[] = [];
 
   before(async () => {
     stage = await Stage.set();
-    primary = await stage.promotedOther("alpha", undefined);
-    await stage.inStep(primary);
+    primary = await stage.inStep();
   });
   after(async () => {
     await stage?.[Symbol.asyncDispose]();
@@ -30,7 +29,8 @@ describe("a cluster of Pacemaker and Corosync", function () {
 
   /** Gives how many were committed since then and are not there. */
   async function whole(since = 0): Promise<number> {
-    const { problems, durable, lost } = await stage.whole(primary);
+    const { problems, durable, lost, ...found } = await stage.whole();
+    primary = found.primary;
     expect(problems).to.deep.equal([]);
     expect(durable).to.be.above(0);
     return lost.filter(({ at }) => at > since).length;
@@ -88,73 +88,66 @@ describe("a cluster of Pacemaker and Corosync", function () {
     await whole();
   });
 
-  // Once in some runs these did not come to their end, and why is not known: until then they are of `npm run soak`.
-  if (process.env.UNDERSTUDY_CLUSTER_FAULTS !== undefined) {
-    it("promotes nobody while the hung primary cannot be fenced, and has one primary when it goes on", async () => {
-      stage.rig.broken = true;
-      const former = primary;
-      const [seen = ""] = stage.others(former);
-      const before = (await stage.rig.switched()).length;
-      await stage.node(former).freeze();
-      await until(
-        async () => (await stage.rig.switched()).length > before + 1,
-        60_000,
-        "fencing was tried, twice",
-        100,
-      );
-      expect(await stage.promoted(seen)).to.be.oneOf([undefined, former]);
-      await stage.node(former).thaw();
-      stage.rig.broken = false;
-      // Whether it came back first or was fenced at last: the cluster agrees with itself.
-      await stage.settled(seen);
-      primary = await stage.promotedOther(seen, undefined);
-      await whole();
-    });
+  it("promotes nobody while the hung primary cannot be fenced, and has one primary when it goes on", async () => {
+    stage.rig.broken = true;
+    const former = primary;
+    const [seen = ""] = stage.others(former);
+    const before = (await stage.rig.switched()).length;
+    await stage.node(former).freeze();
+    await until(async () => (await stage.rig.switched()).length > before + 1, 120_000, "fencing was tried, twice", 100);
+    expect(await stage.promoted(seen)).to.be.oneOf([undefined, former]);
+    await stage.node(former).thaw();
+    stage.rig.broken = false;
+    // Whether it came back first or was fenced at last: the cluster agrees with itself.
+    await stage.settled(seen);
+    primary = await stage.promotedOther(seen, undefined);
+    await whole();
+  });
 
-    it("promotes no replica that was left behind, whatever is started anew; the primary comes back with everything", async () => {
-      const former = primary;
-      const since = Date.now();
-      const [one = "", two = ""] = stage.others(former);
-      for (const node of stage.rig.nodes.values()) await node.stopTalking();
-      await until(
-        async () => {
-          const marks = await stage.marks(former);
-          return [one, two].every((name) => marks[name]?.startsWith("STALE@"));
-        },
-        60_000,
-        "both are known to be behind",
-        200,
-      );
-      await stage.node(former).off();
-      await until(
-        async () => (await stage.rig.switched()).at(-1)?.endsWith(`reboot ${former} 0`),
-        60_000,
-        `${former} is fenced`,
-        100,
-      );
-      await stage.settled(one);
-      expect(await stage.promoted(one)).to.equal(undefined);
-      await stage.node(two).off();
-      await stage.node(two).on();
-      await stage.rig.online([one, two]);
-      await stage.settled(one);
-      expect(await stage.promoted(one), "after a restart of a replica").to.equal(undefined);
-      for (const node of stage.rig.nodes.values()) if (node.running) await node.talk();
-      await stage.node(former).on();
-      expect(await stage.promotedOther(one, undefined)).to.equal(former);
-      expect(await whole(since), "committed and not there").to.equal(0);
-    });
+  it("promotes no replica that was left behind, whatever is started anew; the primary comes back with everything", async () => {
+    const former = primary;
+    const since = Date.now();
+    const [one = "", two = ""] = stage.others(former);
+    for (const node of stage.rig.nodes.values()) await node.stopTalking();
+    await until(
+      async () => {
+        const marks = await stage.marks(former);
+        return [one, two].every((name) => marks[name]?.startsWith("STALE@"));
+      },
+      120_000,
+      "both are known to be behind",
+      200,
+    );
+    const before = (await stage.rig.switched()).length;
+    await stage.node(former).off();
+    await until(
+      async () => (await stage.rig.switched()).slice(before).some((line) => line.endsWith(`reboot ${former} 0`)),
+      120_000,
+      `${former} is fenced`,
+      100,
+    );
+    await stage.settled(one);
+    expect(await stage.promoted(one)).to.equal(undefined);
+    await stage.node(two).off();
+    await stage.node(two).on();
+    await stage.rig.online([one, two]);
+    await stage.settled(one);
+    expect(await stage.promoted(one), "after a restart of a replica").to.equal(undefined);
+    for (const node of stage.rig.nodes.values()) if (node.running) await node.talk();
+    await stage.node(former).on();
+    expect(await stage.promotedOther(one, undefined)).to.equal(former);
+    expect(await whole(since), "committed and not there").to.equal(0);
+  });
 
-    it("takes every right to be promoted away while the cluster cannot fence", async () => {
-      const fencing = async (value: string) =>
-        await stage.node(primary).run(["crm_attribute", "-t", "crm_config", "-n", "stonith-enabled", "-v", value]);
-      const rights = async () => (await stage.scores(primary)).filter((name) => name !== primary).toSorted();
-      await fencing("false");
-      await until(async () => (await rights()).length === 0, 30_000, "no replica may be promoted", 200);
-      expect(await stage.promoted(primary)).to.equal(primary);
-      await fencing("true");
-      await until(async () => (await rights()).length === 2, 30_000, "both may be promoted again", 200);
-      await whole();
-    });
-  }
+  it("takes every right to be promoted away while the cluster cannot fence", async () => {
+    const fencing = async (value: string) =>
+      await stage.node(primary).run(["crm_attribute", "-t", "crm_config", "-n", "stonith-enabled", "-v", value]);
+    const rights = async () => (await stage.scores(primary)).filter((name) => name !== primary).toSorted();
+    await fencing("false");
+    await until(async () => (await rights()).length === 0, 120_000, "no replica may be promoted", 200);
+    expect(await stage.promoted(primary)).to.equal(primary);
+    await fencing("true");
+    await until(async () => (await rights()).length === 2, 120_000, "both may be promoted again", 200);
+    await whole();
+  });
 });

@@ -19,6 +19,8 @@ const here = (name: string): string => fileURLToPath(new URL(name, import.meta.u
 export const agentFile = here("../../deploy/ocf/understudy");
 const tokenMs = 1000;
 export const agentPort = 7522;
+/** Before a command: it ends with this process, however that ends. */
+export const bound = ["setpriv", "--pdeathsig", "KILL"] as const;
 
 export interface RigOptions {
   readonly nodes: readonly string[];
@@ -54,7 +56,7 @@ export class Rig implements AsyncDisposable {
   private constructor(directory: string, { nodes, cluster }: RigOptions) {
     this.directory = directory;
     this.#power = join(directory, "power");
-    const prefix = `us${process.pid % 100_000}`;
+    const prefix = `us${process.pid}`;
     this.switch = `${prefix}-sw`;
     this.nodes = new Map(
       nodes.map((name, index) => [
@@ -78,6 +80,7 @@ export class Rig implements AsyncDisposable {
     await writeFile(join(this.directory, "understudy.ocf"), await readFile(agentFile));
     await writeFile(join(this.directory, "corosync.conf"), corosyncConf([...this.nodes.values()]));
     await writeFile(join(this.directory, "cib.xml"), firstCib);
+    await removeOrphans();
     await run("ip", ["netns", "add", this.switch]);
     await run("ip", ["-n", this.switch, "link", "set", "lo", "up"]);
     await run("ip", ["-n", this.switch, "link", "add", "br0", "type", "bridge"]);
@@ -90,11 +93,15 @@ export class Rig implements AsyncDisposable {
     if (cluster) await this.online();
   }
 
-  /** Waits until these nodes (all) are members of one partition that has the quorum. */
-  async online(names: readonly string[] = [...this.nodes.keys()], deadlineMs = 90_000): Promise<void> {
+  /**
+   * Waits until these nodes (all) are members of one partition that has the quorum. Whichever of them is off boots, also when it
+   * was being fenced as it was switched on.
+   */
+  async online(names: readonly string[] = [...this.nodes.keys()], deadlineMs = 120_000): Promise<void> {
     let last = "";
     await until(
       async () => {
+        for (const name of names) await this.node(name).on();
         const asked = this.node(names[0]!);
         last = (await asked.run(["crm_mon", "-1", "--output-as=xml"])).stdout;
         return (
@@ -155,9 +162,13 @@ export class Rig implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#down = true;
-    await this.#watching;
-    for (const node of this.nodes.values()) await node.off();
-    for (const name of [this.switch, ...[...this.nodes.values()].map(({ space }) => space)]) await removeSpace(name);
+    try {
+      await this.#watching;
+    } finally {
+      // Whatever became of the switch: nodes that run on would keep this process, too.
+      await Promise.all([...this.nodes.values()].map(async (node) => await node.off()));
+      for (const name of [this.switch, ...[...this.nodes.values()].map(({ space }) => space)]) await removeSpace(name);
+    }
     if (process.env.UNDERSTUDY_KEEP) process.stderr.write(`kept: ${this.directory}\n`);
     else await rm(this.directory, { recursive: true, force: true });
   }
@@ -201,12 +212,13 @@ export class Machine {
     if (this.running) return;
     const pidFile = join(this.home, "init.pid");
     await rm(pidFile, { force: true });
-    const spaces = ["--mount", "--pid", "--fork", "--ipc", "--uts", "--propagation", "private"];
+    // Whatever ends this process, the node's power is gone with it.
+    const spaces = ["--mount", "--pid", "--fork", "--kill-child", "--ipc", "--uts", "--propagation", "private"];
     const init = ["sh", here("node-init.sh"), this.home, this.name, this.address, ...(this.#bare ? ["bare"] : [])];
     const log = join(this.home, "console.log");
     const child = spawn(
       "sh",
-      ["-c", 'exec "$@" >>"$0" 2>&1', log, "ip", "netns", "exec", this.space, "unshare", ...spaces, ...init],
+      ["-c", 'exec "$@" >>"$0" 2>&1', log, ...bound, "ip", "netns", "exec", this.space, "unshare", ...spaces, ...init],
       {
         stdio: "ignore",
         detached: true,
@@ -263,24 +275,29 @@ export class Machine {
 
   /** It hangs: every process stands still, and goes on with `thaw` as if nothing had been. */
   async freeze(): Promise<void> {
-    for (const pid of await this.#processes()) signal(pid, "SIGSTOP");
+    // What is started while the others are stopped is found the next time.
+    for (;;) {
+      const running = (await this.#processes()).filter(({ state }) => !/^[TtZX]/.test(state));
+      if (running.length === 0) return;
+      for (const { pid } of running) signal(pid, "SIGSTOP");
+    }
   }
 
   async thaw(): Promise<void> {
-    for (const pid of await this.#processes()) signal(pid, "SIGCONT");
+    for (const { pid } of await this.#processes()) signal(pid, "SIGCONT");
   }
 
-  async #processes(): Promise<number[]> {
+  async #processes(): Promise<{ readonly pid: number; readonly state: string }[]> {
     const init = this.#pid;
     if (init === undefined) return [];
     const { stdout } = await run("lsns", ["--noheadings", "--output", "NS", "--type", "pid", "--task", String(init)]);
     const space = stdout.trim();
-    const { stdout: all } = await run("ps", ["-e", "-o", "pidns=,pid="]);
+    const { stdout: all } = await run("ps", ["-e", "-o", "pidns=,pid=,stat="]);
     return all
       .split("\n")
       .map((line) => line.trim().split(/\s+/))
       .filter(([at, pid]) => at === space && pid !== String(init))
-      .map(([, pid]) => Number(pid));
+      .map(([, pid, state = ""]) => ({ pid: Number(pid), state }));
   }
 
   /** A command on the node; never throws for what it exits with. */
@@ -317,6 +334,18 @@ async function exists(path: string): Promise<boolean> {
     () => true,
     () => false,
   );
+}
+
+/** What a process of these tests left behind that was killed. */
+async function removeOrphans(): Promise<void> {
+  for (const name of await readdir("/run/netns").catch(() => [])) {
+    const pid = /^us(\d+)-/.exec(name)?.[1];
+    if (pid === undefined || (await exists(`/proc/${pid}`))) continue;
+    await removeSpace(name).catch(async (error: unknown) => {
+      // Another process of these tests has just done it.
+      if (await exists(`/run/netns/${name}`)) throw error;
+    });
+  }
 }
 
 async function removeSpace(name: string): Promise<void> {

@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { Child } from "../../deploy/demo/child-process.ts";
 import { keyOf, launcherFile } from "../../deploy/demo/local-agent.ts";
 import { until } from "../end-to-end/harness.ts";
-import { address, agentPort, type Machine, Rig } from "./rig.ts";
+import { address, agentPort, bound, type Machine, Rig } from "./rig.ts";
 
 const here = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
 const names = ["alpha", "bravo", "charlie"];
@@ -23,9 +23,11 @@ export class Stage implements AsyncDisposable {
       cluster: true,
       prepare,
     });
+    const [first, ...more] = [...bound, "ip"] as const;
     const client = new Child(
-      "ip",
+      first,
       [
+        ...more,
         "netns",
         "exec",
         rig.switch,
@@ -92,7 +94,7 @@ export class Stage implements AsyncDisposable {
     if (commands === undefined) throw new Error(`the runbook has no block ${block}`);
     const about = commands.replaceAll(/\b(?:alpha|bravo)\b/g, (name) => (name === "alpha" ? alpha : bravo));
     const program = `set -e\nunderstudy() { ${launcherFile} "$@" --state /run/node/state; }\n${about}`;
-    const { code, stdout, stderr } = await this.node(on).run(["sh", "-c", program], 90_000);
+    const { code, stdout, stderr } = await this.node(on).run(["sh", "-c", program], 150_000);
     if (code !== 0) throw new Error(`${block}: ${stdout}${stderr}`);
   }
 
@@ -102,7 +104,7 @@ export class Stage implements AsyncDisposable {
     return /running on: (\S+) (?:Promoted|Master)/.exec(stdout)?.[1];
   }
 
-  async promotedOther(seenBy: string, than: string | undefined, deadlineMs = 60_000): Promise<string> {
+  async promotedOther(seenBy: string, than: string | undefined, deadlineMs = 120_000): Promise<string> {
     return await until(
       async () => {
         const found = await this.promoted(seenBy);
@@ -130,7 +132,7 @@ export class Stage implements AsyncDisposable {
 
   /** Waits until the cluster has nothing to do any more. */
   async settled(seenBy: string): Promise<void> {
-    const waited = await this.node(seenBy).run(["crm_resource", "--wait", "--timeout", "60s"], 70_000);
+    const waited = await this.node(seenBy).run(["crm_resource", "--wait", "--timeout", "120s"], 130_000);
     if (waited.code !== 0) throw new Error(`the cluster does not settle: ${waited.stderr}`);
   }
 
@@ -149,18 +151,23 @@ export class Stage implements AsyncDisposable {
     return Number(stdout);
   }
 
-  /** All three are there again, and any of the other two could take over. */
-  async inStep(primary: string, deadlineMs = 120_000): Promise<void> {
+  /** Until all three are there again, one is promoted, and any of the other two could take over. Gives who is promoted. */
+  async inStep(deadlineMs = 180_000): Promise<string> {
+    const end = performance.now() + deadlineMs;
     await this.rig.online(names, deadlineMs);
     let last: unknown;
-    await until(
+    return await until(
       async () => {
-        const [marks, epoch] = [await this.marks(primary), await this.granted(primary)];
-        last = { marks, epoch };
-        return names.every((name) => marks[name] === `OK@${epoch}`);
+        // One that was being fenced when it came back is off again.
+        if ([...this.rig.nodes.values()].some((node) => !node.running)) await this.rig.online(names, deadlineMs);
+        const promoted = await this.promoted(names[0]!);
+        if (promoted === undefined) return undefined;
+        const [marks, epoch] = [await this.marks(promoted), await this.granted(promoted)];
+        last = { promoted, marks, epoch };
+        return names.every((name) => marks[name] === `OK@${epoch}`) ? promoted : undefined;
       },
-      deadlineMs,
-      () => `all are in step with ${primary}; the cluster remembers ${JSON.stringify(last)}`,
+      Math.max(0, end - performance.now()),
+      () => `all are in step; the cluster remembers ${JSON.stringify(last)}`,
       200,
     );
   }
@@ -178,7 +185,7 @@ export class Stage implements AsyncDisposable {
   /**
    * Waits until the client is served by `name`. `afterMs`: how long after `since`; `gapMs`: how long nobody served it before.
    */
-  async servedBy(name: string, since: number, deadlineMs = 60_000): Promise<{ afterMs: number; gapMs: number }> {
+  async servedBy(name: string, since: number, deadlineMs = 120_000): Promise<{ afterMs: number; gapMs: number }> {
     return await until(
       async () => {
         const served = (await this.told()).filter(({ what }) => what === "committed");
@@ -194,7 +201,7 @@ export class Stage implements AsyncDisposable {
   }
 
   /** Waits until something that was committed after `since` is durable on all nodes. */
-  async durableSince(since: number, deadlineMs = 60_000): Promise<void> {
+  async durableSince(since: number, deadlineMs = 120_000): Promise<void> {
     await until(
       async () => {
         const told = await this.told();
@@ -216,12 +223,11 @@ export class Stage implements AsyncDisposable {
     return { to, text: `served again after ${seconds(afterMs)}, by nobody for ${seconds(gapMs)}` };
   }
 
-  /** All machines are on again, all are in step, what is written now gets everywhere; then the audit. */
-  async whole(primary: string): ReturnType<Stage["audit"]> {
-    for (const node of this.rig.nodes.values()) await node.on();
-    await this.inStep(primary);
+  /** All machines are on again, all are in step, what is written now gets everywhere; then the audit. Gives whose service is used. */
+  async whole(): Promise<Audit & { readonly primary: string }> {
+    const primary = await this.inStep();
     await this.durableSince(Date.now());
-    return await this.audit(primary);
+    return { primary, ...(await this.audit(primary)) };
   }
 
   async log(name: string): Promise<string> {
@@ -250,7 +256,7 @@ export class Stage implements AsyncDisposable {
    * What must hold at any time, as it is found on `primary`: what the client was told is durable is there exactly once, nothing is there
    * twice, each epoch has entries of one node, and the service never ran on two nodes. Gives what was committed and is not there.
    */
-  async audit(primary: string): Promise<{ problems: string[]; durable: number; lost: Told[] }> {
+  async audit(primary: string): Promise<Audit> {
     const problems: string[] = [];
     const told = await this.told();
     const entries = this.entries(primary);
@@ -279,6 +285,12 @@ export class Stage implements AsyncDisposable {
     await this.#client[Symbol.asyncDispose]();
     await this.rig[Symbol.asyncDispose]();
   }
+}
+
+export interface Audit {
+  readonly problems: readonly string[];
+  readonly durable: number;
+  readonly lost: readonly Told[];
 }
 
 export interface Told {

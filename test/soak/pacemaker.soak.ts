@@ -16,10 +16,10 @@ describe("soak: a cluster that is never left alone", function () {
     console.log(`UNDERSTUDY_SEED=${seed}`);
     const random = seededRandom(seed);
     await using stage = await Stage.set();
-    let primary = await stage.promotedOther("alpha", undefined);
-    await stage.inStep(primary);
+    let primary = await stage.inStep();
     const audited = async (): Promise<void> => {
-      const { problems, durable, lost } = await stage.whole(primary);
+      const { problems, durable, lost, ...found } = await stage.whole();
+      primary = found.primary;
       expect(problems).to.deep.equal([]);
       console.log(`  ${durable} durable, ${lost.length} committed and given up`);
     };
