@@ -7,7 +7,7 @@ import { expect } from "chai";
 import type { ForkAnswer, ForkPathAnswer } from "../../deploy/control/fork-answers.ts";
 import { type Cluster, type ClusterNode, type ClusterPaths, promote, startCluster, until } from "./harness.ts";
 
-const deadlineMs = 30_000;
+const deadlineMs = 120_000;
 
 /** A tree and a database on each member; what its hooks are told is in `hooks` of its directory. */
 function groupOf(members: readonly string[], more = "") {
@@ -63,8 +63,26 @@ async function started(node: ClusterNode): Promise<void> {
 }
 
 async function durable(primary: ClusterNode, ...replicas: string[]): Promise<void> {
-  const waited = await primary.cli("wait", "app", "--timeout", "30s", "--replica", ...replicas);
+  const waited = await primary.cli("wait", "app", "--timeout", "120s", "--replica", ...replicas);
   expect(waited, waited.stderr).to.include({ code: 0 });
+}
+
+/** Its housekeeping has given up what no longer holds of what it has by now. */
+async function thinned(node: ClusterNode): Promise<void> {
+  const cut = (await node.group())?.cut?.seq ?? Number.POSITIVE_INFINITY;
+  const path = join(node.stateDirectory, "groups", "app", "catalog.db");
+  await until(
+    () => {
+      using catalog = new DatabaseSync(path, { readOnly: true, timeout: 10_000 });
+      const row = catalog.prepare("SELECT value FROM standing WHERE key = 'removals'").get();
+      // Spans of cuts, each with how many removals it has.
+      const until = /(\d+):\d+$/.exec(String(row?.value ?? ""))?.[1];
+      return until !== undefined && Number(until) >= cut;
+    },
+    deadlineMs,
+    `${node.name} keeps nothing that no longer holds`,
+    200,
+  );
 }
 
 async function events(node: ClusterNode): Promise<Record<string, unknown>[]> {
@@ -108,7 +126,7 @@ async function equal(primary: ClusterNode, replica: ClusterNode): Promise<void> 
 }
 
 describe("who comes back", function () {
-  this.timeout(120_000);
+  this.timeout(600_000);
 
   describe("as a primary that had written more", () => {
     let cluster: Cluster;
@@ -284,9 +302,12 @@ describe("who comes back", function () {
     });
   });
 
+  // Without history a replica gives up at once what no longer holds.
+  const withoutHistory = "    rejoin: auto\n    retention: { keep: {} }";
+
   it("follows by itself where that is configured, as a primary that had more and as a replica that was ahead", async () => {
     await using cluster = await startCluster({
-      groupYaml: groupOf(["alpha", "bravo", "charlie"], "    rejoin: auto"),
+      groupYaml: groupOf(["alpha", "bravo", "charlie"], withoutHistory),
       nodes: ["alpha", "bravo", "charlie"],
     });
     const [alpha, bravo, charlie] = [cluster.node("alpha"), cluster.node("bravo"), cluster.node("charlie")];
@@ -297,6 +318,7 @@ describe("who comes back", function () {
     await rm(fileOf(alpha, "removed"));
     sql(alpha, "INSERT INTO rows VALUES ('bravo never had it')");
     await durable(alpha, "charlie");
+    await thinned(charlie);
     await alpha.kill9();
     await charlie.kill9();
     await writeFile(fileOf(alpha, "kept"), "nobody else had it");
@@ -327,5 +349,25 @@ describe("who comes back", function () {
       const begun = (await eventsUntil(node, "rejoin.done")).find(({ event }) => event === "rejoin.begun");
       expect(begun).to.include({ by: "auto", peer: "bravo" });
     }
+  });
+
+  it("follows the replica that was promoted, as one that was behind and has to hear what was removed", async () => {
+    await using cluster = await startCluster({
+      groupYaml: groupOf(["alpha", "bravo", "charlie"], withoutHistory),
+      nodes: ["alpha", "bravo", "charlie"],
+    });
+    const [alpha, bravo, charlie] = [cluster.node("alpha"), cluster.node("bravo"), cluster.node("charlie")];
+    for (const node of [bravo, charlie]) await node.until(({ cut }) => cut !== null, deadlineMs);
+    await durable(alpha, "bravo", "charlie");
+    await bravo.kill9();
+    await rm(fileOf(alpha, "removed"));
+    sql(alpha, "INSERT INTO rows VALUES ('bravo never had it')");
+    await durable(alpha, "charlie");
+    await thinned(charlie);
+    await alpha.kill9();
+    await promote(charlie, "app", deadlineMs);
+    await started(bravo);
+    await equal(charlie, bravo);
+    expect((await readdir(fileOf(bravo, ""))).toSorted()).to.deep.equal(["changed", "kept", "old"]);
   });
 });
