@@ -1,5 +1,4 @@
 import { parentPort } from "node:worker_threads";
-import { zstdDecompressSync } from "node:zlib";
 import { type applyNext, markSuspect, recoverApply } from "../../replica/apply/apply.ts";
 import { applyWithBallast, CopyFull, isFull, makeBallast } from "../../replica/apply/ballast.ts";
 import { ForeignChange } from "../../replica/apply/locate.ts";
@@ -10,10 +9,11 @@ import { historyBytes, recoverThinning, thinningByRetention } from "../../replic
 import { seal, takeOver, takeOverHanded, unseal } from "../../replica/promote/promote.ts";
 import { beginAdoption, endAdoption, setAdopting, stageFromCopy } from "../../replica/receive/adopt.ts";
 import { aheadOf } from "../../replica/receive/ahead.ts";
+import { decodePayload } from "../../replica/receive/decode-payload.ts";
 import { followedNode, rememberPrimary } from "../../replica/receive/followed.ts";
 import { checkBlockSize } from "../../replica/receive/pending-content.ts";
 import { Receiver } from "../../replica/receive/receive.ts";
-import { CutDamaged, SenderRefused } from "../../replica/receive/refusals.ts";
+import { isRefusal, SenderRefused } from "../../replica/receive/refusals.ts";
 import { adopting, forgetOpenCut, recoverStaging, stagedRunDigests } from "../../replica/receive/resume.ts";
 import { noteUnproven, unproven } from "../../replica/receive/unproven.ts";
 import { goBack, NotApplied } from "../../replica/rejoin/demote.ts";
@@ -37,7 +37,6 @@ import type { Paused } from "../../shared/session/paused.ts";
 import type { Handover } from "../../shared/session/switchover.ts";
 import { checkStorePath } from "../../shared/store-path.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
-import { payloadBytesMax } from "../../shared/wire/frame.ts";
 import type { Acknowledgement, Message, StagedPlace, TouchedPlace } from "../../shared/wire/messages.ts";
 import { packStagedList } from "../../shared/wire/staged-list.ts";
 import { packTouchedList } from "../../shared/wire/touched-list.ts";
@@ -54,6 +53,7 @@ import {
   seq,
 } from "../../shared/words.ts";
 import { checkpointing } from "./checkpointing.ts";
+import { housekeeper } from "./housekeeping.ts";
 import { type PlainError, PortPeer, plainError } from "./port-peer.ts";
 import { enterStage, traceCommits, traceDisk } from "./step-trace.ts";
 import { excludedBy } from "./store-adapters.ts";
@@ -529,26 +529,12 @@ function takeAhead(
   main.note("aheadRefused", { generation, reason });
 }
 
-function decodePayload(encoding: "plain" | "zstd", decodedBytes: number, payload: Uint8Array): Uint8Array {
-  if (encoding === "plain") return payload;
-  if (decodedBytes > payloadBytesMax) throw new CutDamaged(`a payload that says it decodes to ${decodedBytes} bytes`);
-  try {
-    const decoded = zstdDecompressSync(payload, { maxOutputLength: Math.max(decodedBytes, 1) });
-    if (decoded.length !== decodedBytes)
-      throw new CutDamaged(`a payload of ${decoded.length} bytes that says ${decodedBytes}`);
-    return decoded;
-  } catch (error) {
-    if (error instanceof CutDamaged) throw error;
-    throw new CutDamaged("a payload that cannot be decoded", { cause: error });
-  }
-}
-
 /** A cut that cannot be taken ends the session; what was whole before it is committed all the same. */
 function reject(error: unknown): void {
   assert(receiver !== undefined, "a session is open");
   const cut = receiver.receiving ?? { epoch: epoch(0), seq: seq(0) };
   const plain = plainError(error);
-  if (!isRefusal(plain)) {
+  if (!isRefusal(plain.code)) {
     fatal(error);
     return;
   }
@@ -559,22 +545,6 @@ function reject(error: unknown): void {
   if (plain.code === "NO_ROOM" || plain.code === "CUT_DAMAGED") aheadOf(openContext()).clear();
   if (plain.code === "NO_ROOM" && askedNow().length > 0) repairing?.asking.failed(performance.now());
   main.note("rejected", { cut, committed: openCatalog().standing.committed, error: plain });
-}
-
-const refusals = new Set([
-  "REJOIN_UNPROVEN",
-  "BASE_MISMATCH",
-  "CUT_DAMAGED",
-  "CUT_MALFORMED",
-  "SENDER_REFUSED",
-  "NO_ROOM",
-  "SEALED",
-  "PATH_REFUSED",
-  "PROTOCOL_VIOLATION",
-]);
-
-function isRefusal(error: PlainError): boolean {
-  return refusals.has(error.code);
 }
 
 /** After everything that is in the port's queue now: cuts that wait together share one commit. */
@@ -826,35 +796,6 @@ function goOnLater(): void {
 const thinEveryMs = 5000;
 const repairEveryMs = 1000;
 const ballastEveryMs = 60_000;
-const stepPauseMs = 2;
-
-function housekeeping(everyMs: () => number, begin: () => Iterator<unknown> | undefined): void {
-  const later = (ms: number, then: () => void): void => {
-    setTimeout(() => {
-      try {
-        then();
-      } catch (error) {
-        fatal(error);
-        if (!broken) later(everyMs(), start);
-      }
-    }, ms).unref();
-  };
-  const step = (work: Iterator<unknown>): void => {
-    if (context === undefined || broken) {
-      later(everyMs(), start);
-      return;
-    }
-    makeWay();
-    if (work.next().done === true) later(everyMs(), start);
-    else later(stepPauseMs, () => step(work));
-  };
-  const start = (): void => {
-    const work = context === undefined || broken ? undefined : begin();
-    if (work === undefined) later(everyMs(), start);
-    else step(work);
-  };
-  later(everyMs(), start);
-}
 
 function* thinMeasured(of: ReplicaContext, retention: RetentionConfig): Generator<void> {
   // The live map: a point that somebody begins to read between two steps stays.
@@ -876,6 +817,12 @@ function* repairAll(of: Repairing): Generator<void> {
   applyOrWait();
 }
 
+const housekeeping = housekeeper({
+  over: () => broken,
+  waits: () => context === undefined || broken,
+  makeWay,
+  failed: fatal,
+});
 housekeeping(
   () => ballastEveryMs,
   () => (context === undefined ? undefined : makeBallast(context)),

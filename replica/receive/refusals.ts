@@ -51,3 +51,20 @@ export class Sealed extends CutRefused {
   readonly remedy = "stop";
   readonly hint = "This replica is being promoted: the sender's reign is over.";
 }
+
+const refusals = new Set([
+  "REJOIN_UNPROVEN",
+  "BASE_MISMATCH",
+  "CUT_DAMAGED",
+  "CUT_MALFORMED",
+  "SENDER_REFUSED",
+  "NO_ROOM",
+  "SEALED",
+  "PATH_REFUSED",
+  "PROTOCOL_VIOLATION",
+]);
+
+/** Whether an error with this code ends a session, and not the process. */
+export function isRefusal(code: string): boolean {
+  return refusals.has(code);
+}
