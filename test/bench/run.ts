@@ -9,6 +9,7 @@ import { agentProgram } from "./pair.ts";
 import { promotion } from "./promotion.ts";
 import { randomPages } from "./random-pages.ts";
 import { rejoin } from "./rejoin.ts";
+import { scanFiles } from "./scan-files.ts";
 import { Scratch } from "./scratch.ts";
 import { smallFiles } from "./small-files.ts";
 import { sqliteCommits } from "./sqlite-commits.ts";
@@ -29,6 +30,7 @@ const benchmarks: Readonly<Record<string, Benchmark>> = {
   switchover,
   takeover,
   rejoin,
+  "scan-files": scanFiles,
 };
 
 const usage = `npm run bench -- [options]
