@@ -7,7 +7,8 @@ import type { AgentStatus, ControlHandler, GroupStatus } from "../../deploy/cont
 import { connectControl } from "../../deploy/control/client.ts";
 import { controlSocketPath, identityDirectory } from "../../deploy/control/state-layout.ts";
 import { ensureIdentity } from "../../shared/link/identity.ts";
-import { childrenOf, freePort, procNumber, until } from "./scratch.ts";
+import { nodePorts } from "../end-to-end/node-ports.ts";
+import { childrenOf, procNumber, until } from "./scratch.ts";
 
 /** What is run: the checkout's program, or the bundle that is installed, once it was made. */
 export const agentProgram = { path: fileURLToPath(new URL("../../deploy/understudy", import.meta.url)) };
@@ -201,10 +202,11 @@ export async function preparePair(
 ): Promise<Pair> {
   const states = { alpha: join(directory, "state-alpha"), bravo: join(replicaDirectory, "state-bravo") };
   const nodes: string[] = [];
+  const ports = await nodePorts(2);
   for (const [name, state] of Object.entries(states)) {
     mkdirSync(state, { recursive: true, mode: 0o700 });
     const identity = await ensureIdentity(identityDirectory(state));
-    nodes.push(`  ${name}: { address: "127.0.0.1:${await freePort()}", key: "${identity.publicKey}" }`);
+    nodes.push(`  ${name}: { address: "127.0.0.1:${ports[nodes.length]}", key: "${identity.publicKey}" }`);
   }
   const copies: Record<string, string> = {};
   const lines = Object.entries(stores).map(([name, { kind, path }]) => {

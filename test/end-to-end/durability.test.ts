@@ -42,6 +42,7 @@ async function eventsOf(node: ClusterNode): Promise<Record<string, unknown>[]> {
 describe("durability", function () {
   this.timeout(120_000);
 
+  /** One cluster for all of it, in this order: each goes on from what the one before has left. */
   describe("semi_sync, one of two replicas", () => {
     let cluster: Cluster;
     let alpha: ClusterNode;

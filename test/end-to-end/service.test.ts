@@ -15,6 +15,7 @@ function reboot(node: ClusterNode): void {
   expect(change.run('"another-boot 1"').changes, "it was confirmed before").to.equal(1);
 }
 
+/** One cluster for all of it, in this order: each goes on from what the one before has left. */
 describe("a service that is started where its primary is", function () {
   this.timeout(90_000);
   let cluster: Cluster;

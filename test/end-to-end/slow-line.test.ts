@@ -69,6 +69,7 @@ describe("a replica on a slow line", function () {
   });
 
   it("gets there over sessions that break, with what is staged", async () => {
+    await charlie.until((group) => group.cut !== null, deadlineMs);
     await until(async () => (await stagedBytes(charlie)) === 0, deadlineMs, "the first copy is in its place");
     await writeFile(join(alpha.dataDirectory, "files", "later"), randomBytes(10 * MiB));
     for (const wanted of [2, 5]) {

@@ -10,12 +10,12 @@ import { GroupAgent } from "../../../deploy/agent/group.ts";
 import { HookLedger } from "../../../deploy/agent/hook-ledger.ts";
 import { runLinks } from "../../../deploy/agent/links.ts";
 import { identityDirectory } from "../../../deploy/control/state-layout.ts";
-import { freePorts } from "../../../deploy/demo/local-agent.ts";
 import { loadConfig } from "../../../shared/config/load.ts";
 import { ensureIdentity } from "../../../shared/link/identity.ts";
 import { silentLog } from "../../../shared/log.ts";
 import { createMetrics } from "../../../shared/metrics.ts";
 import { type CutId, cutText, type GroupName, type NodeName } from "../../../shared/words.ts";
+import { nodePorts } from "../../end-to-end/node-ports.ts";
 
 const deadlineMs = 60_000;
 
@@ -49,7 +49,7 @@ class Pair implements AsyncDisposable {
 
   async #start(): Promise<void> {
     const names = ["alpha", "bravo"];
-    const ports = await freePorts(2);
+    const ports = await nodePorts(2);
     const lines: string[] = ["nodes:"];
     for (const [index, name] of names.entries()) {
       await mkdir(join(this.directory, name, "data"), { recursive: true });

@@ -1,10 +1,11 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { access, mkdir, writeFile } from "node:fs/promises";
-import { connect, createServer } from "node:net";
+import { connect } from "node:net";
 import { userInfo } from "node:os";
 import { join } from "node:path";
 import { ensureIdentity, identityFileName } from "../../../shared/link/identity.ts";
+import { nodePorts } from "../../end-to-end/node-ports.ts";
 
 const sshdPath = "/usr/sbin/sshd";
 
@@ -34,7 +35,7 @@ export async function startOpenSshServer(
   const identity = await ensureIdentity(join(directory, "sshd"));
   const keysFile = join(directory, "authorized_keys");
   await writeFile(keysFile, `${authorizedKeys.join("\n")}\n`, { mode: 0o600 });
-  const port = await freePort();
+  const port = (await nodePorts(1))[0]!;
   const configuration = [
     ...more,
     `Port ${port}`,
@@ -61,15 +62,6 @@ export async function startOpenSshServer(
   cleanup.defer(() => stop(sshd));
   await answers(sshd, port, () => said);
   return { port, user: userInfo().username, hostKey: identity.publicKey, said: () => said };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  server.close();
-  await once(server, "close");
-  return typeof address === "object" && address !== null ? address.port : 0;
 }
 
 async function answers(sshd: ChildProcess, port: number, said: () => string): Promise<void> {
