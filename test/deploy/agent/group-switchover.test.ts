@@ -2,6 +2,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
+import type { SuccessorFacts } from "../../../deploy/agent/follower.ts";
 import type { GroupPeers } from "../../../deploy/agent/group-peers.ts";
 import type { GroupPromotion } from "../../../deploy/agent/group-promotion.ts";
 import type { GroupService } from "../../../deploy/agent/group-service.ts";
@@ -11,8 +12,9 @@ import type { Reign } from "../../../deploy/agent/reign.ts";
 import { silentLog } from "../../../shared/log.ts";
 import type { SwitchoverRecord } from "../../../shared/session/switchover.ts";
 import type { SwitchoverMessage } from "../../../shared/wire/messages.ts";
-import { epoch, seq } from "../../../shared/words.ts";
+import { epoch, type GroupName, type NodeName, seq } from "../../../shared/words.ts";
 import { until } from "../../end-to-end/harness.ts";
+import { standIn } from "./stand-in.ts";
 
 /** A primary that was started anew while it was handing over to bravo, which is not there. */
 class InDoubt implements AsyncDisposable {
@@ -35,45 +37,48 @@ class InDoubt implements AsyncDisposable {
       ...{ id: "0123456789abcdef", to: "bravo", reason: "", step: "handing" },
       ...{ cut, digest: new Uint8Array(32) },
     };
-    const reign = {
+    const reign = standIn<Reign>("reign", {
       standing: { epoch: epoch(1), switchover: record },
       keepSwitchover: async () => {},
       holdSwitchover: () => {},
       abandonSwitchover: async () => {
         this.abandoned++;
       },
-      follower: () => (this.follows ? {} : undefined),
+      follower: () => (this.follows ? standIn<SuccessorFacts>("follower", {}) : undefined),
       tell: async (peer: string, { kind }: SwitchoverMessage) => {
         this.told.push(kind);
         if (this.follows) this.handed(peer, false);
         return this.follows;
       },
-    } as unknown as Reign;
-    const workers = {
+    });
+    const workers = standIn<GroupWorkers>("workers", {
       directory,
       role: "primary",
       stopped: false,
       primary: { reign },
-      config: { name: "app", limits: { switchoverStepMs: stepMs }, hooks: {} },
-      options: { node: "alpha", onFatal: (error: unknown) => this.events.push(String(error)) },
+      config: { name: "app" as GroupName, limits: { switchoverStepMs: stepMs }, hooks: {} },
+      options: { node: "alpha" as NodeName, onFatal: (error: unknown) => this.events.push(String(error)) },
       log: silentLog,
       turn: { member: 0, members: 2 },
       turnOf: () => ({ member: 1, members: 2 }),
-      exclusively: async (change: () => Promise<unknown>) => await this.exclusively(change),
+      exclusively: async (change) => await this.exclusively(change),
       event: async (name: string) => {
         this.events.push(name);
       },
+      overridden: async () => {
+        this.events.push("refusal.overridden");
+      },
       onReign: (_: Reign) => {},
-    } as unknown as GroupWorkers;
-    const peers = {
-      others: () => [{ node: "bravo", says: this.says }],
+    });
+    const peers = standIn<GroupPeers>("peers", {
+      others: () => [{ node: "bravo" as NodeName, says: this.says }],
       closeSessions: () => {},
-    } as unknown as GroupPeers;
-    const service = {
+    });
+    const service: GroupService = standIn<GroupService>("service", {
       onEntered: () => {},
       update: async () => service.onEntered({ ms: 0, failure: "there is none", at: 0 }),
-    } as unknown as GroupService;
-    this.switchover = new GroupSwitchover(workers, peers, {} as GroupPromotion, service);
+    });
+    this.switchover = new GroupSwitchover(workers, peers, standIn<GroupPromotion>("promotion", {}), service);
     workers.onReign(reign);
     this.handed = (from, accepted) => {
       const answer = { ...{ accepted, reason: "", epoch: 2n }, digest: new Uint8Array(32) };
