@@ -91,6 +91,8 @@ export class Reign {
   /** Why each refused the last cut that it was sent; until one is durable there. */
   readonly #rejections = new Map<string, string>();
   #standing: PrimaryStanding;
+  /** How far a switchover is, where that is not in the catalog yet. */
+  #held: { readonly record: SwitchoverRecord | undefined } | undefined;
   #dirty = true;
   #dirtySince = performance.now();
   #depth: "changes" | "scan" = "scan";
@@ -200,7 +202,9 @@ export class Reign {
   /** How far a switchover is, durably. @throws {WrittenMeanwhile} when what is handed over is not all that there is */
   async keepSwitchover(record: SwitchoverRecord | undefined): Promise<void> {
     const keep = async (): Promise<void> => {
-      this.#standing = await this.#worker.call("switchover", { record });
+      const standing = await this.#worker.call("switchover", { record });
+      this.#held = undefined;
+      this.#hear(standing);
     };
     if (record?.step !== "handing") await keep();
     else
@@ -214,7 +218,13 @@ export class Reign {
 
   /** Where there is no room for it in the catalog: until the agent ends, and it is written later. */
   holdSwitchover(record: SwitchoverRecord | undefined): void {
-    this.#standing = { ...this.#standing, switchover: record };
+    this.#held = { record };
+    this.#hear(this.#standing);
+  }
+
+  /** What the worker says, which knows nothing of what its catalog had no room for. */
+  #hear(standing: PrimaryStanding): void {
+    this.#standing = this.#held === undefined ? standing : { ...standing, switchover: this.#held.record };
   }
 
   /** Whoever has a store open although the service is stopped, in words; "" when nobody is known to. */
@@ -232,7 +242,9 @@ export class Reign {
   /** Leaves a switchover in a reign of its own: see PrimaryWorkerCalls.abandon. */
   async abandonSwitchover(argument: Parameters<PrimaryWorkerCalls["abandon"]>[0]): Promise<void> {
     await this.betweenCuts(async () => {
-      this.#standing = await this.#worker.call("abandon", argument);
+      const standing = await this.#worker.call("abandon", argument);
+      this.#held = undefined;
+      this.#hear(standing);
     });
   }
 
@@ -296,7 +308,7 @@ export class Reign {
     this.#reverted = true;
     this.halted = reason;
     this.haltedHint = revertedHint;
-    this.#standing = await this.#worker.call("halt", { reason });
+    this.#hear(await this.#worker.call("halt", { reason }));
   }
 
   get reverted(): boolean {
@@ -306,7 +318,7 @@ export class Reign {
   /** What this primary has counts, in a reign of its own: what a replica had beyond it is given up. */
   async acceptSource(turn: Turn): Promise<void> {
     if (!this.#reverted) return;
-    this.#standing = await this.#worker.call("newEpoch", { turn });
+    this.#hear(await this.#worker.call("newEpoch", { turn }));
     this.#reverted = false;
     this.halted = "";
     this.#stir();
@@ -314,12 +326,12 @@ export class Reign {
 
   /** That this reign is the only one is known, for as long as the machine runs; "": it is not any more. */
   async confirm(bootId: string): Promise<void> {
-    this.#standing = await this.#worker.call("confirm", { bootId });
+    this.#hear(await this.#worker.call("confirm", { bootId }));
   }
 
   /** What a person holds back: a cut that is on its way ends, and what goes ahead of one is ended. */
   async pause(paused: Paused | undefined): Promise<void> {
-    this.#standing = await this.#worker.call("pause", { paused });
+    this.#hear(await this.#worker.call("pause", { paused }));
     for (const follower of this.#followers.values()) {
       if (this.#paused && follower.shippingAhead)
         this.#worker.note("aheadRefused", { name: follower.session.peer, session: follower.number });
@@ -334,7 +346,9 @@ export class Reign {
 
   /** A higher epoch was met: from here on this node is not primary, whatever its worker has still to end. */
   async fence(by: bigint): Promise<void> {
-    this.#standing = await this.#worker.call("fence", { by });
+    const standing = await this.#worker.call("fence", { by });
+    this.#held = undefined;
+    this.#hear(standing);
   }
 
   /** Called by the cut worker at any sign of change. */
@@ -814,7 +828,7 @@ export class Reign {
         sinks: sinks.map((follower) => this.#sinkState(follower, renewing.get(follower.session.peer) ?? [])),
         forgottenUpTo,
       });
-      this.#standing = result.standing;
+      this.#hear(result.standing);
     } finally {
       this.#cutting = false;
     }

@@ -200,4 +200,24 @@ describe("a reign", () => {
     await reign.stop();
     expect(begun.map(({ freeze, prune }) => `${freeze} ${prune}`)).to.deep.equal(["still true", "hooks true"]);
   });
+
+  it("holds how far a switchover is until that is written down, whatever else its worker says meanwhile", async () => {
+    const id = "0123456789abcdef";
+    const stopping = { ...{ id, to: "bravo", reason: "" }, step: "stopping" } as const;
+    const goesBack = { ...{ id, to: "bravo", reason: "late" }, step: "rolling-back" } as const;
+    const catalog = { ...standing, switchover: stopping } as PrimaryStanding;
+    const worker = {
+      note() {},
+      call: async (name: keyof PrimaryWorkerCalls, argument: { record?: typeof goesBack }) =>
+        name === "switchover" ? { ...catalog, switchover: argument.record } : catalog,
+    } as unknown as WorkerThread<PrimaryMainCalls, PrimaryWorkerCalls>;
+    const reign = new Reign(worker, catalog, freezing);
+    reign.holdSwitchover(goesBack);
+    await reign.confirm("boot");
+    expect(reign.standing.switchover).to.equal(goesBack);
+    await reign.keepSwitchover(goesBack);
+    await reign.keepSwitchover(undefined);
+    await reign.confirm("boot");
+    expect(reign.standing.switchover).to.equal(stopping);
+  });
 });
