@@ -1,3 +1,4 @@
+import { randomInt } from "node:crypto";
 import { membersOf } from "../../shared/config/config.ts";
 import { configurationDigest, membersDigest } from "../../shared/config/digest.ts";
 import { explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
@@ -48,6 +49,8 @@ export interface Loss {
   readonly bytes: number | undefined;
 }
 
+/** The greatest that is drawn at once. */
+const nonceMax = 2 ** 48 - 1;
 /** Who does not answer within that is not there. */
 const answerMsMax = 2000;
 
@@ -87,8 +90,7 @@ export class GroupPeers {
   /** This node is about to be promoted: it says nothing of itself that another promotion could build upon. */
   #aspiring = false;
   /** Answers that are waited for: what is done when they come. */
-  readonly #awaited = new Map<number, () => void>();
-  #questions = 0;
+  readonly #awaited = new Map<number, { readonly session: Session; readonly answered: () => void }>();
   #generation = 0n;
   #followed = 0;
   #eager = 0;
@@ -323,9 +325,12 @@ export class GroupPeers {
           if (!this.#aspiring && this.#workers.role === said)
             await session.send({ kind: "roleHeld", nonce: message.nonce });
           break;
-        case "roleHeld":
-          this.#awaited.get(message.nonce)?.();
+        case "roleHeld": {
+          // For itself alone: what one could guess, or was told, is no word of another.
+          const question = this.#awaited.get(message.nonce);
+          if (question?.session === session) question.answered();
           break;
+        }
         case "refusal":
           throw new RefusedByPeer(session.peer, message.code, message.message, message.hint);
         default:
@@ -359,11 +364,11 @@ export class GroupPeers {
     );
     await Promise.all(
       asked.map(async (session) => {
-        const nonce = ++this.#questions;
+        const nonce = randomInt(nonceMax);
         const answer = Promise.withResolvers<void>();
         const tooLate = (): void => answer.reject(limit.reason);
         limit.addEventListener("abort", tooLate, { once: true });
-        this.#awaited.set(nonce, answer.resolve);
+        this.#awaited.set(nonce, { session, answered: answer.resolve });
         try {
           await session.send({ kind: "roleAsked", nonce });
           await answer.promise;

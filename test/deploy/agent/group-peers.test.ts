@@ -5,8 +5,9 @@ import type { Session } from "../../../deploy/agent/session.ts";
 import { membersDigest } from "../../../shared/config/digest.ts";
 import { type Log, silentLog } from "../../../shared/log.ts";
 import { membersFeature } from "../../../shared/session/connect.ts";
+import { encodeMessage } from "../../../shared/wire/codec.ts";
 import type { Frame } from "../../../shared/wire/frame.ts";
-import type { Hello } from "../../../shared/wire/messages.ts";
+import type { Hello, Message } from "../../../shared/wire/messages.ts";
 import { until } from "../../end-to-end/harness.ts";
 
 const group = (primary: string, ...replicas: string[]) =>
@@ -30,6 +31,7 @@ function peersOf(errors: string[]): GroupPeers {
 class Talk {
   readonly frames: PromiseWithResolvers<Frame | undefined>[] = [];
   readonly session: Session;
+  readonly heard: Message[] = [];
   #ended = false;
   constructor(peer: string, change: Partial<Hello>) {
     const hello = {
@@ -41,7 +43,9 @@ class Talk {
     this.session = {
       ...{ peer, dialed: true, theirs: hello, hello, lastHeardAt: performance.now() },
       greet: async () => hello,
-      send: async () => {},
+      send: async (message: Message) => {
+        this.heard.push(message);
+      },
       channel: { close: () => this.end() },
       next: async () => {
         const frame = Promise.withResolvers<Frame | undefined>();
@@ -50,6 +54,13 @@ class Talk {
         return await frame.promise;
       },
     } as unknown as Session;
+  }
+
+  /** Brings what is read next. */
+  say(message: Message): void {
+    this.frames
+      .at(-1)
+      ?.resolve({ kind: "control", header: encodeMessage(message), payload: new Uint8Array(0) } as Frame);
   }
 
   end(): void {
@@ -77,5 +88,27 @@ describe("what a node knows of the others' configurations", () => {
     for (const talk of talks) talk.end();
     await Promise.all(over);
     expect(peers.namingOthers()).to.deep.equal([]);
+  });
+});
+
+describe("what a node says of itself before a promotion", () => {
+  it("is its own word: nobody answers for another", async () => {
+    const peers = peersOf([]);
+    const silent = new Talk("alpha", { features: ["role"] });
+    const other = new Talk("charlie", { features: ["role"] });
+    const talks = [silent, other];
+    const over = talks.map(async ({ session }) => await peers.converse(session, changes));
+    await until(() => talks.every(({ frames }) => frames.length > 0), 20_000, "both are there");
+    const answering = peers.answering();
+    await until(() => talks.every(({ heard }) => heard.length > 0), 20_000, "both are asked");
+    const nonces = talks.map(({ heard }) => (heard[0]?.kind === "roleAsked" ? heard[0].nonce : -1));
+    for (const nonce of nonces) {
+      const read = other.frames.length;
+      other.say({ kind: "roleHeld", nonce });
+      await until(() => other.frames.length > read, 20_000, "it is heard");
+    }
+    expect([...(await answering)]).to.deep.equal(["charlie"]);
+    for (const talk of talks) talk.end();
+    await Promise.all(over);
   });
 });
