@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 import { explain } from "../../shared/errors.ts";
 import { executable } from "../../shared/executable.ts";
 import { hex } from "../../shared/manifest/digest.ts";
-import { revocationAnswer } from "../../shared/session/switchover.ts";
+import { handoverRefusal, revocationAnswer } from "../../shared/session/switchover.ts";
 import { type Obstacle, targetObstacles } from "../../shared/session/switchover-plan.ts";
 import type { SwitchoverMessage } from "../../shared/wire/messages.ts";
 import { cutText, epoch } from "../../shared/words.ts";
@@ -11,6 +11,7 @@ import type { Following } from "./following.ts";
 import type { GroupPromotion } from "./group-promotion.ts";
 import type { GroupWorkers } from "./group-workers.ts";
 import type { SwitchoverTimes } from "./switchover-times.ts";
+import { isCatalogFailed } from "./worker-thread.ts";
 
 type Handover = Extract<SwitchoverMessage, { kind: "handover" }>;
 type Answer = Extract<SwitchoverMessage, { kind: "handoverAnswer" }>;
@@ -19,6 +20,8 @@ type Started = Extract<SwitchoverMessage, { kind: "serviceStarted" }>;
 /** Less than this and a catalog, or what a service writes at its start, may find no room. */
 const freeBytesMin = 64 * 1024 * 1024;
 const obstaclesMax = 32;
+/** Handovers that are over and not forgotten: of two at a time there are none. */
+const overMax = 64;
 const textLengthMax = 4096;
 
 /**
@@ -117,13 +120,22 @@ export class SwitchoverTarget {
     if (!this.#isCurrent(following) || this.#over.has(id)) return;
     const from = following.session.peer;
     workers.log.info("handover.received", { peer: from, id, cut: cutText(handover.cut) });
+    // Nothing is run, and nothing written down, for what cannot be: whoever asks for that may ask without end.
+    const futile = await this.#futile(handover);
+    if (futile !== undefined) {
+      if (!this.#isCurrent(following)) return;
+      this.#isOver(id);
+      workers.log.warn("handover.refused", { peer: from, id, reason: futile.reason });
+      await following.session.send({ ...futile, reason: short(futile.reason) });
+      return;
+    }
     const refusal = await this.#beforePromote();
     // A session that ended meanwhile takes what it asked for along.
     if (!this.#isCurrent(following)) return;
     const begun = performance.now();
     const answer = await this.#takeOver(handover, refusal);
     if (!answer.accepted) {
-      this.#over.add(id);
+      this.#isOver(id);
       workers.log.warn("handover.refused", { peer: from, id, reason: answer.reason });
       await workers.event("handover.refused", { id, from, cut: cutText(handover.cut), reason: answer.reason });
       await following.session.send({ ...answer, reason: short(answer.reason) });
@@ -155,6 +167,27 @@ export class SwitchoverTarget {
     }
   }
 
+  /** The refusal of what this node has not; undefined where it has exactly that, and where it cannot be asked just now. */
+  async #futile({ id, cut, digest }: Handover): Promise<Answer | undefined> {
+    const { replica } = this.#workers;
+    if (replica === undefined) return undefined;
+    const standing = await replica.call("standing", undefined);
+    // What came whole may still wait to be applied, and is before the epoch.
+    const has = { role: standing.role, committed: standing.committed, digest: standing.digest, applied: cut.seq };
+    const reason = handoverRefusal({ ...has, suspect: "", halted: "", barred: "" }, { id, cut, digest });
+    if (reason === "") return undefined;
+    const held = new Uint8Array(standing.digest);
+    return { kind: "handoverAnswer", id, accepted: false, reason, epoch: standing.epoch, digest: held };
+  }
+
+  #isOver(id: string): void {
+    this.#over.add(id);
+    for (const oldest of this.#over) {
+      if (this.#over.size <= overMax) break;
+      this.#over.delete(oldest);
+    }
+  }
+
   async #beforePromote(): Promise<string> {
     const { options, config } = this.#workers;
     const { hooks } = config;
@@ -182,6 +215,8 @@ export class SwitchoverTarget {
       const { accepted, reason, standing } = taken;
       return { ...answer, accepted, reason, epoch: standing.epoch, digest: new Uint8Array(standing.digest) };
     } catch (error) {
+      // Whether the epoch is durable nobody can say before the next start: no answer, and the primary stays in doubt until then.
+      if (isCatalogFailed(error)) throw error;
       // What the catalog says now is what counts: it may have begun.
       const standing = await replica.call("standing", undefined);
       workers.replicaStanding = standing;
@@ -200,7 +235,7 @@ export class SwitchoverTarget {
     if (!this.#isCurrent(following)) return;
     const { role, standing } = this.#workers;
     const { accepted, reason } = revocationAnswer({ role });
-    if (!accepted) this.#over.add(id);
+    if (!accepted) this.#isOver(id);
     const digest = new Uint8Array(standing?.digest ?? new Uint8Array(32));
     await following.session.send({
       kind: "handoverAnswer",
