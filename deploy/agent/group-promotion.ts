@@ -205,7 +205,7 @@ export class GroupPromotion {
     await this.serviceQuiesced();
     aborted.throwIfAborted();
     try {
-      await workers.becomePrimary({ ...workers.turn, heard: this.#peers.answers.highest });
+      await workers.becomePrimary(workers.turnAbove(this.#peers.answers.highest));
     } catch (error) {
       await workers.closePrimary();
       this.#peers.missingSince(await workers.openReplica());
@@ -333,11 +333,8 @@ export class GroupPromotion {
       await worker.call("openCopy", undefined);
       const taken = await worker.call("takeOver", {
         acceptSuspect,
-        turn: {
-          ...workers.turn,
-          // A cluster that grants an epoch has compared what its nodes know.
-          ...(granted === undefined ? { heard: this.#peers.answers.highest } : { granted }),
-        },
+        // A cluster that grants an epoch has compared what its nodes know.
+        turn: granted === undefined ? workers.turnAbove(this.#peers.answers.highest) : { ...workers.turn, granted },
       });
       workers.replicaStanding = await worker.call("standing", undefined);
       return taken;

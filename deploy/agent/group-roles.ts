@@ -235,7 +235,7 @@ export class GroupRoles implements RoleChanges {
       if (!reign.reverted) return;
       const { halted: reason } = reign;
       await workers.overridden({ verb: "cut", code: "REPLICA_NEWER", flag: "--accept-source", by, reason });
-      await reign.acceptSource(workers.turn);
+      await reign.acceptSource(workers.turnAbove(0n));
       const { epoch, committed } = reign.standing;
       await workers.event("source.accepted", { epoch, seq: committed.seq, by });
       log.warn("source.accepted", { epoch, seq: committed.seq });

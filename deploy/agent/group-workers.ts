@@ -26,6 +26,7 @@ import { excludesOf, placementOf } from "../workers/store-adapters.ts";
 import { type EventFields, type EventLog, fieldsText } from "./event-log.ts";
 import type { Following } from "./following.ts";
 import type { Forks } from "./forks.ts";
+import { FormerEpoch } from "./former-epoch.ts";
 import type { HookLedger } from "./hook-ledger.ts";
 import { LastVerified } from "./last-verified.ts";
 import { Reign } from "./reign.ts";
@@ -130,6 +131,7 @@ export class GroupWorkers {
   readonly log: Log;
   readonly stores: readonly StoreOnNode[];
   readonly lastVerified: LastVerified;
+  readonly formerEpoch: FormerEpoch;
   #primary: { readonly worker: PrimaryWorker; readonly reign: Reign } | undefined;
   #replica: ReplicaWorker | undefined;
   /** What the replica's worker said last: whoever makes it change something keeps its answer here. */
@@ -151,6 +153,7 @@ export class GroupWorkers {
     this.config = options.group;
     this.log = options.log.with({ group: options.group.name });
     this.lastVerified = new LastVerified(join(this.directory, "verified.json"), this.log);
+    this.formerEpoch = new FormerEpoch(join(this.directory, "former-epoch.json"), this.log);
     this.stores = [...options.group.stores.values()].map((store) => storeOnNode(store, options.node));
   }
 
@@ -233,6 +236,12 @@ export class GroupWorkers {
     const turn = this.turnOf(this.options.node);
     assert(turn !== undefined, "this node is a member of its groups");
     return turn;
+  }
+
+  /** The same, of a reign that begins above whatever was heard of, and above what this node may have begun and forgotten. */
+  turnAbove(heard: bigint): Turn {
+    const { standing, turn } = this;
+    return { ...turn, heard: this.formerEpoch.above(heard, standing?.epochSeen ?? 0n) };
   }
 
   /** Undefined of a node that is no member (any more). */

@@ -82,9 +82,19 @@ export class GroupAgent {
   }
 
   async start(): Promise<void> {
+    await this.workers.formerEpoch.load(await this.#toldFormerly());
     await this.roles.start();
     this.pausing.say();
     this.#files.start();
+  }
+
+  async #toldFormerly(): Promise<bigint> {
+    try {
+      return await this.#files.formerEpoch();
+    } catch (error) {
+      this.workers.log.warn("role_files.failed", { error });
+      return 0n;
+    }
   }
 
   async converse(session: Session): Promise<void> {

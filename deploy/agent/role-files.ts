@@ -72,6 +72,21 @@ export class RoleFiles {
     this.#timer = undefined;
   }
 
+  /** The highest epoch that an agent before this one wrote down; 0 where there is none. Before `start`. */
+  async formerEpoch(): Promise<bigint> {
+    let highest = 0n;
+    for (const place of this.#places) {
+      await using holder = await ownDirectory(join(place, privateName));
+      if (holder === undefined) continue;
+      await using directory = await ownDirectory(join(within(holder), this.#group));
+      if (directory === undefined) continue;
+      const text = await readSmall(join(within(directory), ".primary"));
+      const said = BigInt(/^\S+ (\d{1,15})\n$/.exec(text)?.[1] ?? 0);
+      if (said > highest) highest = said;
+    }
+    return highest;
+  }
+
   /** Never throws: what it cannot write it says once. */
   async write(): Promise<void> {
     try {
@@ -131,6 +146,18 @@ async function ownDirectory(path: string): Promise<FileHandle | undefined> {
   if (uid === process.geteuid?.()) return directory;
   await directory.close();
   return undefined;
+}
+
+/** "" where there is no such file. */
+async function readSmall(path: string): Promise<string> {
+  try {
+    await using file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    const { bytesRead, buffer } = await file.read({ buffer: Buffer.alloc(256), position: 0 });
+    return buffer.toString("utf8", 0, bytesRead);
+  } catch (error) {
+    if (isSystemError(error, "ENOENT", "ELOOP", "EISDIR")) return "";
+    throw error;
+  }
 }
 
 /** The directory that was opened, whatever has its name by now. */

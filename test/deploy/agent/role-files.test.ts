@@ -49,6 +49,19 @@ describe("files for scripts", () => {
       expect((await stat(join(directory, "one", ".understudy"))).mode & 0o777).to.equal(0o711);
       expect(await readdir(join(directory, "two")), "where no copy is").to.deep.equal([]);
 
+      expect(await files.formerEpoch()).to.equal(4n);
+      await mkdir(join(directory, "two", ".understudy", "app"), { recursive: true });
+      for (const [text, epoch] of [
+        ["- 12\n", 12n],
+        ["alpha 12", 4n],
+        ["alpha x\n", 4n],
+        ["", 4n],
+      ] as const) {
+        await writeFile(join(directory, "two", ".understudy", "app", ".primary"), text);
+        expect(await files.formerEpoch(), text).to.equal(epoch);
+      }
+      await rm(join(directory, "two", ".understudy"), { recursive: true });
+
       const { ino } = await stat(join(place, ".primary"));
       facts = { ...replica, lagSeconds: 7 };
       await files.write();
