@@ -26,7 +26,7 @@ export function epochFault(said: bigint, known: bigint): string {
 }
 
 /** Somebody speaks of an epoch that no promotion has led to. */
-export class EpochUnbelievable extends UnderstudyError {
+class EpochUnbelievable extends UnderstudyError {
   readonly code = "EPOCH_UNBELIEVABLE";
   readonly remedy = "stop";
   readonly state = "Nothing was changed.";
@@ -35,7 +35,7 @@ export class EpochUnbelievable extends UnderstudyError {
 }
 
 /** The epochs of a group have come to their end. */
-export class EpochsUsedUp extends UnderstudyError {
+class EpochsUsedUp extends UnderstudyError {
   readonly code = "EPOCHS_USED_UP";
   readonly remedy = "stop";
   readonly state = "Nothing was changed.";
