@@ -2,12 +2,12 @@ import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import type { AgentStatus, ControlHandler, GroupStatus } from "../../deploy/control/api.ts";
 import { AgentNotRunning, ControlBroken } from "../../deploy/control/client.ts";
 import type { Child } from "../../deploy/demo/child-process.ts";
 import { controlOf, keyOf, launcherFile, startLocalAgent } from "../../deploy/demo/local-agent.ts";
+import { until as lookUntil } from "../until.ts";
 import { nodePorts } from "./node-ports.ts";
 
 /**
@@ -251,21 +251,14 @@ export class ClusterNode {
   }
 }
 
-/** Asks again and again until it is told something, and fails with `what` when the deadline passes. */
+/** Asks agents again and again, with a pause that leaves them time for something else. */
 export async function until<T>(
-  condition: () => T | undefined | false | Promise<T | undefined | false>,
+  look: () => T | undefined | false | Promise<T | undefined | false>,
   deadlineMs: number,
   what: string | (() => string),
   pauseMs = 20,
 ): Promise<T> {
-  const end = performance.now() + deadlineMs;
-  for (;;) {
-    const value = await condition();
-    if (value !== undefined && value !== false) return value;
-    if (performance.now() > end)
-      throw new Error(`not within ${deadlineMs} ms: ${typeof what === "string" ? what : what()}`);
-    await sleep(pauseMs);
-  }
+  return await lookUntil(look, what, deadlineMs, pauseMs);
 }
 
 /** Promotes as soon as the death of the primary's link is heard; whatever is lost is accepted, and that nobody hears of it. */

@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import { connectControl } from "../../deploy/control/client.ts";
 import { controlSocketPath } from "../../deploy/control/state-layout.ts";
 import { cpuMsOfProcess } from "../cpu-time.ts";
+import { until } from "../until.ts";
 
 export interface LogLine {
   readonly level: string;
@@ -15,22 +16,6 @@ export interface LogLine {
 }
 
 const launcher = fileURLToPath(new URL("../../deploy/understudy", import.meta.url));
-
-/** Waits for a condition, with a deadline that a broken program meets and a slow machine does not. */
-export async function until<T>(
-  look: () => T | undefined | false,
-  what: string | (() => string),
-  deadlineMs = 15_000,
-): Promise<T> {
-  const end = performance.now() + deadlineMs;
-  for (;;) {
-    const found = look();
-    if (found !== undefined && found !== false) return found;
-    if (performance.now() > end)
-      throw new Error(`not within ${deadlineMs} ms: ${typeof what === "string" ? what : what()}`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-}
 
 /** A real agent in a process of its own, with the lines of its log. */
 export class AgentProcess implements AsyncDisposable {

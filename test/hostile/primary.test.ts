@@ -13,7 +13,8 @@ import type { Acknowledgement, Hello, Message } from "../../shared/wire/messages
 import { packTouchedList } from "../../shared/wire/touched-list.ts";
 import { type CutId, cutText, epoch, type ObjectId, seq } from "../../shared/words.ts";
 import { nodePorts } from "../end-to-end/node-ports.ts";
-import { AgentProcess, until } from "./agent-process.ts";
+import { until } from "../until.ts";
+import { AgentProcess } from "./agent-process.ts";
 import { type Conversation, ScriptedNode } from "./scripted-node.ts";
 
 const residentMiBMax = 400;

@@ -15,7 +15,7 @@ import type {
   PathRow,
 } from "../../shared/wire/messages.ts";
 import { type CutId, cutText, epoch, type ObjectId, type StorePath, seq } from "../../shared/words.ts";
-import { until } from "./agent-process.ts";
+import { until } from "../until.ts";
 
 const never = new AbortController().signal;
 const empty = new Uint8Array(0);

@@ -8,7 +8,7 @@ import { encodeMessage } from "../../shared/wire/codec.ts";
 import type { Hello, Message } from "../../shared/wire/messages.ts";
 import { unpackTouchedList } from "../../shared/wire/touched-list.ts";
 import { epoch, type ObjectId, type StorePath, seq } from "../../shared/words.ts";
-import { until } from "./agent-process.ts";
+import { until } from "../until.ts";
 import { usualDraft } from "./cut-cases.ts";
 import { HostileStage } from "./hostile-stage.ts";
 import { body, rawEnvelope, rawMessage } from "./raw-message.ts";

@@ -10,7 +10,7 @@ import { commit } from "../../replica/commit/commit.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { cutInto, openPrimary, openReplica, receiverOf, sinkInto } from "../model/in-process.ts";
 import { ModelSource } from "../model/model-store.ts";
-import { until } from "./agent-process.ts";
+import { until } from "../until.ts";
 import { treeDigest } from "./footprint.ts";
 import { HostileStage } from "./hostile-stage.ts";
 

@@ -2,7 +2,6 @@ import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
-import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
 import { EventLog } from "../../../deploy/agent/event-log.ts";
 import { Forks } from "../../../deploy/agent/forks.ts";
@@ -16,14 +15,7 @@ import { silentLog } from "../../../shared/log.ts";
 import { createMetrics } from "../../../shared/metrics.ts";
 import { type CutId, cutText, type GroupName, type NodeName } from "../../../shared/words.ts";
 import { nodePorts } from "../../end-to-end/node-ports.ts";
-
-const deadlineMs = 60_000;
-
-async function until(condition: () => boolean | Promise<boolean>, what: string): Promise<void> {
-  for (const end = performance.now() + deadlineMs; !(await condition()); await sleep(10)) {
-    if (performance.now() > end) throw new Error(`waited in vain until ${what}`);
-  }
-}
+import { until } from "../../until.ts";
 
 /** Everything of two agents but their processes. */
 class Pair implements AsyncDisposable {

@@ -16,8 +16,8 @@ class Watched implements AsyncDisposable {
   });
 
   async until(condition: () => boolean): Promise<void> {
-    for (const deadline = performance.now() + 5000; !condition(); ) {
-      if (performance.now() > deadline) throw new Error(`not within 5 s; events: ${this.events.join(", ")}`);
+    for (const deadline = performance.now() + 30_000; !condition(); ) {
+      if (performance.now() > deadline) throw new Error(`not within 30 s; events: ${this.events.join(", ")}`);
       await delay(1);
     }
   }

@@ -6,17 +6,8 @@ import { ChannelClosed } from "../../../shared/link/link-errors.ts";
 import { RateLimiter } from "../../../shared/link/rate-limit.ts";
 import { nativeCryptoAvailable } from "../../../shared/link/ssh-algorithms.ts";
 import type { Frame } from "../../../shared/wire/frame.ts";
-import {
-  collect,
-  drain,
-  embeddedPair,
-  listening,
-  never,
-  numbered,
-  recorder,
-  someIdentities,
-  until,
-} from "./link-fixtures.ts";
+import { until } from "../../until.ts";
+import { collect, drain, embeddedPair, listening, never, numbered, recorder, someIdentities } from "./link-fixtures.ts";
 
 describe("embedded link", () => {
   let cleanup: AsyncDisposableStack;

@@ -8,6 +8,7 @@ import { type DialOptions, dial } from "../../../shared/link/dial.ts";
 import type { Identity } from "../../../shared/link/identity.ts";
 import { encodeMessage } from "../../../shared/wire/codec.ts";
 import { encodeFrame, type Frame, headerBytesMax, payloadBytesMax } from "../../../shared/wire/frame.ts";
+import { until } from "../../until.ts";
 import {
   collect,
   countRounds,
@@ -20,7 +21,6 @@ import {
   type PairOptions,
   recorder,
   someIdentities,
-  until,
 } from "./link-fixtures.ts";
 
 /** What a node's own code never does: everything here comes from a plain SSH client, socket or server. */

@@ -10,6 +10,7 @@ import type { LinkLog, LogFields } from "../../../shared/link/link-log.ts";
 import { type Listener, type ListenerLimits, listenEmbedded } from "../../../shared/link/listen-embedded.ts";
 import { encodeMessage } from "../../../shared/wire/codec.ts";
 import type { Frame } from "../../../shared/wire/frame.ts";
+import { until } from "../../until.ts";
 
 export const never = new AbortController().signal;
 
@@ -31,15 +32,6 @@ export function recorder(): {
     has: (event, text = "") =>
       lines.some((line) => line.event === event && JSON.stringify(line.fields).search(text) !== -1),
   };
-}
-
-/** Waits for a condition, with a deadline that a broken program meets and a slow machine does not. */
-export async function until(condition: () => boolean, what: string, deadlineMs = 10_000): Promise<void> {
-  const end = performance.now() + deadlineMs;
-  while (!condition()) {
-    if (performance.now() > end) throw new Error(`not within ${deadlineMs} ms: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
 }
 
 /**

@@ -10,6 +10,7 @@ import type { Channel } from "../../../shared/link/channel.ts";
 import { type Connection, dial } from "../../../shared/link/dial.ts";
 import { listenSocket } from "../../../shared/link/listen-socket.ts";
 import type { Frame } from "../../../shared/wire/frame.ts";
+import { until } from "../../until.ts";
 import {
   collect,
   countRounds,
@@ -20,7 +21,6 @@ import {
   recorder,
   scratch,
   someIdentities,
-  until,
 } from "./link-fixtures.ts";
 import { type OpenSshServer, startOpenSshServer } from "./openssh-server.ts";
 

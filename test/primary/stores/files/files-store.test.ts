@@ -26,8 +26,9 @@ import { runInNewContext } from "node:vm";
 import { expect } from "chai";
 import { singleSyncsMax } from "../../../../primary/stores/files/filesystem-sync.ts";
 import type { StorePath } from "../../../../shared/words.ts";
+import { until } from "../../../until.ts";
 import { describeTree, ModelConsumer } from "./model-consumer.ts";
-import { Scratch, until } from "./scratch.ts";
+import { Scratch } from "./scratch.ts";
 
 /** Everything is older than 2 s from now on. */
 const aged = 10_000;

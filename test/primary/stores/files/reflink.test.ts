@@ -17,9 +17,10 @@ import { expect } from "chai";
 import { cloneFirstBytesMin, Reflinks } from "../../../../primary/stores/files/reflink.ts";
 import { SteadyFile } from "../../../../primary/stores/files/steady-file.ts";
 import type { StorePath } from "../../../../shared/words.ts";
+import { until } from "../../../until.ts";
 import { LoopVolume } from "./loop-volume.ts";
 import { describeTree } from "./model-consumer.ts";
-import { Scratch, until } from "./scratch.ts";
+import { Scratch } from "./scratch.ts";
 
 /** Everything is older than 2 s from now on. */
 const aged = 10_000;

@@ -1,7 +1,6 @@
 import { mkdirSync, mkdtempSync, rmSync, statfsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import {
   createFilesStore,
   type FilesStore,
@@ -46,13 +45,5 @@ export class Scratch implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const store of this.stores) await store.close();
     rmSync(this.directory, { recursive: true, force: true });
-  }
-}
-
-/** Waits for a condition, at most 10 s. */
-export async function until(condition: () => boolean, what: string): Promise<void> {
-  for (const deadline = performance.now() + 10_000; !condition(); ) {
-    if (performance.now() > deadline) throw new Error(`not within 10 s: ${what}`);
-    await delay(2);
   }
 }

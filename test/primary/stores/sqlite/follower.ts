@@ -3,7 +3,6 @@ import { closeSync, copyFileSync, ftruncateSync, openSync, rmSync, writeSync } f
 import { createInterface } from "node:readline";
 import { DatabaseSync } from "node:sqlite";
 import type { Readable, Writable } from "node:stream";
-import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import type {
   Found,
@@ -184,14 +183,6 @@ export class Writer implements AsyncDisposable {
     const ended = new Promise((resolve) => this.#process.once("close", resolve));
     this.#process.stdin.end();
     await ended;
-  }
-}
-
-export async function until(condition: () => boolean, what: string, deadlineMs = 10_000): Promise<void> {
-  const end = performance.now() + deadlineMs;
-  while (!condition()) {
-    if (performance.now() > end) throw new Error(`not within ${deadlineMs} ms: ${what}`);
-    await delay(5);
   }
 }
 

@@ -11,7 +11,7 @@ import { parseDatabaseHeader } from "../../../../primary/stores/sqlite/database-
 import { PageSet } from "../../../../primary/stores/sqlite/page-set.ts";
 import { dueStep, type LogState, turnLimits } from "../../../../primary/stores/sqlite/turning.ts";
 import { watchHotFiles } from "../../../../primary/watch/hot-files.ts";
-import { until } from "./follower.ts";
+import { until } from "../../../until.ts";
 
 describe("a set of pages", () => {
   it("holds what was added, in order, and tells it as ranges below the end of the database", () => {

@@ -26,7 +26,8 @@ import {
 } from "../../../../primary/stores/sqlite/sqlite-store.ts";
 import { watchHotFiles } from "../../../../primary/watch/hot-files.ts";
 import type { StorePath } from "../../../../shared/words.ts";
-import { Follower, quantile, until, Writer } from "./follower.ts";
+import { until } from "../../../until.ts";
+import { Follower, quantile, Writer } from "./follower.ts";
 
 describe("the sqlite store", () => {
   let directory: string;
