@@ -1,4 +1,4 @@
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -55,9 +55,11 @@ export class Application implements AsyncDisposable {
 
   /** The epoch of the service that shall run; 0 where none shall. */
   #wanted(): number {
+    const path = join(this.#directory, "service");
+    if (!existsSync(path)) return 0;
     try {
-      // It may be there and not be written yet.
-      return Number(readFileSync(join(this.#directory, "service"), "utf8"));
+      // It may be there and not be written yet, or be gone by now.
+      return Number(readFileSync(path, "utf8"));
     } catch (error) {
       if (!isSystemError(error, "ENOENT")) throw error;
       return 0;

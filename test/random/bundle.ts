@@ -18,10 +18,10 @@ export class Bundle implements AsyncDisposable {
     const bundle = join(directory, "understudy");
     const launcher = join(directory, "launch");
     await build(bundle);
-    // As the launcher of the bundle, which looks for a Node that is new enough each time.
+    // What was compiled is kept as long as the bundle is. As the launcher of the bundle, which looks for a Node that is new enough each time.
     await writeFile(
       launcher,
-      `#!/bin/sh\nexec '${process.execPath}' --max-semi-space-size=1 '${join(bundle, "main.js")}' "$@"\n`,
+      `#!/bin/sh\nNODE_COMPILE_CACHE='${join(directory, "compiled")}' exec '${process.execPath}' --max-semi-space-size=1 '${join(bundle, "main.js")}' "$@"\n`,
     );
     await chmod(launcher, 0o755);
     return new Bundle(directory, launcher);

@@ -1,6 +1,7 @@
 import { expect } from "chai";
 import type { Entry } from "./application.ts";
-import { lineage, wrongly } from "./losses.ts";
+import { difference } from "./contents.ts";
+import { lastInCommon, lineage, wrongly } from "./losses.ts";
 import type { Begun, Taken } from "./node-record.ts";
 import { epochsOfTwo, intervalsOf, overlaps, runOn } from "./outside-checks.ts";
 
@@ -65,6 +66,26 @@ describe("what judges the histories of three agents", () => {
         [4, undefined],
       ]);
     });
+  });
+
+  it("knows what a fork can have in common with a promotion, from where its own node had left that epoch", () => {
+    const last = (epoch: number, seq: number) => ({ epoch, seq, takenAt: "" });
+    const epochs = [{ epoch: 12, firstSeq: 60 }];
+    const own = [...epochs, { epoch: 13, firstSeq: 73 }];
+    const stated = { epoch: 12, seq: 77 };
+    expect(lastInCommon({ last: last(12, 79), epochs }, stated)).to.equal(77);
+    expect(lastInCommon({ last: last(12, 75), epochs }, stated)).to.equal(75);
+    expect(lastInCommon({ last: last(13, 73), epochs: own }, stated)).to.equal(72);
+  });
+
+  it("finds what differs between two nodes: an entry that one of them lacks, a file that is another or is not there", () => {
+    const contents = (ids: string[], files: Record<string, string>) => ({
+      ids: new Set(ids),
+      files: new Map(Object.entries(files)),
+    });
+    const one = contents(["a", "b"], { x: "1", y: "2" });
+    expect(difference(one, contents(["a", "b"], { x: "1", y: "2" }))).to.equal("");
+    expect(difference(one, contents(["a"], { x: "3", z: "2" }))).to.equal("entry b, files/x, files/y, files/z");
   });
 
   it("finds an epoch of two nodes", () => {

@@ -36,10 +36,10 @@ async function filesOf(node: ClusterNode): Promise<Map<string, string>> {
   return files;
 }
 
-/** What differs, in words; "" where nothing does. */
+/** The first of what differs, in words; "" where nothing does. */
 export function difference(one: Contents, other: Contents): string {
   const ids = [...new Set([...one.ids, ...other.ids])].filter((id) => one.ids.has(id) !== other.ids.has(id));
   const names = [...new Set([...one.files.keys(), ...other.files.keys()])];
   const files = names.filter((name) => one.files.get(name) !== other.files.get(name));
-  return [...ids.map((id) => `entry ${id}`), ...files.map((name) => `files/${name}`)].join(", ");
+  return [...ids.map((id) => `entry ${id}`), ...files.map((name) => `files/${name}`)].slice(0, 10).join(", ");
 }

@@ -2,6 +2,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type ControlHandler, cutRefText, type GroupStatus } from "../../deploy/control/api.ts";
+import { ControlTimedOut } from "../../deploy/control/client.ts";
 import type { ForkDescription } from "../../deploy/control/fork-answers.ts";
 import type { CutRef } from "../../deploy/control/json-names.ts";
 import { explain } from "../../shared/errors.ts";
@@ -10,9 +11,9 @@ import { type ClusterNode, until } from "../end-to-end/harness.ts";
 import { type Contents, contentsInUse, contentsOfCopy, difference } from "./contents.ts";
 import { forksOf, type KeptFork } from "./forks-of.ts";
 import { Life, names, type Recorded } from "./life.ts";
-import { type Kept, lineage, wrongly } from "./losses.ts";
+import { type Kept, lastInCommon, lineage, wrongly } from "./losses.ts";
 import { Metronome } from "./metronome.ts";
-import { epochsOfTwo, overlaps, type Permission, runOn } from "./outside-checks.ts";
+import { epochsOfTwo, overlaps, type Permission, runOn, timeText } from "./outside-checks.ts";
 
 /**
  * Histories of three real agents: whatever their machines, links and operators do, in any order, ends in one primary that has
@@ -20,7 +21,10 @@ import { epochsOfTwo, overlaps, type Permission, runOn } from "./outside-checks.
  */
 export interface HistoriesOptions {
   readonly seed: number;
+  /** At most. */
   readonly histories: number;
+  /** Whether there shall be one more. */
+  readonly goesOn?: () => boolean;
   readonly say: (line: string) => void;
   /** Of the agents, in place of this checkout's. */
   readonly launcher?: string;
@@ -47,21 +51,28 @@ const deadlineMs = 120_000;
 /** Of what an agent said at last, where a history has failed. */
 const lastWordsMax = 60;
 
-export async function runHistories({ seed, histories, say, launcher }: HistoriesOptions): Promise<Histories> {
+export async function runHistories({
+  seed,
+  histories,
+  goesOn = () => true,
+  say,
+  launcher,
+}: HistoriesOptions): Promise<Histories> {
   const random = seededRandom(seed);
   const totals: Histories = {
     ...{ histories: 0, actions: new Map(), entries: 0, forks: 0, lost: 0, exact: 0, stoppedAfterMs: 0 },
   };
   const rejoin = random() < 0.5 ? "auto" : "manual";
   await using life = await Life.begin(
-    `    rejoin: ${rejoin}\n    retention: { keep: { all: 1m } }\n    limits: { switchover_step: 3s }`,
+    // A cut that is common must be known still when a slow machine comes to it, whatever was cut since.
+    `    rejoin: ${rejoin}\n    retention: { keep: { all: 15m } }\n    limits: { switchover_step: 3s }`,
     launcher,
   );
   using metronome = new Metronome();
   const run = new Run(life, random, totals, say, metronome);
   try {
     await run.heal();
-    while (totals.histories < histories) {
+    while (totals.histories < histories && goesOn()) {
       totals.histories++;
       await run.history();
     }
@@ -111,7 +122,11 @@ class Run {
     const begun = performance.now();
     for (let step = 0; step < steps; step++) await this.#act();
     const acted = performance.now();
-    const primary = await this.heal();
+    const primary = await this.heal().catch(async (error: unknown) => {
+      // It may be known why.
+      this.#judgeReigns(await this.#life.recorded());
+      throw error;
+    });
     const healed = performance.now();
     await this.#judge(primary);
     const seconds = [acted - begun, healed - acted, performance.now() - healed].map((ms) => (ms / 1000).toFixed(1));
@@ -291,7 +306,7 @@ class Run {
   async #judge(primary: ClusterNode): Promise<void> {
     const life = this.#life;
     const nodes = [...life.nodes.values()];
-    const answers = await Promise.all(nodes.map(async (node) => await node.control.isPrimary("app")));
+    const answers = await Promise.all(nodes.map((node) => answered(async () => await node.control.isPrimary("app"))));
     const claims = nodes.filter((_, index) => answers[index]?.primary === true).map(({ name }) => name);
     if (claims.join() !== primary.name)
       throw new Error(`${primary.name} was healed, primary is ${claims.join()}: ${JSON.stringify(answers)}`);
@@ -300,7 +315,7 @@ class Run {
       const final = await contentsInUse(primary);
       await this.#judgeCopies(primary, final, scratch);
       const forks: KeptFork[] = [];
-      for (const node of nodes) forks.push(...(await forksOf(node, scratch)));
+      for (const node of nodes) forks.push(...(await answered(async () => await forksOf(node, scratch))));
       const recorded = await life.recorded();
       const epoch = Math.max(...answers.map((answer) => answer.epoch));
       this.#judgeLoss(final.ids, forks, recorded, epoch);
@@ -343,7 +358,7 @@ class Run {
     const kept = lineage(begun, epoch, this.#settledEpoch);
     const known = new Set(written.map(({ id }) => id));
     const invented = [...final].filter((id) => !known.has(id));
-    if (invented.length > 0) throw new Error(`nobody wrote ${invented.join(", ")}`);
+    if (invented.length > 0) throw new Error(`nobody wrote ${some(invented)}`);
     this.#totals.forks += forks.length;
     for (const { fork, ids } of forks) {
       this.#isAsStated(fork, ids, final, kept);
@@ -351,13 +366,11 @@ class Run {
     }
     const missing = written.filter(({ id }) => !final.has(id));
     const nowhere = missing.filter(({ id, node }) => this.#inForks.get(id)?.has(node) !== true);
-    if (nowhere.length > 0)
-      throw new Error(`gone, and in no fork of its node: ${nowhere.map(({ id }) => id).join(", ")}`);
+    if (nowhere.length > 0) throw new Error(`gone, and in no fork of its node: ${some(nowhere.map(({ id }) => id))}`);
     const broken = missing.filter(({ id }) => this.#acknowledged.has(id));
-    if (broken.length > 0)
-      throw new Error(`was durable everywhere and is gone: ${broken.map(({ id }) => id).join(", ")}`);
+    if (broken.length > 0) throw new Error(`was durable everywhere and is gone: ${some(broken.map(({ id }) => id))}`);
     const wrong = wrongly(written, final, kept, taken);
-    if (wrong.length > 0) throw new Error(`not what was stated is lost: ${wrong.join("; ")}`);
+    if (wrong.length > 0) throw new Error(`not what was stated is lost: ${some(wrong)}`);
     const cuts = new Set(taken.map(cutRefText));
     this.#totals.exact += kept.filter(({ upTo }) => upTo !== undefined && cuts.has(cutRefText(upTo))).length;
     this.#totals.lost = missing.length;
@@ -368,24 +381,17 @@ class Run {
    * What a fork begins after is what its promotion said it went on from, but for cuts that this node never had; and what only
    * the fork has is all that was written last there, and nothing before that.
    */
-  #isAsStated(
-    { name, common, last, promotion }: ForkDescription,
-    ids: readonly string[],
-    final: ReadonlySet<string>,
-    kept: readonly Kept[],
-  ): void {
+  #isAsStated(fork: ForkDescription, ids: readonly string[], final: ReadonlySet<string>, kept: readonly Kept[]): void {
+    const { name, common, promotion } = fork;
     const stated = this.#stated.get(promotion.epoch);
-    if (stated !== undefined && stated.epoch === common.epoch) {
-      const expected = Math.min(stated.seq, last.epoch === stated.epoch ? last.seq : stated.seq);
-      if (common.seq !== expected)
-        throw new Error(`fork ${name} begins after ${cutRefText(common)}, the promotion said ${cutRefText(stated)}`);
-    }
+    if (stated !== undefined && stated.epoch === common.epoch && common.seq !== lastInCommon(fork, stated))
+      throw new Error(`fork ${name} begins after ${cutRefText(common)}, the promotion said ${cutRefText(stated)}`);
     // Where that promotion was given up itself, what was common is a fork in its turn.
     if (!kept.some(({ epoch }) => epoch === promotion.epoch)) return;
     const firstLost = ids.findIndex((id) => !final.has(id));
     const after = firstLost < 0 ? [] : ids.slice(firstLost).filter((id) => final.has(id));
     if (after.length > 0)
-      throw new Error(`fork ${name}: ${ids[firstLost]} is gone, and written after it but there is ${after.join(", ")}`);
+      throw new Error(`fork ${name}: ${ids[firstLost]} is gone, and written after it but there is ${some(after)}`);
   }
 
   #judgeReigns({ intervals, begun, contacts, fenced }: Recorded): void {
@@ -397,11 +403,28 @@ class Run {
       const ms = to - from - this.#metronome.lateWithin(from, to);
       this.#totals.stoppedAfterMs = Math.max(this.#totals.stoppedAfterMs, ms);
       if (ms > stopMsMax)
-        throw new Error(
-          `the service of ${node} ran until ${new Date(to).toISOString()}, it met a higher epoch at ${new Date(from).toISOString()}`,
-        );
+        throw new Error(`the service of ${node} ran until ${timeText(to)}, it met a higher epoch at ${timeText(from)}`);
     }
   }
+}
+
+/** A machine that stands still for some seconds is asked again. */
+async function answered<T>(ask: () => Promise<T>): Promise<T> {
+  let silence: unknown;
+  const { answer } = await until(
+    async () => {
+      try {
+        return { answer: await ask() };
+      } catch (error) {
+        if (!(error instanceof ControlTimedOut)) throw error;
+        silence = error;
+        return undefined;
+      }
+    },
+    deadlineMs,
+    () => explain(silence),
+  );
+  return answer;
 }
 
 /** Until it is over, or in doubt, or the other one is primary: whether the service runs there is looked at there. */
@@ -411,6 +434,12 @@ async function switched(control: ControlHandler, to: string): Promise<void> {
     progress = await control.switchoverProgress("app", progress.next);
   if (progress.outcome !== null && progress.outcome !== "done")
     throw new Error(`${progress.outcome}: ${progress.reason}`);
+}
+
+/** The first of them: a message is read where little is shown. */
+function some(found: readonly string[]): string {
+  const shown = found.slice(0, 4).join(", ");
+  return found.length > 4 ? `${shown} and ${found.length - 4} more` : shown;
 }
 
 function describeGroup(group: GroupStatus | undefined): string {

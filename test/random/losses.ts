@@ -1,4 +1,5 @@
 import { cutRefText } from "../../deploy/control/api.ts";
+import type { ForkDescription } from "../../deploy/control/fork-answers.ts";
 import type { CutRef } from "../../deploy/control/json-names.ts";
 import type { Entry } from "./application.ts";
 import type { Begun, Taken } from "./node-record.ts";
@@ -69,4 +70,13 @@ function belongs(entry: Entry, kept: Kept | undefined, cuts: ReadonlyMap<string,
   if (cut === undefined) return undefined;
   if (entry.to < cut.begunAt) return true;
   return entry.from > cut.at ? false : undefined;
+}
+
+/**
+ * The last cut of the stated one's epoch that a node had as well as whoever goes on from that: it may have begun a reign of its own, or
+ * have followed another one, from less.
+ */
+export function lastInCommon({ last, epochs }: Pick<ForkDescription, "last" | "epochs">, stated: CutRef): number {
+  const next = epochs.find(({ epoch }) => epoch > stated.epoch);
+  return Math.min(stated.seq, next === undefined ? last.seq : next.firstSeq - 1);
 }

@@ -75,7 +75,7 @@ export function overlaps(
       // Who was promoted may have handed over since to somebody who has not met the former one, either.
       if (!permittedEpochs.some((epoch) => epoch > earlier && epoch <= later))
         found.push(
-          `${one.node} (epoch ${one.epoch}) until ${iso(one.to)}, ${other.node} (epoch ${other.epoch}) from ${iso(other.from)}`,
+          `${one.node} (epoch ${one.epoch}) until ${timeText(one.to)}, ${other.node} (epoch ${other.epoch}) from ${timeText(other.from)}`,
         );
     }
   }
@@ -103,6 +103,6 @@ export function runOn(
   });
 }
 
-function iso(at: number): string {
+export function timeText(at: number): string {
   return Number.isFinite(at) ? new Date(at).toISOString() : "now";
 }
