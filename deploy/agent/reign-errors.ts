@@ -24,6 +24,18 @@ export class ReplicaLeft extends UnderstudyError {
   readonly hint = "See `understudy status` for what the replicas do.";
 }
 
+/** What was asked of this primary is another node's to do by now. */
+export class ReignOver extends UnderstudyError {
+  readonly code = "REIGN_OVER";
+  readonly remedy = "stop";
+  readonly state = "What was written here until then is kept, here or in a fork.";
+  readonly hint = "Ask the node that is primary: see `understudy status`.";
+  override readonly exitCode = exitCodes.refused;
+  constructor() {
+    super("this node's reign is over");
+  }
+}
+
 /** What stood still was cut no further, since its service runs again. */
 export class ServiceMoves extends UnderstudyError {
   readonly code = "SERVICE_MOVES";

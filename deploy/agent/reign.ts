@@ -33,6 +33,7 @@ import {
 import { Freezing, type FreezingOptions } from "./freezing.ts";
 import {
   HandedOver,
+  ReignOver,
   ReplicaLeft,
   revertedHint,
   ServiceMoves,
@@ -180,8 +181,10 @@ export class Reign {
     this.#stopped = true;
     clearTimeout(this.#timer);
     this.semiSync?.stop();
-    for (const follower of this.#followers.values()) this.#release(follower, new Error("this node's reign is over"));
-    for (const { answer } of this.#requested.splice(0)) answer.reject(new Error("this node's reign is over"));
+    for (const follower of this.#followers.values()) this.#release(follower, new ReignOver());
+    for (const { answer } of this.#requested.splice(0)) answer.reject(new ReignOver());
+    // Whoever waits for what comes no more.
+    for (const done of [...this.#acknowledged]) done();
     this.#stir();
     await this.#ended;
     for (const change of this.#between.splice(0)) await change();
@@ -191,7 +194,7 @@ export class Reign {
   async betweenCuts<T>(change: () => Promise<T>): Promise<T> {
     const done = Promise.withResolvers<T>();
     this.#between.push(async () => {
-      if (this.#stopped) done.reject(new Error("this node's reign is over"));
+      if (this.#stopped) done.reject(new ReignOver());
       else await change().then(done.resolve, done.reject);
     });
     if (this.#ended === undefined) for (const each of this.#between.splice(0)) await each();
@@ -476,7 +479,10 @@ export class Reign {
     );
   }
 
-  /** Resolves with what each of the replicas has when so many of them, or all, have at least `cut` durable. */
+  /**
+   * Resolves with what each of the replicas has when so many of them, or all, have at least `cut` durable.
+   * @throws {ReignOver | ShippingPaused} when that cannot come about any more
+   */
   async durableAt(
     cut: CutId,
     replicas: readonly string[],
@@ -488,6 +494,7 @@ export class Reign {
       if (this.#paused) throw new ShippingPaused(this.#options.config.name);
       const have = this.durableOn(replicas);
       if ([...have.values()].filter((durable) => compareCuts(durable, cut) >= 0).length >= count) return have;
+      if (this.#stopped) throw new ReignOver();
       await this.#acknowledgement(signal);
     }
   }
@@ -748,7 +755,10 @@ export class Reign {
         }
       } catch (error) {
         this.#cuttingSince = undefined;
-        if (this.#stopped) return;
+        if (this.#stopped) {
+          for (const { answer } of requests) answer.reject(new ReignOver());
+          return;
+        }
         this.#dirtySince = wasDirty ? wasDirtySince : this.#dirty ? this.#dirtySince : now;
         this.#dirty = true;
         this.#depth = "scan";

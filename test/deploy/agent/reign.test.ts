@@ -220,4 +220,19 @@ describe("a reign", () => {
     await reign.confirm("boot");
     expect(reign.standing.switchover).to.equal(stopping);
   });
+
+  it("lets nobody wait for it when it is over", async () => {
+    const { worker, begun } = slowCutter();
+    const reign = new Reign(worker, standing, freezing);
+    reign.run();
+    const asked = outcome(reign.requestCut());
+    await until(() => begun.length === 1, 10_000, "a cut is being taken");
+    const never = new AbortController().signal;
+    const waits = outcome(reign.durableAt(cut(1, 6), ["bravo"], never));
+    const stopped = reign.stop();
+    expect(await waits).to.equal("this node's reign is over");
+    begun[0]!.end.reject(new Error("closing"));
+    expect(await asked).to.equal("this node's reign is over");
+    await stopped;
+  });
 });
