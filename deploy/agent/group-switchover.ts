@@ -40,6 +40,8 @@ const newsMsMax = 5000;
 /** So many limits of a step it may take until a service that did not start is handed back. */
 const returnSteps = 3;
 const returnLookMs = 100;
+/** After one that was refused. */
+const returnAgainMs = 1000;
 /** A record that could not be written is tried again after so long. */
 const keepAgainMs = 1000;
 
@@ -146,6 +148,10 @@ export class GroupSwitchover {
       {
         due: async (plan) => await this.#due(plan),
         missed: async (plan) => await this.#missed(plan, "no agent ran then"),
+        damaged: async (error) => {
+          workers.log.error("switchover.plan_damaged", { error, hint: "Plan it again; the file was put aside." });
+          await workers.event("switchover.missed", { to: null, due: null, by: null, reason: explain(error) });
+        },
       },
       workers.options.onFatal,
     );
@@ -810,6 +816,7 @@ export class GroupSwitchover {
     if (this.#comesBack) return;
     const { log, config } = workers;
     const end = performance.now() + returnSteps * config.limits.switchoverStepMs;
+    let told = false;
     let why = config.hooks.stopService === undefined ? "no stop_service is configured" : `${from} does not follow`;
     while (
       config.hooks.stopService !== undefined &&
@@ -819,16 +826,16 @@ export class GroupSwitchover {
     ) {
       const follower = workers.primary?.reign.follower(from);
       if (follower?.state === "streaming") {
-        log.error("switchover.returned", { to: from, reason });
-        await workers.event("switchover.returned", { to: from, reason });
-        try {
-          this.begin({ to: from, accept: [], by: "start_service failed" });
-          return;
-        } catch (error) {
-          if (!(error instanceof SwitchoverRefused)) throw error;
-          log.warn("switchover.refused", { to: from, error });
-          why = explain(error);
+        if (!told) {
+          told = true;
+          log.error("switchover.returned", { to: from, reason });
+          await workers.event("switchover.returned", { to: from, reason });
         }
+        const refused = await this.#giveBack(from);
+        if (refused === undefined) return;
+        why = refused.why;
+        if (refused.aborted) break;
+        await sleep(returnAgainMs);
       }
       await sleep(returnLookMs);
     }
@@ -840,6 +847,22 @@ export class GroupSwitchover {
       hint: "This node is primary: start the service by hand.",
     });
     await workers.event("switchover.not_returned", { to: from, reason, why });
+  }
+
+  /** Undefined where it has begun; else why not, and whether a person wanted that. */
+  async #giveBack(from: string): Promise<{ readonly why: string; readonly aborted: boolean } | undefined> {
+    try {
+      this.begin({ to: from, accept: [], by: "start_service failed" });
+    } catch (error) {
+      if (!(error instanceof SwitchoverRefused)) throw error;
+      this.#workers.log.warn("switchover.refused", { to: from, error });
+      return { why: explain(error), aborted: false };
+    }
+    const run = this.#run;
+    const leading = this.#leading;
+    await leading?.ended;
+    const { outcome, reason } = run?.progress(0) ?? { outcome: null, reason: "" };
+    return outcome === "refused" ? { why: reason, aborted: leading?.abort.signal.aborted === true } : undefined;
   }
 
   // --- parts -------------------------------------------------------------------------------------------------------

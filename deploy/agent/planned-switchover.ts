@@ -1,7 +1,8 @@
-import { rm } from "node:fs/promises";
+import { rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { z } from "zod";
-import { readJsonFile, replaceFile, syncDirectory } from "../../shared/durable/durable-files.ts";
+import { readJsonFile, replaceFile, StateFileDamaged, syncDirectory } from "../../shared/durable/durable-files.ts";
+import { assert } from "../../shared/errors.ts";
 
 const planned = z.object({
   to: z.string(),
@@ -22,6 +23,8 @@ export interface PlanEvents {
   due(plan: PlannedSwitchover): Promise<void>;
   /** The time has passed without this agent. */
   missed(plan: PlannedSwitchover): Promise<void>;
+  /** There was one, and nobody can read it. */
+  damaged(error: StateFileDamaged): Promise<void>;
 }
 
 /** At most one plan, durable over restarts. It is forgotten before it begins, so that no crash begins it twice. */
@@ -31,6 +34,7 @@ export class PlannedSwitchovers {
   readonly #onFatal: (error: unknown) => void;
   #plan: PlannedSwitchover | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #keeping: Promise<void> = Promise.resolve();
 
   constructor(path: string, events: PlanEvents, onFatal: (error: unknown) => void) {
     this.#path = path;
@@ -42,15 +46,45 @@ export class PlannedSwitchovers {
     return this.#plan;
   }
 
+  /** One that cannot be read is put aside: nobody is moved by it, and the node does what it is there for. */
   async load(): Promise<void> {
-    this.#plan = await readJsonFile(this.#path, (value) => planned.parse(value));
+    try {
+      this.#plan = await readJsonFile(this.#path, (value) => planned.parse(value));
+    } catch (error) {
+      if (!(error instanceof StateFileDamaged)) throw error;
+      await rename(this.#path, `${this.#path}.damaged`);
+      await syncDirectory(dirname(this.#path));
+      await this.#events.damaged(error);
+    }
     this.#wait();
   }
 
+  /** Where there is none yet: whoever looks sees it from the call on. */
   async set(plan: PlannedSwitchover): Promise<void> {
-    await replaceFile(this.#path, `${JSON.stringify(plan)}\n`);
+    assert(this.#plan === undefined, "there is one plan at a time");
     this.#plan = plan;
+    try {
+      await this.#keep();
+    } catch (error) {
+      if (this.#plan === plan) this.#plan = undefined;
+      throw error;
+    }
     this.#wait();
+  }
+
+  /** What holds by then, one after the other. */
+  async #keep(): Promise<void> {
+    const keep = async (): Promise<void> => {
+      if (this.#plan !== undefined) {
+        await replaceFile(this.#path, `${JSON.stringify(this.#plan)}\n`);
+        return;
+      }
+      await rm(this.#path, { force: true });
+      await syncDirectory(dirname(this.#path));
+    };
+    const turn = this.#keeping.then(keep, keep);
+    this.#keeping = turn.catch(() => undefined);
+    await turn;
   }
 
   async cancel(): Promise<PlannedSwitchover | undefined> {
@@ -58,8 +92,7 @@ export class PlannedSwitchovers {
     this.#plan = undefined;
     clearTimeout(this.#timer);
     if (plan === undefined) return undefined;
-    await rm(this.#path, { force: true });
-    await syncDirectory(dirname(this.#path));
+    await this.#keep();
     return plan;
   }
 

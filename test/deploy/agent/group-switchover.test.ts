@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import type { SuccessorFacts } from "../../../deploy/agent/follower.ts";
+import type { Following } from "../../../deploy/agent/following.ts";
 import type { GroupPeers } from "../../../deploy/agent/group-peers.ts";
 import type { GroupPromotion } from "../../../deploy/agent/group-promotion.ts";
 import type { GroupService } from "../../../deploy/agent/group-service.ts";
@@ -169,5 +170,69 @@ describe("giving up a target that is not there", () => {
     });
     expect(refused).to.equal("TARGET_ANSWERS");
     expect(node.abandoned).to.equal(0);
+  });
+});
+
+describe("a target whose service does not start", () => {
+  it("hands back again where that is refused, and says so when it could not", async () => {
+    const directory = await mkdtemp(join(tmpdir(), "us-hand-back-"));
+    const events: [string, unknown][] = [];
+    const cut = { epoch: epoch(1), seq: seq(5) };
+    const standing = { role: "replica", epoch: epoch(1), committed: cut, digest: new Uint8Array(32) };
+    const reign = {
+      standing: { epoch: epoch(2) },
+      halted: "",
+      freezing: { thawOwed: false },
+      follower: () => ({
+        ...{ state: "streaming", features: ["switchover"], software: "1.0.0", suspect: "", damaged: 0 },
+        ...{ durable: cut, lagSeconds: 0 },
+      }),
+      tell: async () => false,
+    } as unknown as Reign;
+    const workers = {
+      ...{ directory, role: "replica", stopped: false, replicaStanding: standing, copyProblem: "" },
+      replica: {
+        call: async (name: string) =>
+          name === "standing" ? standing : { accepted: true, reason: "", standing: { ...standing, epoch: epoch(2) } },
+      },
+      config: {
+        ...{ name: "app", ha: { engine: "none" }, limits: { switchoverStepMs: 600 } },
+        hooks: { stopService: { run: ["true"], timeoutMs: 1000 } },
+      },
+      options: { node: "bravo", software: "1.0.0", onFatal: (error: unknown) => events.push([String(error), ""]) },
+      log: silentLog,
+      turn: { member: 1, members: 2 },
+      exclusively: async (change: () => Promise<unknown>) => await change(),
+      prepareDemotion: async () => {},
+      event: async (name: string, { why, reason }: { why?: string; reason?: string }) => {
+        events.push([name, why ?? reason]);
+      },
+      onReign: (_: Reign) => {},
+    };
+    const agent = workers as unknown as GroupWorkers;
+    const promotion = {
+      reignBegun: async () => {
+        Object.assign(workers, { role: "primary", primary: { reign } });
+        return { failure: "it does not start", servedAt: performance.now() };
+      },
+    } as unknown as GroupPromotion;
+    const peers = { members: () => ["alpha", "bravo"], namingOthers: () => [], note: () => undefined };
+    const service = { onEntered: () => {}, state: { kind: "in-service" } } as unknown as GroupService;
+    const switchover = new GroupSwitchover(agent, peers as unknown as GroupPeers, promotion, service);
+    try {
+      await switchover.load();
+      const following = { over: false, session: { peer: "alpha", send: async () => {} } } as unknown as Following;
+      Object.assign(workers, { following });
+      const handover = { kind: "handover", id: "0".repeat(16), cut, digest: new Uint8Array(32) } as const;
+      await switchover.asked(following, handover);
+      const told = await until(() => events.find(([name]) => name === "switchover.not_returned"), 20_000, "it is told");
+      expect(told[1]).to.match(/alpha does not answer/);
+      const names = events.map(([name]) => name);
+      expect(names.filter((name) => name === "switchover.returned")).to.have.length(1);
+      expect(names.filter((name) => name === "switchover.refused").length).to.be.above(1);
+    } finally {
+      switchover.stop();
+      await rm(directory, { recursive: true, force: true });
+    }
   });
 });
