@@ -1,14 +1,37 @@
-import { PromotionRefused, promotionRefusals, type Refusal } from "../../replica/promote/promote.ts";
+import {
+  type AcceptedCopy,
+  type PromotionCase,
+  PromotionRefused,
+  promotionRefusals,
+  type Refusal,
+} from "../../replica/promote/promote.ts";
+import { isForkOf } from "../../replica/rejoin/fork-bundle.ts";
+import type { OwnCut } from "../../shared/catalog/touched.ts";
 import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 import { HookFailed } from "../../shared/hooks.ts";
+import type { CutStore } from "../../shared/wire/messages.ts";
 import { type Consistency, type CutId, cutText, type Epoch, meets } from "../../shared/words.ts";
 import type { PromoteOptions } from "../control/api.ts";
+import type { ReplicaStanding } from "../workers/replica-worker.ts";
 import { kindTraits } from "../workers/store-adapters.ts";
 import type { EventFields } from "./event-log.ts";
 import type { GroupHistory } from "./group-history.ts";
 import type { GroupPeers, Loss } from "./group-peers.ts";
 import type { GroupService } from "./group-service.ts";
 import { type GroupWorkers, type ReplicaWorker, WrongRole } from "./group-workers.ts";
+
+/** What a node has that rejoins: what it had at its own last cut, if that is known. */
+interface RejoiningFrom {
+  readonly ownCut: OwnCut | undefined;
+  readonly common: CutId;
+  /** The bundle in which that is kept. */
+  readonly fork: string | undefined;
+  /** What it knows to be otherwise was not refused as less than that. */
+  readonly proven: boolean;
+}
+
+/** Of a store in a cut. */
+type Worth = Pick<CutStore, "name" | "kind" | "consistency">;
 
 /** Somebody wanted it ended before its epoch. */
 class PromotionAborted extends UnderstudyError {
@@ -75,13 +98,14 @@ export class GroupPromotion {
       suspect: standing.suspect,
       // Why a former primary stood still is over with its reign.
       halted: standing.role === "fenced" ? workers.copyProblem : standing.halted || workers.copyProblem,
-      stores: (standing.record?.stores ?? []).map((store) => ({
+      stores: this.#storesHere(standing).map((store) => ({
         name: store.name,
         consistency: store.consistency,
         required: this.required(store),
       })),
       paused: standing.paused?.failover === true ? `by ${standing.paused.by} since ${standing.paused.since}` : "",
       rejoining: standing.rejoining,
+      rejoiningText: this.#rejoiningText(loss),
       others: this.#peers.others().map(({ node, says }) => ({
         node,
         says: says === "primary" || (answering?.has(node) ?? true) ? says : undefined,
@@ -93,6 +117,7 @@ export class GroupPromotion {
       accept: {
         bypassedCluster: accept.accept.includes("bypassed-cluster"),
         fenced: accept.accept.includes("fenced"),
+        rejoining: accept.accept.includes("rejoining"),
         loss: accept.acceptLoss === true,
         lossFrom: typeof accept.acceptLoss === "string" ? accept.acceptLoss : undefined,
         suspect: accept.accept.includes("suspect"),
@@ -102,6 +127,41 @@ export class GroupPromotion {
         paused: accept.accept.includes("paused"),
       },
     });
+  }
+
+  /** What the stores of this copy are worth: those of its last cut, or of its own one while it rejoins. */
+  #storesHere({ rejoining, ownCut, record }: ReplicaStanding): readonly Worth[] {
+    if (!rejoining) return record?.stores ?? [];
+    // A node that began to rejoin under an older version has not written it down.
+    return ownCut?.stores ?? this.#workers.stores.map(({ name, kind }) => ({ name, kind, consistency: "fuzzy" }));
+  }
+
+  /** What a node that rejoins goes on from where it is promoted all the same; undefined where it does not rejoin. */
+  rejoiningFrom(): RejoiningFrom | undefined {
+    const { config, options, replicaStanding } = this.#workers;
+    if (replicaStanding?.rejoining !== true) return undefined;
+    const { ownCut, committed, unproven } = replicaStanding;
+    const fork = options.forks
+      .names(config.name)
+      .findLast((name) => ownCut !== undefined && isForkOf(name, config.name, ownCut.cut));
+    return { ownCut, common: committed, fork, proven: unproven === undefined };
+  }
+
+  #rejoiningText(loss: Loss): PromotionCase["rejoiningText"] {
+    const from = this.rejoiningFrom();
+    if (from === undefined) return undefined;
+    const common = cutText(from.common);
+    const { cuts } = loss;
+    const known = cuts === undefined ? "how much is not known" : `${cuts} cuts are known of`;
+    return {
+      has: `what it has since cut ${common}${from.ownCut === undefined ? "" : `, up to its own cut ${cutText(from.ownCut.cut)},`}`,
+      becomes: [
+        "what is here is whole, and becomes the first cut of this node's new reign",
+        `what others wrote after cut ${common} is given up (${known})`,
+        from.fork === undefined ? "no fork bundle here has what this node goes on from" : `fork ${from.fork} is kept`,
+        ...(from.proven ? [] : ["the other replicas have to adopt, since what is otherwise here was not proven"]),
+      ].join("; "),
+    };
   }
 
   /** What of a cut's stores is worth less than the group requires; "" where nothing is. */
@@ -146,6 +206,7 @@ export class GroupPromotion {
         const { epoch, cut } = await this.#takeBack(aborted, options.by ?? "");
         return { epoch, cut, loss: undefined, seconds: (performance.now() - begun) / 1000 };
       }
+      const { rejoining } = workers.replicaStanding;
       workers.replicaStanding = await worker.call("seal", {
         heard: granted === undefined ? this.#peers.answers.highest : 0n,
       });
@@ -153,10 +214,14 @@ export class GroupPromotion {
       this.#peers.closeSessions();
       const { committed } = workers.replicaStanding;
       await workers.event("promotion.sealed", { cut: cutText(committed), by: options.by ?? "" });
-      if (aborted.aborted) await this.#unseal(worker, new PromotionAborted());
+      const otherwise =
+        rejoining && !workers.replicaStanding.rejoining ? new PromotionRefused([rejoined(committed)], true) : undefined;
+      if (aborted.aborted || otherwise !== undefined) await this.#unseal(worker, otherwise ?? new PromotionAborted());
       aborted.throwIfAborted();
+      if (otherwise !== undefined) throw otherwise;
       const by = granted === undefined ? (options.by ?? "") : workers.config.ha.engine;
-      const { epoch, cut } = await this.#finish(options.accept.includes("suspect"), by, granted);
+      const accepted = { suspect: options.accept.includes("suspect"), rejoining };
+      const { epoch, cut } = await this.#finish(accepted, by, granted);
       return { epoch, cut, loss, seconds: (performance.now() - begun) / 1000 };
     };
     const abort = new AbortController();
@@ -273,11 +338,11 @@ export class GroupPromotion {
   }
 
   /** @throws when it cannot be finished; up to the new epoch the node is a replica again then */
-  async #finish(acceptSuspect: boolean, by: string, granted?: Epoch): Promise<{ epoch: bigint; cut: CutId }> {
+  async #finish(accepted: AcceptedCopy, by: string, granted?: Epoch): Promise<{ epoch: bigint; cut: CutId }> {
     const workers = this.#workers;
     const worker = workers.replica;
     if (worker === undefined) throw new WrongRole("a promotion", workers.role);
-    const { epoch, cut } = await this.#takeOver(worker, acceptSuspect, granted);
+    const { epoch, cut } = await this.#takeOver(worker, accepted, granted);
     await this.reignBegun({ epoch, cut }, "promote", { by });
     return { epoch, cut };
   }
@@ -325,14 +390,14 @@ export class GroupPromotion {
 
   async #takeOver(
     worker: ReplicaWorker,
-    acceptSuspect: boolean,
+    accepted: AcceptedCopy,
     granted: Epoch | undefined,
   ): Promise<{ epoch: Epoch; cut: CutId }> {
     const workers = this.#workers;
     try {
       await worker.call("openCopy", undefined);
       const taken = await worker.call("takeOver", {
-        acceptSuspect,
+        accepted,
         // A cluster that grants an epoch has compared what its nodes know.
         turn: granted === undefined ? workers.turnAbove(this.#peers.answers.highest) : { ...workers.turn, granted },
       });
@@ -365,4 +430,14 @@ export class GroupPromotion {
     this.#peers.closeSessions();
     await this.#workers.event("promotion.aborted", { cut: cutText(standing.committed), reason: explain(why) });
   }
+}
+
+/** What was accepted was to go on from what a rejoin was about to undo, and it is undone by now. */
+function rejoined(committed: CutId): Refusal {
+  return {
+    code: "REJOINED",
+    message: `the primary's first cut has arrived meanwhile: cut ${cutText(committed)} is here now`,
+    hint: "This node is a replica like any other by now: look again at what a promotion would give up.",
+    flag: undefined,
+  };
 }

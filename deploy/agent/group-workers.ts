@@ -114,6 +114,7 @@ function asReplica(standing: PrimaryStanding): ReplicaStanding {
     oldestPointUs: 0,
     adopting: false,
     rejoining: false,
+    ownCut: undefined,
     unproven: undefined,
     damaged: [],
     followed: undefined,

@@ -64,6 +64,7 @@ export function groupStatus(group: GroupAgent): GroupStatus {
     },
     forks: { count: forks.length, names: forks },
     ...(namingOthers.length === 0 ? {} : { membersDiffer: namingOthers }),
+    ...rejoiningStatus(group),
     ...switchoverStatus(group),
     ...(reign?.lastFreezeMs === undefined ? {} : { lastFreezeMs: reign.lastFreezeMs }),
   };
@@ -81,6 +82,20 @@ export function outOfService(state: ServiceState): Reason | null {
     };
   const { code, message, hint, flag } = state;
   return { code, message, hint, flag: flag ?? null };
+}
+
+function rejoiningStatus({ promotion }: GroupAgent): Pick<GroupStatus, "rejoining"> {
+  const from = promotion.rejoiningFrom();
+  if (from === undefined) return {};
+  const { common, ownCut, fork } = from;
+  return {
+    rejoining: {
+      common: cutRef(common),
+      ownCut: ownCut === undefined ? null : cutRef(ownCut.cut),
+      takenAt: ownCut === undefined ? null : new Date(ownCut.takenAtUs / 1000).toISOString(),
+      fork: fork ?? null,
+    },
+  };
 }
 
 function switchoverStatus({ switchover }: GroupAgent): Pick<GroupStatus, "switchover" | "plannedSwitchover"> {

@@ -13,6 +13,7 @@ import {
   type PointsAnswer,
   type PromoteAnswer,
   type Reason,
+  type RejoiningStatus,
   type RestoreAnswer,
   type TakeoverStatus,
   type Verified,
@@ -246,9 +247,11 @@ export function promotionText(
       ? `${node} would become primary of ${name} again: all that it has stays, and ${elsewhereText}.`
       : `${node} would become primary of ${name}, ${lossText(group.promotable.loss)}.`,
   ];
-  if (group.cut) {
-    const age = durationText(Math.max(0, now.getTime() - Date.parse(group.cut.takenAt)));
-    const from = `cut ${cutRefText(group.cut)}, ${reinstated ? "its last one" : "its last durable one"}, taken ${group.cut.takenAt} (${age} ago)`;
+  const taken = (at: string): string =>
+    `taken ${at} (${durationText(Math.max(0, now.getTime() - Date.parse(at)))} ago)`;
+  if (group.rejoining) lines.push(rejoiningText(group.rejoining, taken));
+  else if (group.cut) {
+    const from = `cut ${cutRefText(group.cut)}, ${reinstated ? "its last one" : "its last durable one"}, ${taken(group.cut.takenAt)}`;
     lines.push(reinstated ? `It goes on from what lies here, since ${from}.` : `It goes on from ${from}.`);
   }
   for (const reason of group.promotable.why)
@@ -268,6 +271,12 @@ export function promotionText(
 /** What a former primary gives up that goes on from what it has. */
 const elsewhereText =
   "what was written elsewhere since it was fenced is given up (kept as a fork by whoever has it, when it is back)";
+
+function rejoiningText({ common, ownCut, takenAt, fork }: RejoiningStatus, taken: (at: string) => string): string {
+  const from = ownCut === null || takenAt === null ? "" : ` up to its own cut ${cutRefText(ownCut)}, ${taken(takenAt)}`;
+  const kept = fork === null ? "" : ` Fork ${fork} is kept beside it.`;
+  return `It rejoins: it goes on from what it has since cut ${cutRefText(common)}${from}, which becomes the first cut of its new reign.${kept}`;
+}
 
 export function promotedText(name: string, answer: PromoteAnswer): string {
   const time = durationText(answer.seconds * 1000);

@@ -155,6 +155,8 @@ export const acceptances = {
     consistency: "the newest cut has a store that is worth less than the group requires",
     paused: "failover is paused on this node",
     fenced: "this node was primary, and what was written elsewhere since is given up",
+    rejoining:
+      "this node rejoins: what it has becomes a cut of its new reign, and what was written elsewhere is given up",
     "live-primary": "the primary still answers: both would be primary until it is fenced",
     "bypassed-cluster": "a cluster decides about this group: it is bypassed, and may promote another node",
     "unreachable-primary": "a node that may be primary does not answer: its service may still run",
@@ -208,12 +210,24 @@ export interface GroupStatus {
   readonly forks: ForksStatus;
   /** Nodes whose configuration names other members of the group, or in another order; absent where there are none. */
   readonly membersDiffer?: readonly string[];
+  /** What this node has while it rejoins, and would go on from by --accept-rejoining; absent where it does not. */
+  readonly rejoining?: RejoiningStatus;
   /** A switchover that this node leads; absent where none is under way. */
   readonly switchover?: SwitchoverStatus;
   /** One that begins here by itself; absent where none is planned. */
   readonly plannedSwitchover?: SwitchoverSchedule;
   /** How long the last cut froze the application; absent where there are no freeze hooks. */
   readonly lastFreezeMs?: number;
+}
+
+export interface RejoiningStatus {
+  /** The last cut that it has in common with the primary. */
+  readonly common: CutRef;
+  /** Its own last cut beyond that; null where it began to rejoin under an older version. */
+  readonly ownCut: CutRef | null;
+  readonly takenAt: string | null;
+  /** The bundle in which that is kept; null: dropped. */
+  readonly fork: string | null;
 }
 
 export interface CutStatus extends CutRef {

@@ -6,7 +6,7 @@ import { closeTransaction, commit } from "../../replica/commit/commit.ts";
 import { PinnedPoints } from "../../replica/history/pinned-points.ts";
 import type { StrangersChange } from "../../replica/history/sweep.ts";
 import { historyBytes, recoverThinning, thinningByRetention } from "../../replica/history/thin.ts";
-import { seal, takeOver, takeOverHanded, unseal } from "../../replica/promote/promote.ts";
+import { type AcceptedCopy, seal, takeOver, takeOverHanded, unseal } from "../../replica/promote/promote.ts";
 import { beginAdoption, endAdoption, setAdopting, stageFromCopy } from "../../replica/receive/adopt.ts";
 import { aheadOf } from "../../replica/receive/ahead.ts";
 import { decodePayload } from "../../replica/receive/decode-payload.ts";
@@ -28,7 +28,7 @@ import { Catalog, type CutRecord, type Standing } from "../../shared/catalog/cat
 import { CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import { anyTouched, type Touched } from "../../shared/catalog/collapse.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
-import { lastObjectOf, touchedPage } from "../../shared/catalog/touched.ts";
+import { lastObjectOf, type OwnCut, ownCutOf, touchedPage } from "../../shared/catalog/touched.ts";
 import type { RetentionConfig } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert, isSystemError, ProtocolViolation } from "../../shared/errors.ts";
@@ -110,8 +110,7 @@ export type ReplicaWorkerCalls = {
   keepFork(argument: ForkRequest): Promise<ForkRecord | undefined>;
   /** It has cuts that the new primary's history has not: see replica/rejoin/demote.ts. After `settle`. */
   goBack(argument: { common: CutId; own: CutId }): { readonly touched: Touched; readonly standing: ReplicaStanding };
-  /** `acceptSuspect`: also with a copy that somebody else changed. */
-  takeOver(argument: { acceptSuspect: boolean; turn: Turn }): { epoch: Epoch; cut: CutId };
+  takeOver(argument: { accepted: AcceptedCopy; turn: Turn }): { epoch: Epoch; cut: CutId };
   /** Takes over exactly what is handed over, or says why not. `barred`: why this node shall not; "" when it may. */
   takeOverHanded(argument: { handover: Handover; barred: string; turn: Turn }): {
     accepted: boolean;
@@ -166,6 +165,8 @@ export interface ReplicaStanding extends Standing {
   readonly adopting: boolean;
   /** It has something otherwise than the cut that it stands at, from when it was primary itself. */
   readonly rejoining: boolean;
+  /** While it rejoins: its last cut from then, which is what it has; undefined where that is not known. */
+  readonly ownCut: OwnCut | undefined;
   /** Why it does not rejoin by what it knows to be otherwise, but by comparison only. */
   readonly unproven: string | undefined;
   /** What the primary is asked to send whole. */
@@ -348,12 +349,12 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       recoverApply(of);
       return { touched, standing: standing() };
     },
-    takeOver({ acceptSuspect, turn }) {
+    takeOver({ accepted, turn }) {
       assert(options !== undefined, "open");
       enterStage("promote");
-      const accepted = acceptSuspect ? "suspect" : undefined;
+      if (forgetting) forget();
       // Also cuts that wait for a repair, which nobody will bring any more.
-      applyAll(accepted);
+      applyAll(accepted.suspect === true ? "suspect" : undefined);
       return takeOver(openContext(), options.keepHistory, turn, accepted, options.bootId);
     },
     takeOverHanded({ handover, barred, turn }) {
@@ -470,6 +471,7 @@ function standing(): ReplicaStanding {
     unappliedBytes: openCatalog().unappliedBytes(),
     adopting: isAdopting(),
     rejoining: anyTouched(opened),
+    ownCut: ownCutOf(opened),
     unproven: unproven(opened),
     damaged: askedNow(),
     followed: followedNode(opened),

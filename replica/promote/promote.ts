@@ -1,13 +1,28 @@
+import { bearTouched } from "../../shared/catalog/bear-touched.ts";
+import { anyTouched } from "../../shared/catalog/collapse.ts";
+import { keepForgottenUpTo } from "../../shared/catalog/notes.ts";
+import { clearTouched, ownCutOf } from "../../shared/catalog/touched.ts";
 import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import { membersHint } from "../../shared/session/connect.ts";
 import { newReign, type Turn } from "../../shared/session/epochs.ts";
 import { confirmation } from "../../shared/session/in-service.ts";
 import { resuming } from "../../shared/session/paused.ts";
 import { type Handover, handoverRefusal } from "../../shared/session/switchover.ts";
-import { type Consistency, type CutId, cutText, type Engine, type Epoch, epoch, meets } from "../../shared/words.ts";
+import {
+  type Consistency,
+  type CutId,
+  cutText,
+  type Engine,
+  type Epoch,
+  epoch,
+  meets,
+  seq,
+} from "../../shared/words.ts";
 import { applyNext } from "../apply/apply.ts";
 import { ForeignChange } from "../apply/locate.ts";
 import { aheadOf } from "../receive/ahead.ts";
+import { adopting, dropStaged } from "../receive/resume.ts";
+import { forgetUnproven, wasUnproven } from "../receive/unproven.ts";
 import { anyDamage, suspectText } from "../repair/damage.ts";
 import type { ReplicaContext } from "../replica-context.ts";
 import type { StoreHome } from "../store-home.ts";
@@ -30,6 +45,18 @@ export class PromotionRefused extends UnderstudyError {
         reason.flag === undefined ? reason.hint : `${reason.hint} To go on all the same: ${reason.flag}`,
       )
       .join(" ");
+  }
+}
+
+/** What is here is no cut of the group, and nobody has accepted that it becomes one. */
+export class NoCutYet extends UnderstudyError {
+  readonly code = "REJOINING";
+  readonly remedy = "stop";
+  readonly state = "Nothing was changed.";
+  readonly hint = "Wait for the first cut of the primary; where it is lost for good: promote with --accept-rejoining.";
+  override readonly exitCode = exitCodes.refused;
+  constructor() {
+    super("this node rejoins: what it has is no cut of the group");
   }
 }
 
@@ -56,6 +83,8 @@ export interface PromotionCase {
   readonly paused: string;
   /** It has something otherwise than any cut: what it was primary of is being undone. */
   readonly rejoining: boolean;
+  /** What it has then, and what becomes of that, and of what others have, where it is promoted. */
+  readonly rejoiningText?: { readonly has: string; readonly becomes: string } | undefined;
   /** Every other member of the group, and what it says of itself; undefined where it does not answer. */
   readonly others: readonly { readonly node: string; readonly says: string | undefined }[];
   /** Those of them whose configuration names other members, or the same in another order. */
@@ -68,6 +97,7 @@ export interface PromotionCase {
   readonly accept: {
     readonly bypassedCluster?: boolean;
     readonly fenced?: boolean;
+    readonly rejoining?: boolean;
     readonly loss: boolean;
     readonly lossFrom: string | undefined;
     readonly suspect: boolean;
@@ -122,13 +152,15 @@ export function promotionRefusals(facts: PromotionCase): Refusal[] {
       hint: "Mend that first.",
       flag: undefined,
     });
-  if (facts.rejoining)
+  if (facts.rejoining && facts.accept.rejoining !== true) {
+    const { has, becomes } = facts.rejoiningText ?? { has: "what it has", becomes: "it can become one" };
     refusals.push({
       code: "REJOINING",
-      message: "this node rejoins: its copy is no cut until its first one of the primary has arrived",
-      hint: "Wait for that, or promote a node that has one.",
-      flag: undefined,
+      message: `this node rejoins: ${has} is no cut of the group until the primary's first one has arrived`,
+      hint: `Wait for that, or promote a node that has one. Where the primary is lost for good: ${becomes}.`,
+      flag: "--accept-rejoining",
     });
+  }
   const { namingOthers = [] } = facts;
   if (namingOthers.length > 0)
     refusals.push({
@@ -233,6 +265,12 @@ export function unseal(context: Pick<ReplicaContext, "catalog" | "nowUs">): void
   });
 }
 
+/** What somebody has said of this copy: that it is no matter that a stranger changed it, or that it is no cut yet. */
+export interface AcceptedCopy {
+  readonly suspect?: boolean;
+  readonly rejoining?: boolean;
+}
+
 /**
  * Finishes applying, makes the copy ready for its service by checks of constant cost, and makes the new epoch durable.
  * A crash before the epoch leaves the node sealed, and a next call would go on; after it the node is primary.
@@ -241,18 +279,22 @@ export function takeOver(
   context: ReplicaContext,
   keepHistory: boolean,
   turn: Turn,
-  accepted?: "suspect",
+  accepted: AcceptedCopy = {},
   bootId = "",
 ): { epoch: Epoch; cut: CutId } {
   const { catalog } = context;
   // That it was accepted is known to the mark of a batch that had begun.
-  const although = accepted ?? catalog.standing.applying?.although;
+  const although = accepted.suspect === true ? "suspect" : catalog.standing.applying?.although;
   assert(catalog.standing.sealed, "a promotion begins with the seal");
+  const rejoins = anyTouched(catalog);
+  if (rejoins && accepted.rejoining !== true) throw new NoCutYet();
   // What came ahead of a cut that will never come.
   aheadOf(context).clear();
   while (applyNext(context, keepHistory, although) !== undefined);
   if (although === undefined && anyDamage(catalog)) throw new ForeignChange(suspectText(catalog));
-  return beginReign(context, turn, bootId);
+  // What is staged for the cut that will never come would count as staged for the one that is recorded.
+  if (rejoins) dropStaged(context);
+  return beginReign(context, turn, bootId, rejoins);
 }
 
 /**
@@ -272,20 +314,26 @@ export function takeOverHanded(
   if (refusal !== "") return refusal;
   if (anyDamage(catalog)) return suspectText(catalog);
   aheadOf(context).clear();
-  beginReign(context, turn, bootId);
+  beginReign(context, turn, bootId, false);
   return "";
 }
 
-/** Checks of constant cost, then the new epoch, durably. */
-function beginReign(context: ReplicaContext, turn: Turn, bootId: string): { epoch: Epoch; cut: CutId } {
+/** Checks of constant cost, then the new epoch, durably. `rejoins`: what is here is no cut, and it is accepted that it becomes one. */
+function beginReign(
+  context: ReplicaContext,
+  turn: Turn,
+  bootId: string,
+  rejoins: boolean,
+): { epoch: Epoch; cut: CutId } {
   const { catalog } = context;
+  assert(anyTouched(catalog) === rejoins, "what is no cut begins a reign only where somebody has accepted that");
   assert(catalog.standing.applied === catalog.standing.committed.seq, "everything committed is applied");
   for (const home of context.homes.values()) putSidecarsAside(context, home);
   const standing = catalog.standing;
   const last = Number(catalog.get("SELECT max(object) AS last FROM object_versions")?.last ?? 0);
   const reign = newReign({ ...standing, nextObject: Math.max(standing.nextObject, last + 1) }, turn);
   const next = reign.epoch;
-  catalog.transaction("epoch", () => {
+  const cut = catalog.transaction("epoch", () => {
     // The service writes from here on, and nobody saves what it overwrites: no point before this one can be read any more.
     catalog.run("DELETE FROM seen WHERE object IN (SELECT object FROM kept)");
     catalog.run("DELETE FROM kept");
@@ -293,7 +341,8 @@ function beginReign(context: ReplicaContext, turn: Turn, bootId: string): { epoc
     // What the service has is what counts from here on: the first cut finds how it differs.
     catalog.run("DELETE FROM damaged");
     catalog.run("UPDATE cuts SET point = 0 WHERE point = 1");
-    catalog.event("promotion.done", { epoch: String(next), cut: cutText(standing.committed) }, context.nowUs());
+    const from = rejoins ? recordHere(context, next) : standing.committed;
+    catalog.event("promotion.done", { epoch: String(next), cut: cutText(from) }, context.nowUs());
     // Who took over is the one who is primary, as long as this machine runs. That it ships nothing was said of another reign.
     catalog.stand({
       ...reign,
@@ -303,8 +352,46 @@ function beginReign(context: ReplicaContext, turn: Turn, bootId: string): { epoc
       confirmed: confirmation(bootId, next),
       paused: resuming(standing.paused, { shipping: true, failover: false }),
     });
+    return from;
   });
-  return { epoch: next, cut: standing.committed };
+  return { epoch: next, cut };
+}
+
+/**
+ * Within the transaction that begins a reign on a node that rejoins: what is here becomes the reign's first cut, so that
+ * whoever stands at the common cut, or goes back to it, gets by birth what this node has otherwise. It is whole: a rejoin
+ * writes nothing into the copy before its first cut is committed, and with that commit nothing is touched any more.
+ */
+function recordHere({ catalog, nowUs }: ReplicaContext, reign: Epoch): CutId {
+  const { committed, applied, applying, digest, lastTakenAtUs } = catalog.standing;
+  assert(applied === committed.seq && applying === undefined, "nothing is half written while a node rejoins");
+  assert(!adopting(catalog), "who compares knows of nothing that is touched");
+  const beyond = catalog.get("SELECT 1 AS found FROM cuts WHERE seq > ?", committed.seq);
+  assert(beyond === undefined, "what had come of the primary's first cut is forgotten");
+  const cut: CutId = { epoch: reign, seq: seq(committed.seq + 1n) };
+  const own = ownCutOf(catalog);
+  bearTouched(catalog, cut.seq);
+  catalog.recordCut({
+    cut,
+    incarnation: "",
+    base: committed.seq,
+    takenAtUs: own?.takenAtUs ?? lastTakenAtUs,
+    state: "applied",
+    digest,
+    coherency: own?.coherency ?? "independent",
+    stores: own?.stores ?? [],
+    payloadBytes: 0,
+    freezeMs: 0,
+    committedAtUs: nowUs(),
+    appliedAtUs: nowUs(),
+    point: false,
+  });
+  // What it knew to be otherwise was not all of it: nobody may follow from before this cut but by comparison.
+  if (wasUnproven(catalog)) keepForgottenUpTo(catalog, cut.seq);
+  clearTouched(catalog);
+  forgetUnproven(catalog);
+  catalog.stand({ committed: cut, applied: cut.seq });
+  return cut;
 }
 
 /** A stale log or journal beside a copy would be replayed into it at the first open: put aside, never left, never deleted. */

@@ -69,6 +69,25 @@ export function recoverStaging(context: ReplicaContext): void {
 }
 
 /**
+ * Everything that is staged for cuts which will never come. Rows first, durably: a file without its row is removed at the
+ * next start as a replica.
+ */
+export function dropStaged(context: ReplicaContext): void {
+  const { catalog, disk } = context;
+  const staged = catalog.all("SELECT object, store FROM staged");
+  if (staged.length === 0) return;
+  catalog.transaction("drop staged", () => {
+    catalog.run("DELETE FROM staged_runs");
+    catalog.run("DELETE FROM staged");
+  });
+  for (const { object, store } of staged) {
+    const { staging } = homeOf(context, Number(store));
+    const name = objectFileName(Number(object));
+    if (disk.stat(staging, name) !== undefined) disk.unlink(staging, name);
+  }
+}
+
+/**
  * After a sync that failed: what is staged and not committed reads as it was written, and may not be on the disk. No
  * later sync would tell, so it must never be resumed. Files without their row are removed at the next start.
  */

@@ -1,5 +1,6 @@
 import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { anyTouched } from "../../shared/catalog/collapse.ts";
+import { noteOf } from "../../shared/catalog/notes.ts";
 import { UnderstudyError } from "../../shared/errors.ts";
 import { type CutId, cutText } from "../../shared/words.ts";
 
@@ -28,6 +29,11 @@ export function noteUnproven(catalog: Catalog, reason: string): void {
 /** Within a transaction: what is here is a cut again, or nothing of it counts any more. */
 export function forgetUnproven(catalog: Catalog): void {
   catalog.run("DELETE FROM standing WHERE key = 'unproven'");
+}
+
+/** In some reign, what this node knows to be otherwise was not all of it. */
+export function wasUnproven(catalog: Catalog): boolean {
+  return noteOf(catalog, "unproven") !== undefined;
 }
 
 /** Why this node does not rejoin by what it knows to be otherwise; undefined while it may. */

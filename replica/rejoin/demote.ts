@@ -1,6 +1,7 @@
 import { collapse, dropSuperseded, type Touched, touched } from "../../shared/catalog/collapse.ts";
 import { objectVersion } from "../../shared/catalog/manifest.ts";
 import { forgottenUpTo } from "../../shared/catalog/notes.ts";
+import { noteOwnCut } from "../../shared/catalog/touched.ts";
 import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import type { Stat } from "../../shared/ports/disk.ts";
 import { readablePath } from "../../shared/store-path.ts";
@@ -415,6 +416,7 @@ function giveUpBeyond({ catalog }: ReplicaContext, common: Seq): Touched {
   catalog.run("DELETE FROM standing WHERE key IN ('adopting', 'thinning', 'removals')");
   catalog.run("UPDATE cuts SET point = 0 WHERE point = 1");
   const beyond = common < committed.seq;
+  if (beyond) noteOwnCut(catalog);
   const what = beyond ? collapse(catalog, common) : undefined;
   if (!beyond) dropSuperseded(catalog);
   catalog.run("DELETE FROM seen WHERE NOT EXISTS (SELECT 1 FROM path_versions p WHERE p.object = seen.object)");

@@ -3,7 +3,7 @@ import { fromTheSystem } from "../../shared/durable/system-error.ts";
 import { UnderstudyError } from "../../shared/errors.ts";
 import type { Directory, Disk, OpenFile } from "../../shared/ports/disk.ts";
 import type { ObjectType } from "../../shared/wire/messages.ts";
-import type { StorePath } from "../../shared/words.ts";
+import { type CutId, cutText, type StorePath } from "../../shared/words.ts";
 
 /**
  * What a fork bundle looks like on disk, in `forks/<group>/<name>/`:
@@ -105,6 +105,11 @@ export interface ForkEntry {
 export function forkName(group: string, last: ForkCut, takenAt: Date): string {
   const time = takenAt.toISOString().replaceAll(/[-:]|\.\d+Z$/g, "");
   return `${group}-${last.epoch}.${last.seq}-${time}`;
+}
+
+/** Whether a bundle has what a group's node had up to this last cut of its own. */
+export function isForkOf(name: string, group: string, last: CutId): boolean {
+  return groupOfFork(name) === group && name.startsWith(`${group}-${cutText(last)}-`);
 }
 
 /** The group of a bundle by its name; undefined where no bundle is called that. */

@@ -9,6 +9,7 @@ export type Note =
   | "followed"
   | "forgotten"
   | "historyRewritten"
+  | "ownCut"
   | "removals"
   | "thinning"
   | "unproven"

@@ -1,11 +1,12 @@
 import { ProtocolViolation } from "../errors.ts";
 import { firstObjectOf } from "../session/epochs.ts";
-import type { TouchedPlace } from "../wire/messages.ts";
+import type { CutStore, TouchedPlace } from "../wire/messages.ts";
 import type { TouchedEntry } from "../wire/touched-list.ts";
-import type { StorePath } from "../words.ts";
+import { type Coherency, type CutId, epoch, type StorePath, seq } from "../words.ts";
 import type { Catalog } from "./catalog.ts";
 import { anyTouched } from "./collapse.ts";
 import { joinPath, splitPath } from "./manifest.ts";
+import { dropNote, keepNote, noteOf } from "./notes.ts";
 
 const rowsMax = 2000;
 /** Of an entry beside its names, about. */
@@ -26,6 +27,39 @@ export function lastObjectOf(catalog: Catalog): number {
 export function clearTouched(catalog: Catalog): void {
   catalog.run("DELETE FROM touched_paths");
   catalog.run("DELETE FROM touched_blocks");
+  dropNote(catalog, "ownCut");
+}
+
+/** A node's last cut before it went back: what it has while it rejoins is what that one was. */
+export interface OwnCut {
+  readonly cut: CutId;
+  readonly takenAtUs: number;
+  readonly coherency: Coherency;
+  readonly stores: readonly CutStore[];
+}
+
+/** Within the transaction in which it goes back, before anything of its cuts is forgotten. Who goes back once more has still what it had. */
+export function noteOwnCut(catalog: Catalog): void {
+  if (anyTouched(catalog)) return;
+  const { committed, lastTakenAtUs } = catalog.standing;
+  const record = catalog.cut(committed.seq);
+  const own = {
+    epoch: String(committed.epoch),
+    seq: String(committed.seq),
+    takenAtUs: record?.takenAtUs ?? lastTakenAtUs,
+    coherency: record?.coherency ?? "independent",
+    stores: record?.stores ?? [],
+  };
+  keepNote(catalog, "ownCut", JSON.stringify(own));
+}
+
+/** Undefined where this node does not rejoin, or began to when that was not written down yet. */
+export function ownCutOf(catalog: Catalog): OwnCut | undefined {
+  const note = noteOf(catalog, "ownCut");
+  if (note === undefined) return undefined;
+  const own = JSON.parse(String(note)) as Omit<OwnCut, "cut"> & { readonly epoch: string; readonly seq: string };
+  const { takenAtUs, coherency, stores } = own;
+  return { cut: { epoch: epoch(BigInt(own.epoch)), seq: seq(BigInt(own.seq)) }, takenAtUs, coherency, stores };
 }
 
 /**

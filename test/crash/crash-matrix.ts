@@ -34,7 +34,21 @@ import {
 export type Step =
   | { readonly do: "receive"; readonly cut: number; readonly from: number; readonly to: number }
   | { readonly do: "ahead"; readonly cut: number; readonly from: number; readonly to: number }
-  | { readonly do: "commit" | "apply" | "promote" | "abort" | "adopt" | "part" | "promote a suspect copy" }
+  | {
+      readonly do:
+        | "commit"
+        | "apply"
+        | "promote"
+        | "abort"
+        | "adopt"
+        | "part"
+        | "promote a suspect copy"
+        | "promote what rejoins"
+        | "go back"
+        | "demote";
+    }
+  /** A cut that this node takes itself, before it is fenced. */
+  | { readonly do: "cut by itself"; readonly cut: number }
   /** Somebody else's hands, in the quiet. */
   | { readonly do: "stranger"; readonly change: (disk: SimulatedDisk) => void };
 
@@ -57,6 +71,16 @@ export const adopt: Step = { do: "adopt" };
 export const part: Step = { do: "part" };
 /** Somebody accepts that a stranger changed the copy. */
 export const promoteSuspect: Step = { do: "promote a suspect copy" };
+/** The last cut turns out to be a fork, of a replica that was ahead of the node that was promoted. */
+export const goBack: Step = { do: "go back" };
+/** Its last cut is its own, and nothing of it was synced but by itself. */
+export function ownCut(cut: number): Step {
+  return { do: "cut by itself", cut };
+}
+/** The fenced primary becomes a replica that stands at the cut before its own. */
+export const demoteIt: Step = { do: "demote" };
+/** Its new primary is lost before the first cut of it: somebody accepts what is here. */
+export const promoteRejoining: Step = { do: "promote what rejoins" };
 export function stranger(change: (disk: SimulatedDisk) => void): Step {
   return { do: "stranger", change };
 }
@@ -146,6 +170,8 @@ export class CrashMatrix {
   restarts = 0;
   /** Power failures that were looked at, also those that led to a state that was met before. */
   failures = 0;
+  /** A former primary whose application lost what it had not synced, and which says so. */
+  reverted = 0;
 
   private constructor(scenario: Scenario, program: ReplicaProgram, cuts: readonly RecordedCut[]) {
     this.scenario = scenario;
@@ -371,12 +397,45 @@ export class CrashMatrix {
       case "promote a suspect copy":
         node.promote("suspect");
         break;
+      case "promote what rejoins":
+        node.promote("rejoining");
+        break;
+      case "go back":
+        recorder.acknowledged = this.#common;
+        node.goBack();
+        break;
+      case "cut by itself":
+        this.#cutByItself(node, this.#cut(step.cut));
+        break;
+      case "demote":
+        node.demote();
+        break;
       case "adopt":
         recorder.acknowledged = 0n;
         for (const name of this.#stores)
           this.#adopted.set(name, (node.context.disk as SimulatedDisk).tree(this.#copies[name]!));
         node.adopt();
     }
+  }
+
+  /** Its application has written all of it, and synced nothing. */
+  #cutByItself(node: ReplicaNode, cut: RecordedCut): void {
+    const disk = node.context.disk as SimulatedDisk;
+    node.ownCut(cut);
+    for (const name of this.#stores) {
+      const path = this.#copies[name]!;
+      const [before, after] = [disk.tree(path), cut.trees[name]!];
+      if (before.type !== "directory" || after.type !== "directory") throw new Error(`${path} is no directory`);
+      disk.settle();
+      for (const entry of Object.keys(before.entries)) disk.removeTree(path, entry);
+      disk.writeTree(path, after.entries as Readonly<Record<string, Planted>>);
+    }
+  }
+
+  /** The cut before the fork; 0 where the scenario knows that only as a fork from its start. */
+  get #common(): bigint {
+    const { fork, steps } = this.scenario;
+    return fork !== undefined && (steps.includes(goBack) || steps.includes(demoteIt)) ? BigInt(fork) - 1n : 0n;
   }
 
   #cut(number: number): RecordedCut {
@@ -399,7 +458,7 @@ export class CrashMatrix {
       this.#recovered.add(state);
       this.states++;
       if (options.again !== undefined) this.#crashInRecovery({ ...point, image }, disk, options.again, seed);
-      this.recover(disk, image, point.acknowledged);
+      this.#recoverUnlessReverted(disk, image, point.acknowledged);
     } catch (error) {
       throw new MatrixFailure(`${where}: ${explain(error)}`, { cause: error });
     }
@@ -421,6 +480,17 @@ export class CrashMatrix {
       if (index % stride !== seed % stride) continue;
       this.pointsInRecovery++;
       for (const mode of ["lose-all", "reordered"] as const) this.crash(inner, mode, seed + 1);
+    }
+  }
+
+  /** What a primary's application has not synced is its own matter, until this node says that it is its copy. */
+  #recoverUnlessReverted(disk: SimulatedDisk, image: CatalogImage | undefined, acknowledged: bigint): void {
+    try {
+      this.recover(disk, image, acknowledged);
+    } catch (error) {
+      const reverted = error instanceof UnderstudyError && error.code === "STILL_WRITTEN";
+      if (!reverted || image?.standing.role !== "fenced") throw error;
+      this.reverted++;
     }
   }
 
@@ -521,12 +591,16 @@ export class CrashMatrix {
   }
 
   #wants(node: ReplicaNode, { cut }: RecordedCut): boolean {
+    // By then it has had what turned out to be a fork.
+    if (this.#common > 0n && cut.seq === this.#common + 1n) return false;
     return cut.seq > node.catalog.standing.committed.seq && (cut.seq >= this.#firstCut || !adoptedEver(node));
   }
 
   #finish(node: ReplicaNode): void {
-    const { role } = node.catalog.standing;
+    const { role, committed } = node.catalog.standing;
     if (role === "promoting") this.#resumePromotion(node);
+    else if (role === "fenced") node.demote();
+    else if (this.#common > 0n && committed.seq === this.#common + 1n) node.goBack();
     // A primary applies nothing: all of it must be there with the epoch.
     else if (role === "replica" && this.#suspectNow(node)) node.promote("suspect");
     else if (role === "replica") node.apply();
@@ -537,7 +611,8 @@ export class CrashMatrix {
     const before = this.#suspectNow(node);
     node.unseal();
     if (before && !this.#suspectNow(node)) throw new Error("a promotion that was given up took the suspicion with it");
-    node.promote(before ? "suspect" : undefined);
+    const rejoins = this.scenario.steps.includes(promoteRejoining);
+    node.promote(before ? "suspect" : rejoins ? "rejoining" : undefined);
   }
 
   #start(disk: SimulatedDisk, image: CatalogImage | undefined, recorder: Recorder | undefined): ReplicaNode {
@@ -551,6 +626,7 @@ export class CrashMatrix {
         keepHistory: this.scenario.keepHistory ?? true,
         adopts: this.scenario.planted !== undefined,
         resumes: this.scenario.resumes === true,
+        goesBack: this.#common > 0n,
       },
       disk,
       path,
@@ -575,6 +651,7 @@ export class CrashMatrix {
   checkCopyBeforeRecovery(disk: SimulatedDisk, image: CatalogImage | undefined): void {
     const applying = image?.standing.applying;
     const applied = image?.standing.applied ?? 0n;
+    if (image?.standing.role === "fenced") return; // Its files are its application's.
     for (const name of this.#stores) {
       const tree = existing(disk, this.#copies[name]!);
       const lay = this.#adopted.get(name);
@@ -599,7 +676,10 @@ export class CrashMatrix {
         if (applying === undefined && applied < this.#cuts.length) continue;
       }
       if (applying === undefined) {
-        const difference = applied === 0n ? emptyDifference(tree) : treeDifference(tree!, this.#treeAt(name, applied));
+        const difference =
+          applied === 0n
+            ? emptyDifference(tree)
+            : treeDifference(tree!, this.#treeAt(name, this.#meant(applied, image?.standing.role)));
         if (difference !== undefined)
           throw new Error(`without a mark the copy of ${name} is not cut ${applied}: ${difference}`);
         continue;
@@ -619,6 +699,14 @@ export class CrashMatrix {
     for (const content of contentsOf(lay)) {
       if (!there.has(content)) throw new Error(`of what was adopted as ${name} this is lost: ${content.slice(0, 40)}`);
     }
+  }
+
+  /** The scenario's cut that a node has at a number: what was accepted while it rejoined has the next one in its own reign. */
+  #meant(at: bigint, role: Standing["role"] | undefined): bigint {
+    const { fork, steps } = this.scenario;
+    // What it has otherwise counts for the common cut, until the first one of the other primary is applied.
+    if (this.#common > 0n && at === this.#common) return at + 1n;
+    return fork !== undefined && steps.includes(promoteRejoining) && role === "primary" ? at - 1n : at;
   }
 
   #treeAt(store: string, at: bigint): Tree {
@@ -648,10 +736,13 @@ export class CrashMatrix {
     if (standing.applied !== standing.committed.seq && when !== "without a crash")
       fail("something committed is not applied");
     if (standing.applied === 0n) return;
-    const recorded = this.#cuts.find((cut) => cut.cut.seq === standing.committed.seq);
+    const touched = anyTouched(catalog);
+    const meant = this.#meant(standing.committed.seq, standing.role);
+    const recorded = this.#cuts.find((cut) => cut.cut.seq === meant);
     if (recorded === undefined) throw new Error(`${standing.committed.seq} is no cut of the scenario`);
     const { fork } = this.scenario;
-    if (fork !== undefined && anyTouched(catalog) !== (standing.committed.seq === BigInt(fork)))
+    const touchedAt = this.#common === 0n ? BigInt(fork ?? 0) : this.#common;
+    if (fork !== undefined && touched !== (standing.committed.seq === touchedAt))
       fail(
         `cut ${standing.committed.seq} is committed, and what was otherwise is ${anyTouched(catalog) ? "still noted" : "forgotten"}`,
       );
@@ -660,7 +751,7 @@ export class CrashMatrix {
     for (const [number, home] of context.homes) {
       const { name } = home.placement;
       const copy = existing(context.disk as SimulatedDisk, home.placement.path);
-      const difference = treeDifference(copy!, this.#treeAt(name, standing.applied));
+      const difference = treeDifference(copy!, this.#treeAt(name, this.#meant(standing.applied, standing.role)));
       if (difference !== undefined) fail(`the copy of ${name} is not cut ${standing.applied}: ${difference}`);
       this.#judgePrivate(node, number, fail);
       // With a new reign the points end: nobody saves what the service overwrites.
@@ -674,8 +765,9 @@ export class CrashMatrix {
     }
     if (this.scenario.keepHistory !== false && standing.role !== "primary") {
       const points = catalog.cuts("point").length;
-      const before = adoptedEver(node) ? this.#firstCut - 1 : 0;
-      if (points + before !== Number(standing.applied))
+      // Who goes back has no point of before.
+      const before = adoptedEver(node) ? this.#firstCut - 1 : this.#common > 0n ? Number(fork) : 0;
+      if (points + before !== Math.max(before, Number(standing.applied)))
         fail(`there are ${points} recovery points of ${standing.applied} applied cuts`);
     }
   }
@@ -723,7 +815,9 @@ export class CrashMatrix {
         .filter((name) => name !== aheadName(catalog.standing.committed.seq))
         .join(" ");
       const resumable = known("SELECT object AS name FROM staged WHERE store = ?", "o");
-      if (left !== resumable)
+      // Files without rows are removed with the next start as a replica, where a power failure has brought them back.
+      const onlyRows = catalog.standing.role === "primary" && this.scenario.fork !== undefined;
+      if (onlyRows ? resumable !== "" : left !== resumable)
         fail(`staging holds "${left}" after everything is applied, the catalog knows "${resumable}"`);
       if (catalog.get("SELECT 1 AS found FROM extents LIMIT 1") !== undefined)
         fail("redo is left after everything is applied");

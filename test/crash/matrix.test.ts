@@ -20,7 +20,7 @@ const chosenByChance: ReadonlySet<PowerLossMode> = new Set(["torn", "reordered",
 /** Every transaction of receive, commit, apply and promote by its purpose; another one has to be brought here first. */
 const commitPurposes = [
   ...["form", "stores", "home", "rows", "cut", "forget", "applying", "applied", "seal", "epoch"],
-  ...["adopt", "adopted", "ahead"],
+  ...["adopt", "adopted", "ahead", "drop staged", "go back", "demote"],
 ];
 
 /** The steps that meet each kind of operation; one that no scenario brings any more is not proven any more. */
@@ -34,6 +34,8 @@ const met: Readonly<Record<string, string>> = {
   abort: "unlink",
   promote: "create write rename unlink setFileMeta syncFile syncDirectory syncFilesystem",
   adopt: "unlink syncFilesystem",
+  "go back": "unlink",
+  demote: "setMeta syncFilesystem",
 };
 
 const variants: readonly { readonly name: string; readonly change: Partial<Scenario> }[] = [

@@ -380,6 +380,30 @@ const mutants: readonly Mutant[] = [
     ],
   },
   {
+    name: "takes a former primary's files for its copy and does not sync them",
+    dies: "a demotion",
+    withoutHistory: true,
+    invariant: "what a replica says that it has is durable",
+    edits: [
+      { file: "rejoin/demote.ts", find: "that he has mapped. syncAll(context);", replace: "that he has mapped.\n" },
+      { file: "rejoin/demote.ts", find: "settled.movingCount); syncAll(context);", replace: "settled.movingCount);" },
+    ],
+  },
+  {
+    name: "begins its reign and still takes what it has for otherwise",
+    dies: "a promotion of what rejoins",
+    withoutHistory: true,
+    invariant: "what is accepted is a cut with the reign that it begins",
+    edits: [{ file: "promote/promote.ts", find: "clearTouched(catalog);", replace: removed }],
+  },
+  {
+    name: "keeps what was staged for a cut that will never come",
+    dies: "a promotion of what rejoins",
+    withoutHistory: true,
+    invariant: "the catalog knows everything that lies beside the copy",
+    edits: [{ file: "promote/promote.ts", find: "if (rejoins) dropStaged(context);", replace: removed }],
+  },
+  {
     name: "ends an adoption before what it lacks is put aside for good",
     dies: "adopting what lies there",
     invariant: "the copy is a cut and nothing else",
@@ -441,9 +465,8 @@ const mutants: readonly Mutant[] = [
       },
       {
         file: "promote/promote.ts",
-        find: "  return { epoch: next, cut: standing.committed };",
-        replace:
-          "  while (applyNext(context, false) !== undefined);\n  return { epoch: next, cut: standing.committed };",
+        find: "  return { epoch: next, cut };",
+        replace: "  while (applyNext(context, false) !== undefined);\n  return { epoch: next, cut };",
       },
     ],
   },

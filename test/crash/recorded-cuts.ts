@@ -27,6 +27,8 @@ export interface RecordedCut {
   readonly digest: Uint8Array;
   /** What a copy of each store must be. */
   readonly trees: Readonly<Record<string, Tree>>;
+  /** Of the primary that goes on from the cut before the fork. */
+  readonly isFirstOfOther: boolean;
   /** Every path of each store. */
   readonly paths: Readonly<Record<string, ReadonlySet<string>>>;
 }
@@ -135,6 +137,7 @@ export async function recordCuts(
         messages: delta,
         first: index > 0 ? messages : delta,
         digest: primary.catalog.standing.digest,
+        isFirstOfOther: index === fork,
         trees: perStore((source) => modelTree(source.nodes)),
         paths: perStore((source) => new Set(source.nodes.keys())),
       });

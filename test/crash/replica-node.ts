@@ -1,3 +1,4 @@
+import type { AcceptedCopy } from "../../replica/promote/promote.ts";
 import type { Receiver } from "../../replica/receive/receive.ts";
 import { defaultReplicaLimits, type ReplicaContext, type ReplicaLimits } from "../../replica/replica-context.ts";
 import type { StoreHome, StorePlacement } from "../../replica/store-home.ts";
@@ -24,6 +25,8 @@ export interface NodeSetting {
   readonly adopts: boolean;
   /** What is staged already is not sent again. */
   readonly resumes?: boolean;
+  /** It stands at the common cut when it gets the first one of the other primary. */
+  readonly goesBack?: boolean;
 }
 
 /** A replica as its worker runs it, on any disk, with the catalog at its contract: what was committed survives. */
@@ -60,6 +63,7 @@ export class ReplicaNode {
             groupId: testGroup,
             role: "replica",
             epoch: epoch(1),
+            epochs: [{ epoch: 1n, firstSeq: 1n }],
             committed: { epoch: epoch(1), seq: seq(0) },
           }),
         );
@@ -96,7 +100,8 @@ export class ReplicaNode {
         limits: { ...defaultReplicaLimits, freeBytesMin: 0, ...setting.limits },
       };
       this.#staged = new StagedCut(this.context, setting.program.aheadOf(this.context));
-      if (catalog.standing.role !== "primary") {
+      // A primary's files, also of one that is fenced, are its application's.
+      if (catalog.standing.role === "replica" || catalog.standing.role === "promoting") {
         setting.program.recoverStaging(this.context);
         setting.program.recoverApply(this.context);
       }
@@ -126,7 +131,9 @@ export class ReplicaNode {
         if (message.kind === "cutBegin") this.#adopted = new AdoptedCut(cut);
         [message, payload] = this.#adopted!.frame(frame, (question) => this.#ask(question));
       } else if (this.#setting.resumes) [message, payload] = this.#staged.frame(frame);
-      if (message.kind === "cutBegin" && committed.seq === 0n) message = { ...message, base: committed };
+      // The recorded primary goes on from the fork's number, so that no two cuts of a scenario have the same.
+      const based = committed.seq === 0n || (this.#setting.goesBack === true && cut.isFirstOfOther);
+      if (message.kind === "cutBegin" && based) message = { ...message, base: committed };
       deliver(this.receiver, message, payload);
     }
   }
@@ -182,6 +189,49 @@ export class ReplicaNode {
     catalog.transaction("part", () => collapse(catalog, before));
   }
 
+  /** As the worker does it on a replica that was ahead of the node that was promoted. */
+  goBack(): void {
+    this.endSession();
+    const { program } = this.#setting;
+    program.goBack(this.context, this.#common);
+    program.aheadOf(this.context).clear();
+    program.recoverStaging(this.context);
+    program.recoverApply(this.context);
+  }
+
+  /** This node was primary when the cut was taken, and is fenced by now: its files are as its application left them. */
+  ownCut(cut: RecordedCut): void {
+    this.receive(cut);
+    this.commit();
+    this.endSession();
+    const { catalog, context } = this;
+    catalog.transaction("own cut", () => {
+      for (const table of ["extents", "staged", "staged_runs", "seen"]) catalog.run(`DELETE FROM ${table}`);
+      catalog.run("UPDATE cuts SET state = 'applied'");
+      catalog.stand({ role: "fenced", applied: catalog.standing.committed.seq });
+    });
+    for (const home of context.homes.values()) {
+      for (const name of context.disk.list(home.staging)) context.disk.unlink(home.staging, name);
+      home.tree.forget();
+    }
+  }
+
+  /** From a fenced primary to a replica at the cut before its own, with the files that it has. */
+  demote(): void {
+    const { program, keepHistory } = this.#setting;
+    const ended = { covered: false, copied: false, excluded: () => false };
+    const settled = program.settleFiles(
+      this.context,
+      new Map([...this.context.homes.keys()].map((number) => [number, ended])),
+    );
+    program.demote(this.context, this.#common, settled, keepHistory);
+  }
+
+  get #common(): CutId {
+    const { committed } = this.catalog.standing;
+    return { epoch: epoch(1), seq: seq(committed.seq - 1n) };
+  }
+
   /** The operator says that what lies in the copies' places is to be taken for a start. */
   adopt(): void {
     this.endSession();
@@ -193,14 +243,12 @@ export class ReplicaNode {
     this.#receiver = undefined;
   }
 
-  promote(accepted?: "suspect"): void {
+  promote(accepted?: keyof AcceptedCopy): void {
     this.endSession();
-    this.#setting.program.seal(this.context);
-    this.takeOver(accepted);
-  }
-
-  takeOver(accepted?: "suspect"): void {
-    this.#setting.program.takeOver(this.context, this.#setting.keepHistory, { member: 1, members: 2 }, accepted);
+    const { program, keepHistory } = this.#setting;
+    program.seal(this.context);
+    const words = accepted === undefined ? {} : { [accepted]: true };
+    program.takeOver(this.context, keepHistory, { member: 1, members: 2 }, words);
   }
 
   unseal(): void {

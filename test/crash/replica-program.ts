@@ -7,6 +7,7 @@ import * as adopt from "../../replica/receive/adopt.ts";
 import * as ahead from "../../replica/receive/ahead.ts";
 import * as receive from "../../replica/receive/receive.ts";
 import * as resume from "../../replica/receive/resume.ts";
+import * as demotion from "../../replica/rejoin/demote.ts";
 import * as repairing from "../../replica/repair/repairing.ts";
 import * as storeHome from "../../replica/store-home.ts";
 
@@ -29,6 +30,9 @@ export interface ReplicaProgram {
   readonly endAdoption: typeof adopt.endAdoption;
   readonly stageFromCopy: typeof adopt.stageFromCopy;
   readonly aheadOf: typeof ahead.aheadOf;
+  readonly goBack: typeof demotion.goBack;
+  readonly settleFiles: typeof demotion.settleFiles;
+  readonly demote: typeof demotion.demote;
 }
 
 export const realProgram: ReplicaProgram = {
@@ -41,6 +45,7 @@ export const realProgram: ReplicaProgram = {
   ...adopt,
   ...repairing,
   ...ahead,
+  ...demotion,
 };
 
 /** The program in a copy of `replica/`, whose imports of `shared/` lead to the same modules as ours. */
@@ -55,6 +60,7 @@ export async function loadProgram(replicaDirectory: string): Promise<ReplicaProg
     "receive/adopt.ts",
     "repair/repairing.ts",
     "receive/ahead.ts",
+    "rejoin/demote.ts",
   ];
   const modules = await Promise.all(
     names.map((name) => import(pathToFileURL(join(replicaDirectory, name)).href) as Promise<object>),

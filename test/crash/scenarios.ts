@@ -4,8 +4,12 @@ import {
   ahead,
   apply,
   commit,
+  demoteIt,
+  goBack,
+  ownCut,
   part,
   promote,
+  promoteRejoining,
   promoteSuspect,
   receive,
   type Scenario,
@@ -505,6 +509,38 @@ const rejoining: Scenario = {
   limits: { resumeBytesMin: 4096 },
 };
 
+/** The primary that it rejoins is lost in the middle of its first cut, for good. */
+const rejoiningPromoted: Scenario = {
+  name: "a promotion of what rejoins",
+  changes: rejoining.changes.slice(0, 3),
+  fork: 2,
+  steps: [...whole(1), ...whole(2), part, receive(3, 0, 0.6), abort, receive(3, 0, 0.8), promoteRejoining],
+  crashFrom: 9,
+  keepHistory: false,
+  limits: { resumeBytesMin: 4096 },
+};
+
+/** A replica that was ahead of the node that was promoted, with recovery points. */
+const goneBack: Scenario = {
+  name: "a replica that goes back",
+  changes: rejoining.changes.slice(0, 3),
+  fork: 2,
+  steps: [...whole(1), ...whole(2), goBack, ...whole(3)],
+  crashFrom: 6,
+  limits: { resumeBytesMin: 4096 },
+};
+
+/** A former primary, whose application has synced nothing since the cut before. */
+const demoted: Scenario = {
+  name: "a demotion",
+  changes: rejoining.changes.slice(0, 3),
+  fork: 2,
+  steps: [...whole(1), ownCut(2), demoteIt],
+  crashFrom: 4,
+  keepHistory: false,
+  limits: { resumeBytesMin: 4096 },
+};
+
 export const scenarios: readonly Scenario[] = [
   first,
   meanwhile,
@@ -520,4 +556,7 @@ export const scenarios: readonly Scenario[] = [
   promotionOfSuspect,
   shippedAhead,
   rejoining,
+  rejoiningPromoted,
+  goneBack,
+  demoted,
 ];

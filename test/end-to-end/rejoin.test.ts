@@ -370,4 +370,91 @@ describe("who comes back", function () {
     await equal(charlie, bravo);
     expect((await readdir(fileOf(bravo, ""))).toSorted()).to.deep.equal(["changed", "kept", "old"]);
   });
+
+  it("can be promoted as it is where the primary that it rejoins is lost for good, and the others follow", async function () {
+    this.timeout(400_000);
+    const deadlineMs = 90_000;
+    await using cluster = await startCluster({
+      groupYaml: groupOf(["alpha", "bravo", "charlie"]),
+      nodes: ["alpha", "bravo", "charlie"],
+    });
+    const [alpha, bravo, charlie] = [cluster.node("alpha"), cluster.node("bravo"), cluster.node("charlie")];
+    const killFile = join(alpha.stateDirectory, "..", "kill");
+    const environment = {
+      UNDERSTUDY_STEP_FILE: join(alpha.stateDirectory, "..", "step"),
+      UNDERSTUDY_KILL_FILE: killFile,
+    };
+    for (const node of [bravo, charlie]) await node.until(({ cut }) => cut !== null, deadlineMs);
+    const durable = async (...replicas: string[]): Promise<unknown> =>
+      await alpha.control.wait("app", { timeoutMs: deadlineMs, replicas });
+    await durable("bravo", "charlie");
+    for (const node of [bravo, charlie]) await node.kill9();
+    await writeFile(fileOf(alpha, "changed"), "alpha's own");
+    await rm(fileOf(alpha, "removed"));
+    sql(alpha, "INSERT INTO rows VALUES ('alpha knows')");
+    await alpha.control.cut("app", { accept: [] });
+    await alpha.kill9();
+    await started(bravo);
+    await promote(bravo, "app", deadlineMs);
+    await writeFile(fileOf(bravo, "changed"), "bravo's own");
+    sql(bravo, "INSERT INTO rows VALUES ('bravo knows')");
+    await bravo.control.cut("app", { accept: [] });
+
+    // All of bravo's first cut has come when alpha dies, and none of it is committed.
+    await alpha.start({ environment });
+    await alpha.until(({ halted }) => halted?.code === "FORK", deadlineMs);
+    await writeFile(killFile, "commit");
+    // Whether it answers before it dies is chance.
+    await until(
+      async () => {
+        if (alpha.running) await alpha.control.rejoin("app").catch(() => undefined);
+        return !alpha.running;
+      },
+      deadlineMs,
+      "alpha rejoins, and is killed",
+    );
+    await bravo.kill9();
+    await alpha.start();
+    const { rejoining, promotable } = await alpha.until((group) => group.rejoining !== undefined, deadlineMs);
+    const [fork = ""] = (await alpha.group())?.forks.names ?? [];
+    expect(rejoining).to.deep.include({ fork });
+    expect(promotable.why.map(({ code, flag }) => [code, flag])).to.deep.equal([["REJOINING", "--accept-rejoining"]]);
+
+    const words = ["promote", "app", "--yes", "--accept-loss", "--accept-unreachable-primary"];
+    const refused = await alpha.cli(...words);
+    expect(refused.code, refused.stderr).to.equal(3);
+    expect(refused.stderr).to.match(
+      /It rejoins: it goes on from what it has since cut 1\.\d+ up to its own cut 1\.\d+, taken /,
+    );
+    expect(refused.stderr).to.include("--accept-rejoining").and.include(`fork ${fork} is kept`);
+    const promoted = await alpha.cli(...words, "--accept-rejoining");
+    expect(promoted, promoted.stderr).to.include({ code: 0 });
+    expect(promoted.stderr).to.match(/Accepted: this node rejoins/);
+    const reigns = await alpha.until(({ role }) => role === "primary", deadlineMs);
+    expect(reigns.cut).to.include({ epoch: reigns.epoch, seq: (rejoining?.common.seq ?? 0) + 1 });
+    expect(reigns).not.to.have.property("rejoining");
+    expect(await readFile(fileOf(alpha, "changed"), "utf8")).to.equal("alpha's own");
+    const overridden = (await events(alpha)).filter(({ event }) => event === "refusal.overridden");
+    expect(overridden.map(({ flag }) => flag)).to.include("--accept-rejoining");
+
+    sql(alpha, "INSERT INTO rows VALUES ('alpha goes on')");
+    await started(charlie);
+    await durable("charlie");
+    await until(
+      async () => {
+        const [ours, theirs] = [await alpha.group(), await charlie.group()];
+        return theirs?.peers.alpha?.applied?.seq === ours?.cut?.seq && theirs?.cut?.digest === ours?.cut?.digest;
+      },
+      deadlineMs,
+      "charlie is equal to alpha",
+    );
+    expect(await readFile(fileOf(charlie, "changed"), "utf8")).to.equal("alpha's own");
+    expect((await readdir(fileOf(charlie, ""))).toSorted()).to.deep.equal(["changed", "kept", "old"]);
+    expect(await rowsIn(join(charlie.dataDirectory, "app.db"))).to.deep.equal([
+      "ok",
+      "first",
+      "alpha knows",
+      "alpha goes on",
+    ]);
+  });
 });

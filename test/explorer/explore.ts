@@ -5,6 +5,8 @@ export interface Walk {
   readonly nodes: number;
   readonly rules: Rules;
   readonly bounds: Bounds;
+  /** What has happened before, within the same bounds. Default: nothing. */
+  readonly after?: readonly number[];
   /** Distinct states after which it ends. */
   readonly statesMax: number;
   /** Also that from each state somebody can go on. */
@@ -37,7 +39,7 @@ const goodStepsMax = 400;
  * an interleaving is walked again to be told. Two different states of one hash would hide one of them: one in 10^7 such walks
  * of 10^6 states.
  */
-export function walk({ nodes, rules, bounds, statesMax, goingOn }: Walk): Walked {
+export function walk({ nodes, rules, bounds, after = [], statesMax, goingOn }: Walk): Walked {
   const begun = performance.now();
   const model = new Model(nodes, rules, bounds);
   const { bytes } = model.layout;
@@ -51,6 +53,11 @@ export function walk({ nodes, rules, bounds, statesMax, goingOn }: Walk): Walked
   let nextLevel = new Frontier(bytes);
   const way = new Frontier(bytes);
   const initial = model.initial();
+  for (const action of after) {
+    if (!actions.subarray(0, model.actions(initial, actions)).includes(action))
+      throw new Error(`after ${model.picture(initial)} there is no "${model.describe(initial, action)}"`);
+    model.apply(initial, action);
+  }
   let transitions = 0;
   let depth = 0;
   let first = 0;
@@ -62,6 +69,7 @@ export function walk({ nodes, rules, bounds, statesMax, goingOn }: Walk): Walked
   const told = (why: string, from: number, last: readonly number[]): Walked => {
     const path = [...last];
     for (let at = from; at > 0; at = parents[at]!) path.unshift(reachedBy[at]!);
+    path.unshift(...after);
     return result({ why, actions: path, script: tell(model, path) });
   };
   const result = (violation?: Violation): Walked => ({

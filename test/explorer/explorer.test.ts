@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import { type Walk, type Walked, walk } from "./explore.ts";
+import { code } from "./model.ts";
 import { mutants } from "./mutants.ts";
 import { rules } from "./rules.ts";
 
@@ -21,7 +22,7 @@ describe("all interleavings", function () {
   const threeNodes = walkedOnce({
     nodes: 3,
     bounds: { faults: 1, operations: 2, doubles: 0, writes: 1 },
-    statesMax: 800_000,
+    statesMax: 780_000,
   });
 
   it("of two nodes with two faults, two commands, a message heard twice and a write end well", () => {
@@ -32,6 +33,27 @@ describe("all interleavings", function () {
 
   it("of three nodes with one fault, two commands and a write end well, as far as they are walked", () => {
     const { violation } = threeNodes();
+    expect(violation?.script.join("\n"), violation?.why).to.equal(undefined);
+  });
+
+  it("of three nodes go on from one that was rejoining a primary that is gone, with one fault and two commands", () => {
+    const [alpha, bravo] = [0, 1];
+    const after = [
+      code("write", alpha),
+      code("cut", alpha),
+      code("promote", bravo, 1),
+      code("finish", bravo),
+      code("open", alpha, bravo),
+      code("deliver", bravo, alpha),
+      code("on fenced", alpha),
+      code("open", alpha, bravo),
+      code("deliver", bravo, alpha),
+      code("rejoin", alpha, bravo),
+      code("rejoin", alpha, bravo),
+      code("power", bravo),
+    ];
+    const bounds = { faults: 2, operations: 3, doubles: 0, writes: 2 };
+    const { violation } = walk({ nodes: 3, bounds, after, statesMax: 40_000, rules, goingOn: true });
     expect(violation?.script.join("\n"), violation?.why).to.equal(undefined);
   });
 

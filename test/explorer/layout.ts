@@ -88,6 +88,8 @@ export const HALTED = 16;
 export const HANDED = 32;
 /** The switchover goes back as soon as that is possible. */
 export const GOES_BACK = 64;
+/** Of a node that is being promoted, in the same place: somebody has accepted that what it has becomes a cut. */
+export const ACCEPTED = GOES_BACK;
 /** Volatile: it is about to be promoted, and asks whether the others still are what they said. */
 export const ASPIRING = 128;
 

@@ -48,7 +48,8 @@ export function code(kind: Kind, node: number, other = 0): number {
 }
 
 /** What an operator says beside a promotion: nothing but that he accepts the loss, or more. */
-const promotions = [[], ["unreachable"], ["unreachable", "live"]] as const;
+const promotions = [[], ["unreachable"], ["unreachable", "live"], ["unreachable", "rejoining"]] as const;
+const asItRejoins = 3;
 
 export interface Bounds {
   /** Crashes, power failures, links that break, hooks that fail. */
@@ -169,7 +170,7 @@ export class Model {
           if (!this.#isRefused(s, i, 0, true)) add("promote", i, 0);
         } else if (!this.#isRefused(s, i, 0, false)) add("ask", i);
         for (let how = 1; how < promotions.length; how++)
-          if (!this.#isRefused(s, i, how, false)) add("promote", i, how);
+          if ((how !== asItRejoins || flags & at.TOUCHED) && !this.#isRefused(s, i, how, false)) add("promote", i, how);
       } else if (role === at.FENCED && flags & at.SERVICE) add("on fenced", i);
       for (let j = 0; j < this.#nodes; j++) {
         if (j === i) continue;
@@ -305,6 +306,7 @@ export class Model {
             suspect: false,
             consistency: false,
             paused: false,
+            rejoining: accepted.includes("rejoining"),
             livePrimary: accepted.includes("live"),
             unreachablePrimary: accepted.includes("unreachable"),
           },
@@ -405,6 +407,7 @@ export class Model {
         if ((action & 7) > 0) this.#setGhost(s, "accepted", 1);
         this.#excuse(s, i);
         s[n + at.Flags]! &= ~at.ASPIRING;
+        if ((action & 7) === asItRejoins) s[n + at.Flags]! |= at.ACCEPTED;
         if (this.#rules.drivers.promotionHears) s[n + at.Seen] = Math.max(s[n + at.Seen]!, this.#heard(s, i));
         s[n + at.Role] = at.PROMOTING;
         this.#closeSessions(s, i);
@@ -835,9 +838,14 @@ export class Model {
     const n = this.layout.node(i);
     const handed = (s[n + at.Flags]! & at.HANDED) !== 0;
     const handedOver = s[n + at.Epoch]!;
-    if (this.#isTouched(s, i)) this.#fail(`${members[i]} is promoted with what is no cut`);
+    const touched = this.#isTouched(s, i);
+    if (touched && !(s[n + at.Flags]! & at.ACCEPTED)) this.#fail(`${members[i]} is promoted with what is no cut`);
     const heard = this.#heard(s, i);
     this.#begin(s, i, handed || !this.#rules.drivers.promotionHears ? 0 : heard);
+    if (touched && this.#rules.drivers.acceptedIsCut) this.#takeCut(s, i);
+    if (touched && s[n + at.Top] !== s[n + at.Epoch])
+      this.#fail(`${members[i]} calls cut ${s[n + at.Top]}.${s[n + at.Length]} what is none`);
+    s[n + at.Flags]! &= ~(at.TOUCHED | at.ACCEPTED);
     if (!handed && heard > s[n + at.Epoch]!)
       this.#fail(`${members[i]} begins a reign that is over: another node spoke of epoch ${heard}`);
     // Whoever promoted beside a primary that he did not hear has accepted what that one may have handed over already.
@@ -851,6 +859,7 @@ export class Model {
   #unseal(s: Uint8Array, i: number): void {
     const n = this.layout.node(i);
     s[n + at.Role] = at.REPLICA;
+    s[n + at.Flags]! &= ~at.ACCEPTED;
     if (s[n + at.Flags]! & at.HANDED) this.#answer(s, i, false);
     this.#closeSessions(s, i);
   }
@@ -1265,7 +1274,9 @@ export class Model {
       case "rejoin":
         return `${who} rejoins ${whom}, one step`;
       case "promote": {
-        const flags = promotions[action & 7]!.map((flag) => `--accept-${flag}-primary`);
+        const flags = promotions[action & 7]!.map(
+          (flag) => `--accept-${flag === "rejoining" ? flag : `${flag}-primary`}`,
+        );
         return `an operator promotes ${who} ${["--accept-loss", ...flags].join(" ")}`;
       }
       default:

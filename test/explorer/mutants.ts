@@ -245,6 +245,13 @@ export const mutants: readonly Mutant[] = [
     violates: /is promoted with what is no cut/,
   },
   {
+    name: "what is accepted while a node rejoins counts as the cut that it stands at",
+    nodes: 2,
+    bounds: bounds(1, 2, 1),
+    rules: drivers({ acceptedIsCut: false }),
+    violates: /alpha calls cut 1\.1 what is none/,
+  },
+  {
     name: "whoever does not answer does not count",
     nodes: 2,
     bounds: bounds(0, 1),

@@ -43,6 +43,8 @@ export interface Drivers {
   readonly forkIsCut: boolean;
   /** The service stands still before its node rejoins. */
   readonly rejoinStopsService: boolean;
+  /** What a node had that rejoined, and is promoted all the same, is a cut of its new reign. */
+  readonly acceptedIsCut: boolean;
   /** A primary asks a node that rejoins what it has otherwise than its last cut. */
   readonly primaryAsks: boolean;
   /** A change of role ends every conversation. */
@@ -77,6 +79,7 @@ export const rules: Rules = {
     forkIsKept: true,
     forkIsCut: true,
     rejoinStopsService: true,
+    acceptedIsCut: true,
     primaryAsks: true,
     roleEndsSessions: true,
     hellosHold: true,

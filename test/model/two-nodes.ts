@@ -178,10 +178,10 @@ export class Node {
     return { taken, ...shipped };
   }
 
-  /** Takes over from what it holds. */
-  async promote(): Promise<void> {
+  /** Takes over from what it holds; also from what is no cut, if that is `accepted`. */
+  async promote(accepted?: "rejoining"): Promise<void> {
     seal(this.replica);
-    takeOver(this.replica, true, { member: this.#member, members: 3 });
+    takeOver(this.replica, true, { member: this.#member, members: 3 }, { rejoining: accepted !== undefined });
     await this.becomePrimary();
   }
 

@@ -7,7 +7,7 @@ import { expect } from "chai";
 import { callerName } from "../../../deploy/cli/caller.ts";
 import { runCommandLine } from "../../../deploy/cli/command-line.ts";
 import { parseRestorePoint, RestorePointInvalid } from "../../../deploy/cli/restore-point.ts";
-import { groupSentence } from "../../../deploy/cli/text.ts";
+import { groupSentence, promotionText } from "../../../deploy/cli/text.ts";
 import type { GroupStatus } from "../../../deploy/control/api.ts";
 import { ForkDamaged } from "../../../replica/rejoin/fork-bundle.ts";
 import { exitCodes, UnderstudyError } from "../../../shared/errors.ts";
@@ -581,6 +581,31 @@ describe("a group in one sentence", () => {
   for (const [group, sentence] of rows) {
     it(sentence, () => expect(groupSentence("app", group)).to.equal(sentence));
   }
+});
+
+describe("what is said before a promotion", () => {
+  const now = new Date("2026-11-21T09:01:00Z");
+  const rejoining = {
+    common: { epoch: 1, seq: 40 },
+    ownCut: { epoch: 1, seq: 57 },
+    takenAt: "2026-11-21T09:00:00.000Z",
+    fork: "app-1.57-20261121T090000",
+  };
+
+  it("names what a node that rejoins goes on from, and the fork that is kept", () => {
+    const text = promotionText("app", "alpha", { ...replicaGroup, rejoining }, [], now);
+    expect(text).to.include(
+      "It rejoins: it goes on from what it has since cut 1.40 up to its own cut 1.57, taken 2026-11-21T09:00:00.000Z (1 min ago), which becomes the first cut of its new reign. Fork app-1.57-20261121T090000 is kept beside it.",
+    );
+    expect(text).not.to.include("its last durable one");
+  });
+
+  it("says no more of it than is known", () => {
+    const unknown = { ...rejoining, ownCut: null, takenAt: null, fork: null };
+    expect(promotionText("app", "alpha", { ...replicaGroup, rejoining: unknown }, [], now)).to.include(
+      "It rejoins: it goes on from what it has since cut 1.40, which becomes the first cut of its new reign.\n",
+    );
+  });
 });
 
 function cluster(letter = "A", bravoKey = keyOf("B")): string {

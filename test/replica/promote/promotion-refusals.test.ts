@@ -38,7 +38,7 @@ describe("what stands in the way of a promotion", () => {
     ["that it has no cut", { committed: { epoch: epoch(0), seq: seq(0) } }, "NO_CUT"],
     ["that it stands still", { halted: "the disk is full" }, "HALTED"],
     ["that somebody names other members", { namingOthers: ["charlie"] }, "MEMBERS_DIFFER"],
-    ["that it rejoins", { rejoining: true }, "REJOINING"],
+    ["that it rejoins", { rejoining: true }, "REJOINING", "--accept-rejoining"],
     ["that somebody paused it", { paused: "by root" }, "PAUSED", "--accept-paused"],
     ["a suspect copy", { suspect: "a stranger changed it" }, "SUSPECT", "--accept-suspect"],
     [
@@ -81,15 +81,17 @@ describe("what stands in the way of a promotion", () => {
     const bad: PromotionCase = {
       ...sound,
       suspect: "a stranger changed it",
+      rejoining: true,
       stores: [{ name: "db", consistency: "fuzzy", required: "whole" }],
       others: others("primary", undefined),
       lossKnownEmpty: false,
     };
     const codes = (accept: Partial<PromotionCase["accept"]>): string[] =>
       promotionRefusals({ ...bad, accept: { ...nothing, ...accept } }).map(({ code }) => code);
-    const all = ["SUSPECT", "CONSISTENCY", "PRIMARY_ALIVE", "UNREACHABLE_PRIMARY", "LOSS"];
+    const all = ["REJOINING", "SUSPECT", "CONSISTENCY", "PRIMARY_ALIVE", "UNREACHABLE_PRIMARY", "LOSS"];
     expect(codes({})).to.deep.equal(all);
     for (const [accept, code] of [
+      [{ rejoining: true }, "REJOINING"],
       [{ suspect: true }, "SUSPECT"],
       [{ consistency: true }, "CONSISTENCY"],
       [{ livePrimary: true }, "PRIMARY_ALIVE"],

@@ -19,6 +19,9 @@ import { expect } from "chai";
 import { thinningByRetention } from "../../../replica/history/thin.ts";
 import { anyTouched } from "../../../shared/catalog/collapse.ts";
 import { hex } from "../../../shared/manifest/digest.ts";
+import { commonCut } from "../../../shared/session/epochs.ts";
+import type { BulkMessage } from "../../../shared/wire/messages.ts";
+import { sameCut } from "../../../shared/words.ts";
 import { describeTree } from "../../model/describe-tree.ts";
 import { type Node, TwoNodes } from "../../model/two-nodes.ts";
 
@@ -43,7 +46,90 @@ describe("a node that rejoins, after random histories of both", () => {
     for (let run = 0; run < runs; run++) await leaveBehindAndRejoin(first + run);
     console.log(`      seeds ${first} to ${first + runs - 1}`);
   });
+
+  it("goes on from what it has where that primary is lost before, and all others follow it", async function () {
+    this.timeout(runs * 20_000);
+    const first = Number(process.env.UNDERSTUDY_SEED ?? Math.floor(Math.random() * 2 ** 31));
+    for (let run = 0; run < runs; run++) await goOnFromWhatRejoins(first + run);
+    console.log(`      seeds ${first} to ${first + runs - 1}`);
+  });
 });
+
+/**
+ * Where its new primary is lost before the first cut, a node that rejoins is promoted as it is. The others follow it from
+ * wherever they are: at the common cut, before it, or beyond it in one reign or another.
+ */
+async function goOnFromWhatRejoins(seed: number): Promise<void> {
+  const random = randomOf(seed);
+  const log: string[] = [];
+  await using pair = await TwoNodes.start();
+  const [alpha, bravo] = pair.nodes;
+  const charlie = await pair.another("charlie");
+  const work = (node: Node, most: number): void => {
+    for (let step = random(most); step >= 0; step--) log.push(`${node.name}: ${operate(node.root, random)}`);
+  };
+  const cutFor = async (node: Node, ...others: readonly Node[]): Promise<void> => {
+    work(node, 8);
+    log.push(`${node.name} cuts for ${others.map(({ name }) => name).join(" and ") || "itself"}`);
+    if (others.length === 0) await node.cut(0n);
+    for (const to of others) await node.ship(to);
+  };
+  try {
+    writeFileSync(join(alpha.root, "kept"), "");
+    for (let cut = 0; cut < 3; cut++) await cutFor(alpha, bravo, charlie);
+    const place = random(3);
+    for (let cut = random(3); cut > 0; cut--) await cutFor(alpha, place === 0 ? charlie : bravo);
+    for (let cut = 1 + random(2); cut > 0; cut--) await cutFor(alpha);
+    await bravo.promote();
+    log.push("bravo is promoted");
+    for (let cut = 1 + random(2); cut > 0; cut--) await cutFor(bravo);
+    // It was ahead of the one that was promoted, or was behind it, or has had cuts of that reign.
+    const ahead = isAhead(charlie, bravo);
+    const rejoining = ahead && random(2) === 0 ? charlie : alpha;
+    if (place === 2 && !ahead) {
+      charlie.follow(bravo);
+      await cutFor(bravo, charlie);
+    }
+    if (rejoining === alpha) await alpha.demote(bravo);
+    else charlie.goBack(bravo);
+    rejoining.follow(bravo);
+    if (random(2) === 0) {
+      const cutOff = (message: BulkMessage, payload: Uint8Array): [BulkMessage, Uint8Array] | undefined =>
+        message.kind === "cutEnd" ? undefined : [message, payload];
+      await bravo.ship(rejoining, { ahead: random(2) === 0, tamper: cutOff }).then(
+        () => expect(anyTouched(rejoining.catalog), "nothing was touched").to.equal(false),
+        (error: unknown) => log.push(`bravo is lost: ${String(error)}`),
+      );
+    }
+    log.push(`${rejoining.name} is promoted`);
+    const had = describeTree(rejoining.root);
+    await rejoining.promote("rejoining");
+    expect(describeTree(rejoining.root)).to.deep.equal(had);
+    if (random(2) === 0) await cutFor(rejoining);
+    for (const node of [alpha, bravo, charlie].filter((other) => other !== rejoining)) {
+      if (node.catalog.standing.role === "primary") await node.demote(rejoining);
+      else if (isAhead(node, rejoining)) node.goBack(rejoining);
+      node.follow(rejoining);
+      const bytesMax = rejoining.lackingBytes(node);
+      log.push(`${node.name} follows ${rejoining.name}`);
+      const { bytes } = await rejoining.ship(node, { ahead: random(3) === 0 });
+      expectSame(rejoining, node);
+      expect(bytes).to.be.at.most(bytesMax);
+      expect(anyTouched(node.catalog)).to.equal(false);
+    }
+    await cutFor(rejoining, ...[alpha, bravo, charlie].filter((other) => other !== rejoining));
+    for (const node of [alpha, bravo, charlie]) expectSame(rejoining, node);
+  } catch (error) {
+    throw new Error(`seed ${seed} (UNDERSTUDY_SEED=${seed}):\n${log.join("\n")}`, { cause: error });
+  }
+}
+
+/** It has cuts that the history of the other has not. */
+function isAhead(node: Node, other: Node): boolean {
+  const { standing } = node.catalog;
+  const common = commonCut(standing, other.catalog.standing);
+  return common === undefined || !sameCut(common, standing.committed);
+}
 
 async function leaveBehindAndRejoin(seed: number): Promise<void> {
   const random = randomOf(seed);

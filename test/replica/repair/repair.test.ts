@@ -199,7 +199,7 @@ describe("repair of what somebody else changed in the copy", () => {
     await group.ship({ ...group.sink(), damaged: [] });
     expect(group.apply()).to.equal(false);
     seal(group.replica);
-    takeOver(group.replica, true, { member: 1, members: 2 }, "suspect");
+    takeOver(group.replica, true, { member: 1, members: 2 }, { suspect: true });
     expect(readFileSync(at("large"), "latin1").slice(0, 6)).to.equal("newest");
     expect(readFileSync(at("docs/deep/b"), "latin1").slice(0, 6)).to.equal("newest");
     expect(existsSync(at("docs/a"))).to.equal(false);
