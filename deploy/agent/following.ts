@@ -12,7 +12,7 @@ import type {
 import { type CutId, compareCuts } from "../../shared/words.ts";
 import type { PlainError } from "../workers/port-peer.ts";
 import { RemoteError } from "../workers/port-peer.ts";
-import type { ReplicaMainCalls, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
+import type { ReplicaMainCalls, ReplicaWorkerCalls } from "../workers/replica-calls.ts";
 import type { Session } from "./session.ts";
 import type { WorkerThread } from "./worker-thread.ts";
 

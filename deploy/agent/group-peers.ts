@@ -19,7 +19,7 @@ import { switchoverFeature } from "../../shared/session/switchover-plan.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Hello, SourceState, SwitchoverMessage } from "../../shared/wire/messages.ts";
 import { type CutId, cutText, type NodeName } from "../../shared/words.ts";
-import type { ReplicaStanding } from "../workers/replica-worker.ts";
+import type { ReplicaStanding } from "../workers/replica-calls.ts";
 import { Following } from "./following.ts";
 import type { GroupWorkers, ReplicaWorker } from "./group-workers.ts";
 import { PeerAnswers } from "./peer-answers.ts";

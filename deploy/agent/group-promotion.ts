@@ -12,7 +12,7 @@ import { HookFailed } from "../../shared/hooks.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
 import { type Consistency, type CutId, cutText, type Epoch, meets } from "../../shared/words.ts";
 import type { PromoteOptions } from "../control/api.ts";
-import type { ReplicaStanding } from "../workers/replica-worker.ts";
+import type { ReplicaStanding } from "../workers/replica-calls.ts";
 import { kindTraits } from "../workers/store-adapters.ts";
 import type { EventFields } from "./event-log.ts";
 import type { GroupHistory } from "./group-history.ts";

@@ -21,7 +21,7 @@ import { groupDirectory } from "../control/state-layout.ts";
 import type { CopyPlaces } from "../workers/own-copies.ts";
 import { RemoteError } from "../workers/port-peer.ts";
 import type { Demoted, PrimaryMainCalls, PrimaryStanding, PrimaryWorkerCalls } from "../workers/primary-calls.ts";
-import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../workers/replica-worker.ts";
+import type { ReplicaMainCalls, ReplicaStanding, ReplicaWorkerCalls } from "../workers/replica-calls.ts";
 import { excludesOf, placementOf } from "../workers/store-adapters.ts";
 import { type EventFields, type EventLog, fieldsText } from "./event-log.ts";
 import type { Following } from "./following.ts";

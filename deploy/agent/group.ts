@@ -1,7 +1,7 @@
 import type { GroupConfig, StoreOnNode } from "../../shared/config/config.ts";
 import type { Role } from "../../shared/words.ts";
 import type { PrimaryStanding } from "../workers/primary-calls.ts";
-import type { ReplicaStanding } from "../workers/replica-worker.ts";
+import type { ReplicaStanding } from "../workers/replica-calls.ts";
 import { GroupHa } from "./group-ha.ts";
 import { GroupHistory } from "./group-history.ts";
 import { GroupPausing } from "./group-pausing.ts";

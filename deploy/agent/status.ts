@@ -15,7 +15,7 @@ import type {
   TakeoverStatus,
 } from "../control/api.ts";
 import { cutRef, jsonNumber, statusSchema, unknownLag } from "../control/api.ts";
-import type { ReplicaStanding } from "../workers/replica-worker.ts";
+import type { ReplicaStanding } from "../workers/replica-calls.ts";
 import type { GroupAgent } from "./group.ts";
 import { sourceStatus } from "./source-status.ts";
 import { bestTakeover, type Candidate, ownTakeover, rtoEstimateSeconds } from "./takeover.ts";

@@ -11,7 +11,7 @@ import { GroupService } from "../../../deploy/agent/group-service.ts";
 import type { GroupSwitchover } from "../../../deploy/agent/group-switchover.ts";
 import type { GroupWorkers } from "../../../deploy/agent/group-workers.ts";
 import type { Reign } from "../../../deploy/agent/reign.ts";
-import type { ReplicaStanding } from "../../../deploy/workers/replica-worker.ts";
+import type { ReplicaStanding } from "../../../deploy/workers/replica-calls.ts";
 import { type HookCommand, runHook } from "../../../shared/hooks.ts";
 import { silentLog } from "../../../shared/log.ts";
 import { epoch, type GroupName, type NodeName, type Role } from "../../../shared/words.ts";

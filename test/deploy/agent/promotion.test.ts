@@ -8,7 +8,7 @@ import type { GroupPeers } from "../../../deploy/agent/group-peers.ts";
 import { GroupPromotion } from "../../../deploy/agent/group-promotion.ts";
 import type { GroupService } from "../../../deploy/agent/group-service.ts";
 import type { GroupWorkers } from "../../../deploy/agent/group-workers.ts";
-import type { ReplicaStanding } from "../../../deploy/workers/replica-worker.ts";
+import type { ReplicaStanding } from "../../../deploy/workers/replica-calls.ts";
 import { runHook } from "../../../shared/hooks.ts";
 import { silentLog } from "../../../shared/log.ts";
 import { epoch, type GroupName, type NodeName, seq } from "../../../shared/words.ts";
