@@ -130,10 +130,12 @@ export class GroupPromotion {
   }
 
   /** What the stores of this copy are worth: those of its last cut, or of its own one while it rejoins. */
-  #storesHere({ rejoining, ownCut, record }: ReplicaStanding): readonly Worth[] {
-    if (!rejoining) return record?.stores ?? [];
+  #storesHere(standing: ReplicaStanding): readonly Worth[] {
+    if (!standing.rejoining) return standing.record?.stores ?? [];
     // A node that began to rejoin under an older version has not written it down.
-    return ownCut?.stores ?? this.#workers.stores.map(({ name, kind }) => ({ name, kind, consistency: "fuzzy" }));
+    return (
+      standing.ownCut?.stores ?? this.#workers.stores.map(({ name, kind }) => ({ name, kind, consistency: "fuzzy" }))
+    );
   }
 
   /** What a node that rejoins goes on from where it is promoted all the same; undefined where it does not rejoin. */
