@@ -14,6 +14,11 @@ describe("a cluster of Pacemaker and Corosync", function () {
 
   before(async () => {
     stage = await Stage.set();
+  });
+  // Also after one that failed in the middle.
+  beforeEach(async () => {
+    stage.rig.broken = false;
+    for (const node of stage.rig.nodes.values()) await node.heal();
     primary = await stage.inStep();
   });
   after(async () => {

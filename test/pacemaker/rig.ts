@@ -245,7 +245,10 @@ export class Machine {
     const pid = this.#pid;
     if (pid === undefined) return;
     signal(pid, "SIGKILL");
-    await until(async () => !(await exists(`/proc/${pid}`)), 20_000, `${this.name} is off`, 5);
+    await until(async () => !(await exists(`/proc/${pid}`)), 60_000, `${this.name} is off`, 5);
+    // The net's namespace outlives the machine, and would answer for an address that moves meanwhile.
+    await run("ip", ["-n", this.space, "link", "set", "eth0", "down"]);
+    await run("ip", ["-n", this.space, "addr", "flush", "dev", "eth0"]);
     this.#pid = undefined;
     await this.onOff(this.name);
   }

@@ -182,24 +182,6 @@ export class Stage implements AsyncDisposable {
     });
   }
 
-  /**
-   * Waits until the client is served by `name`. `afterMs`: how long after `since`; `gapMs`: how long nobody served it before.
-   */
-  async servedBy(name: string, since: number, deadlineMs = 120_000): Promise<{ afterMs: number; gapMs: number }> {
-    return await until(
-      async () => {
-        const served = (await this.told()).filter(({ what }) => what === "committed");
-        const first = served.findIndex(({ at, node }) => at > since && node === name);
-        const [last, next] = [served[first - 1], served[first]];
-        if (next === undefined) return undefined;
-        return { afterMs: next.at - since, gapMs: next.at - (last?.at ?? since) };
-      },
-      deadlineMs,
-      `the client is served by ${name}`,
-      50,
-    );
-  }
-
   /** Waits until something that was committed after `since` is durable on all nodes. */
   async durableSince(since: number, deadlineMs = 120_000): Promise<void> {
     await until(
@@ -214,11 +196,24 @@ export class Stage implements AsyncDisposable {
     );
   }
 
-  /** Waits until somebody else than `from` is promoted, and the client is served by him. */
+  /** Waits until somebody else than `from` is promoted, and the client is served by whoever that is by then. */
   async failover(from: string, since: number): Promise<{ to: string; text: string }> {
-    const [other = ""] = this.others(from);
-    const to = await this.promotedOther(other, from);
-    const { afterMs, gapMs } = await this.servedBy(to, since);
+    let last: unknown;
+    const { to, afterMs, gapMs } = await until(
+      async () => {
+        const seen = await Promise.all(this.others(from).map(async (name) => await this.promoted(name)));
+        const to = seen.find((name) => name !== undefined && name !== from);
+        const served = (await this.told()).filter(({ at, what }) => what === "committed" && at > since - 10_000);
+        last = { seen, served: served.at(-1) };
+        const first = served.findIndex(({ at, node }) => at > since && node === to);
+        const [before, next] = [served[first - 1], served[first]];
+        if (to === undefined || next === undefined) return undefined;
+        return { to, afterMs: next.at - since, gapMs: next.at - (before?.at ?? since) };
+      },
+      240_000,
+      () => `the client is served by another than ${from}: ${JSON.stringify(last)}`,
+      50,
+    );
     const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`;
     return { to, text: `served again after ${seconds(afterMs)}, by nobody for ${seconds(gapMs)}` };
   }
