@@ -2,6 +2,7 @@ import { appendFile, mkdir, readdir, readFile, rm, stat, writeFile } from "node:
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { expect } from "chai";
+import { treeOf } from "./file-group.ts";
 import { type Cluster, type ClusterNode, promote, startCluster, until } from "./harness.ts";
 
 const deadlineMs = 30_000;
@@ -16,18 +17,6 @@ function large(): Buffer {
     bytes.writeUInt32LE(state, at);
   }
   return bytes;
-}
-
-/** Path to content of everything below a directory. */
-async function treeOf(directory: string): Promise<Record<string, string>> {
-  const entries = await readdir(directory, { recursive: true, withFileTypes: true });
-  const files = entries
-    .filter((entry) => entry.isFile())
-    .map(async (entry) => {
-      const path = join(entry.parentPath, entry.name);
-      return [path.slice(directory.length + 1), (await readFile(path)).toString("base64")] as const;
-    });
-  return Object.fromEntries((await Promise.all(files)).sort());
 }
 
 async function filesBelow(directory: string): Promise<string[]> {

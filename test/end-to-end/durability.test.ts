@@ -1,42 +1,18 @@
-import { mkdir, readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { writeFile } from "node:fs/promises";
 import { expect } from "chai";
-import { type Cluster, type ClusterNode, type ClusterPaths, promote, startCluster, until } from "./harness.ts";
+import { fileGroup, fileOf, textOf } from "./file-group.ts";
+import { type Cluster, type ClusterNode, promote, startCluster, until } from "./harness.ts";
 
 const deadlineMs = 30_000;
 
-function groupOf(members: readonly string[], more = "") {
-  const [primary = "", ...replicas] = members;
-  return async ({ data }: ClusterPaths): Promise<string> => {
-    await mkdir(join(data(primary), "files"));
-    await writeFile(join(data(primary), "files", "text"), "first");
-    await writeFile(join(data(primary), "files", "large"), Buffer.alloc(2 ** 20, "x"));
-    const at = replicas.map((name) => `${name}: ${JSON.stringify(join(data(name), "files"))}`).join(", ");
-    return `  app:
-    primary: ${primary}
-    replicas: [${replicas.join(", ")}]
-    stores:
-      files: { kind: files, path: ${JSON.stringify(join(data(primary), "files"))}, at: { ${at} } }
-${more}`;
-  };
-}
-
-function textOf(node: ClusterNode): string {
-  return join(node.dataDirectory, "files", "text");
+/** What was announced of the durability. */
+async function announced(node: ClusterNode): Promise<Record<string, unknown>[]> {
+  return (await node.events()).filter(({ event }) => String(event).startsWith("durability."));
 }
 
 async function holds(node: ClusterNode, text: string): Promise<void> {
-  const has = async (): Promise<boolean> => (await readFile(textOf(node), "utf8").catch(() => "")) === text;
+  const has = async (): Promise<boolean> => (await textOf(node)) === text;
   await until(has, deadlineMs, `${node.name} holds ${text}`);
-}
-
-async function eventsOf(node: ClusterNode): Promise<Record<string, unknown>[]> {
-  const text = await readFile(join(node.stateDirectory, "events.jsonl"), "utf8");
-  return text
-    .trimEnd()
-    .split("\n")
-    .map((line) => JSON.parse(line) as Record<string, unknown>)
-    .filter(({ event }) => String(event).startsWith("durability."));
 }
 
 describe("durability", function () {
@@ -50,10 +26,11 @@ describe("durability", function () {
     let charlie: ClusterNode;
     before(async () => {
       cluster = await startCluster({
-        groupYaml: groupOf(
-          ["alpha", "bravo", "charlie"],
-          "    durability: { semi_sync: { replicas: 1, timeout: 2s } }",
-        ),
+        groupYaml: fileGroup(["alpha", "bravo", "charlie"], {
+          // Also what would be seen if it came twice.
+          files: { large: Buffer.alloc(2 ** 20, "x") },
+          more: "    durability: { semi_sync: { replicas: 1, timeout: 2s } }",
+        }),
         nodes: ["alpha", "bravo", "charlie"],
       });
       [alpha, bravo, charlie] = [cluster.node("alpha"), cluster.node("bravo"), cluster.node("charlie")];
@@ -67,7 +44,7 @@ describe("durability", function () {
     }
 
     it("is content with whichever is there, and asks for more where it is told to", async () => {
-      await writeFile(textOf(alpha), "on both");
+      await writeFile(fileOf(alpha), "on both");
       expect(await wait()).to.deep.include({ code: 0 });
       const both = await wait("--replicas", "2");
       expect(both.code).to.equal(0);
@@ -76,7 +53,7 @@ describe("durability", function () {
       expect((await wait("--replica", "delta")).code, "nobody has that name").to.equal(2);
 
       charlie.signal("SIGSTOP");
-      await writeFile(textOf(alpha), "on bravo");
+      await writeFile(fileOf(alpha), "on bravo");
       const one = await wait();
       expect(one.code).to.equal(0);
       expect(one.answer.degraded).to.equal(false);
@@ -90,16 +67,16 @@ describe("durability", function () {
         degradedSince: null,
       });
       expect((await bravo.group())?.durability.degraded, "that is the primary's to say").to.equal(null);
-      expect(await eventsOf(alpha)).to.deep.equal([]);
+      expect(await announced(alpha)).to.deep.equal([]);
     });
 
     it("is degraded where none answers in time, announces it first, and lets who waits go", async () => {
       bravo.signal("SIGSTOP");
-      await writeFile(textOf(alpha), "on alpha alone");
+      await writeFile(fileOf(alpha), "on alpha alone");
       const { code, answer } = await wait();
       expect(code).to.equal(6);
       expect(answer.degraded).to.equal(true);
-      expect((await eventsOf(alpha)).at(-1)).to.include({
+      expect((await announced(alpha)).at(-1)).to.include({
         event: "durability.degraded",
         group: "app",
         replicas: 1,
@@ -116,13 +93,13 @@ describe("durability", function () {
       expect(status.stderr).to.match(/promise broken: app: durability is degraded/);
       expect(await alpha.control.metrics()).to.include('understudy_durability_degraded{group="app"} 1');
       expect((await alpha.cli("wait", "app", "--replicas", "1", "--timeout", "300ms")).code, "no less").to.equal(5);
-      expect(await eventsOf(alpha), "announced once").to.have.length(1);
+      expect(await announced(alpha), "announced once").to.have.length(1);
     });
 
     it("heals by itself when one has caught up, announces that, and protects again", async () => {
       bravo.signal("SIGCONT");
       await alpha.until(({ durability }) => durability.degraded === false, deadlineMs);
-      expect((await eventsOf(alpha)).at(-1)).to.include({ event: "durability.restored", group: "app" });
+      expect((await announced(alpha)).at(-1)).to.include({ event: "durability.restored", group: "app" });
       await holds(bravo, "on alpha alone");
       expect((await wait()).answer.degraded).to.equal(false);
       expect(await alpha.control.metrics()).to.include('understudy_durability_degraded{group="app"} 0');
@@ -130,7 +107,7 @@ describe("durability", function () {
 
     it("is degraded where a person holds shipping back, and refuses who asks for more than that", async () => {
       expect((await alpha.cli("pause", "app", "--shipping")).code).to.equal(0);
-      await writeFile(textOf(alpha), "held back");
+      await writeFile(fileOf(alpha), "held back");
       expect((await wait()).answer.degraded).to.equal(true);
       expect((await wait("--replicas", "1")).code, "shipping is paused").to.equal(3);
       expect((await alpha.cli("resume", "app", "--shipping")).code).to.equal(0);
@@ -158,14 +135,14 @@ describe("durability", function () {
   it("is carried on by those that are left over three promotions, each following the next from where it is", async () => {
     const names = ["alpha", "bravo", "charlie", "delta"];
     await using cluster = await startCluster({
-      groupYaml: groupOf(names, "    durability: { semi_sync: { replicas: 1, timeout: 10s } }"),
+      groupYaml: fileGroup(names, { more: "    durability: { semi_sync: { replicas: 1, timeout: 10s } }" }),
       nodes: names,
     });
     const nodes = names.map((name) => cluster.node(name));
     for (const node of nodes.slice(1)) await node.until(({ cut }) => cut !== null, deadlineMs);
     for (const [index, primary] of nodes.entries()) {
       const text = `written on ${primary.name}`;
-      await writeFile(textOf(primary), text);
+      await writeFile(fileOf(primary), text);
       const followers = nodes.slice(index + 1);
       if (followers.length === 0) break;
       const all = await primary.cli("wait", "app", "--timeout", "30s", "--replicas", String(followers.length));
@@ -183,7 +160,7 @@ describe("durability", function () {
       await promote(next!, "app", deadlineMs);
     }
     const last = nodes.at(-1)!;
-    expect(await readFile(textOf(last), "utf8")).to.equal("written on delta");
+    expect(await textOf(last)).to.equal("written on delta");
     expect((await last.group())?.role).to.equal("primary");
   });
 });

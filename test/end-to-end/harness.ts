@@ -245,6 +245,12 @@ export class ClusterNode {
       .flatMap((line) => (line.startsWith("{") && line.endsWith("}") ? [JSON.parse(line) as LogLine] : []));
   }
 
+  /** What an operator was told, in order. */
+  async events(): Promise<Record<string, unknown>[]> {
+    const text = await readFile(join(this.stateDirectory, "events.jsonl"), "utf8");
+    return text.split("\n").flatMap((line) => (line === "" ? [] : [JSON.parse(line) as Record<string, unknown>]));
+  }
+
   async lastWords(): Promise<string> {
     const text = await readFile(this.logPath, "utf8").catch(() => "");
     return text.split("\n").slice(-12).join("\n");

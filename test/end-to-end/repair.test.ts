@@ -2,21 +2,11 @@ import { appendFile, mkdir, readdir, readFile, rename, rm, stat, truncate, write
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { expect } from "chai";
+import { treeOf } from "./file-group.ts";
 import { type Cluster, type ClusterNode, startCluster, until } from "./harness.ts";
 
 const deadlineMs = 60_000;
 const largeBytes = 3 * 1024 * 1024;
-
-async function treeOf(directory: string): Promise<Record<string, string>> {
-  const entries = await readdir(directory, { recursive: true, withFileTypes: true });
-  const files = entries
-    .filter((entry) => entry.isFile())
-    .map(async (entry) => {
-      const path = join(entry.parentPath, entry.name);
-      return [path.slice(directory.length + 1), (await readFile(path)).toString("latin1")] as const;
-    });
-  return Object.fromEntries((await Promise.all(files)).sort());
-}
 
 describe("a stranger in the copies of a live group", function () {
   this.timeout(240_000);

@@ -1,39 +1,11 @@
-import { cp, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { cp, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "chai";
 import { callerName } from "../../deploy/cli/caller.ts";
-import { type Cluster, type ClusterNode, type ClusterPaths, promote, startCluster, until } from "./harness.ts";
+import { fileGroup, fileOf, textOf } from "./file-group.ts";
+import { type Cluster, type ClusterNode, promote, startCluster, until } from "./harness.ts";
 
 const deadlineMs = 30_000;
-
-/** A group of one tree, `text` in its only file; what is more in the group is given whole. */
-function groupOf(members: readonly string[], more = "") {
-  const [primary = "", ...replicas] = members;
-  return async ({ data }: ClusterPaths): Promise<string> => {
-    await mkdir(join(data(primary), "files"));
-    await writeFile(join(data(primary), "files", "text"), "first");
-    const at = replicas.map((name) => `${name}: ${JSON.stringify(join(data(name), "files"))}`).join(", ");
-    return `  app:
-    primary: ${primary}
-    replicas: [${replicas.join(", ")}]
-    stores:
-      files: { kind: files, path: ${JSON.stringify(join(data(primary), "files"))}, at: { ${at} } }
-${more}`;
-  };
-}
-
-function fileOf(node: ClusterNode): string {
-  return join(node.dataDirectory, "files", "text");
-}
-
-async function textOf(node: ClusterNode): Promise<string> {
-  return await readFile(fileOf(node), "utf8").catch(() => "");
-}
-
-async function eventsOf(node: ClusterNode): Promise<Record<string, unknown>[]> {
-  const text = await readFile(join(node.stateDirectory, "events.jsonl"), "utf8");
-  return text.split("\n").flatMap((line) => (line === "" ? [] : [JSON.parse(line) as Record<string, unknown>]));
-}
 
 /** Writes on the primary and waits until it is durable on all others that are named. */
 async function write(primary: ClusterNode, text: string, ...replicas: string[]): Promise<void> {
@@ -61,7 +33,7 @@ describe("who is what", function () {
   describe("at the birth of a group", () => {
     it("is formed when every replica has answered, and says until then whom it waits for", async () => {
       await using cluster = await startCluster({
-        groupYaml: groupOf(["alpha", "bravo", "charlie"]),
+        groupYaml: fileGroup(["alpha", "bravo", "charlie"]),
         nodes: ["alpha", "bravo", "charlie"],
         start: ["alpha", "bravo"],
       });
@@ -81,7 +53,7 @@ describe("who is what", function () {
 
       const alone = await alpha.cli("form", "app", "--alone");
       expect(alone, alone.stderr).to.include({ code: 0, stdout: "app: primary in epoch 1\n" });
-      expect((await eventsOf(alpha)).find(({ event }) => event === "refusal.overridden")).to.include({
+      expect((await alpha.events()).find(({ event }) => event === "refusal.overridden")).to.include({
         verb: "form",
         flag: "--alone",
         by: callerName(process.env),
@@ -116,7 +88,7 @@ describe("who is what", function () {
     let alpha: ClusterNode;
     let bravo: ClusterNode;
     before(async () => {
-      cluster = await startCluster({ groupYaml: groupOf(["alpha", "bravo"], "    rpo: 2s") });
+      cluster = await startCluster({ groupYaml: fileGroup(["alpha", "bravo"], { more: "    rpo: 2s" }) });
       [alpha, bravo] = [cluster.node("alpha"), cluster.node("bravo")];
       await bravo.until(({ cut }) => cut !== null, deadlineMs);
     });
@@ -176,7 +148,7 @@ describe("who is what", function () {
       expect(done, done.stderr).to.include({ code: 0 });
       expect(done.stderr).to.match(/known to be missing: 0 cuts, \S+ \w+\)/);
       expect(await textOf(bravo)).to.equal("third");
-      const events = await eventsOf(bravo);
+      const events = await bravo.events();
       const overridden = events.filter(({ event }) => event === "refusal.overridden");
       const by = callerName(process.env);
       expect(events.find(({ event }) => event === "group.joined")).to.include({ peer: "alpha", epoch: 1 });
@@ -248,7 +220,7 @@ describe("who is what", function () {
 
   describe("when the primary went back in time", () => {
     it("halts, until its source is accepted in a new epoch; the replica is then refused until adopt", async () => {
-      await using cluster = await startCluster({ groupYaml: groupOf(["alpha", "bravo"]) });
+      await using cluster = await startCluster({ groupYaml: fileGroup(["alpha", "bravo"]) });
       const [alpha, bravo] = [cluster.node("alpha"), cluster.node("bravo")];
       await bravo.until(({ cut }) => cut !== null, deadlineMs);
       await write(alpha, "backed up");
@@ -292,7 +264,7 @@ describe("who is what", function () {
 
       const accepted = await alpha.cli("cut", "app", "--accept-source");
       expect(accepted, accepted.stderr).to.include({ code: 0 });
-      const events = (await eventsOf(alpha)).filter(({ event }) => event !== "service.left");
+      const events = (await alpha.events()).filter(({ event }) => event !== "service.left");
       const begun = events.slice(events.findIndex(({ event }) => event === "group.halted"));
       expect(begun.slice(0, 3).map(({ event, by = "" }) => [event, by])).to.deep.equal([
         ["group.halted", ""],

@@ -160,8 +160,7 @@ echo "$line" >> ${said}\n`,
     await alpha.until(({ role }) => role === "primary", deadlineMs);
     await bravo.start();
     expect(await heard(), "bravo has answered").to.deep.equal(["start alpha 1 start", yes(1)]);
-    const events = (await readFile(join(alpha.stateDirectory, "events.jsonl"), "utf8")).split("\n");
-    const names = events.flatMap((line) => (line === "" ? [] : [(JSON.parse(line) as { event: string }).event]));
+    const names = (await alpha.events()).map(({ event }) => event);
     expect(names.slice(-4)).to.deep.equal([
       "primary.confirmed",
       "service.entered",
