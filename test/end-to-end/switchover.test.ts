@@ -181,7 +181,7 @@ describe("a switchover that fails", function () {
     hooks:
       stop_service: { run: [${hook}, stop], timeout: 2s }
       start_service: { run: [${hook}, start], timeout: 15s }
-      before_promote: { run: [${hook}, before], timeout: 2s }
+      before_promote: { run: [${hook}, before], timeout: 1s }
     limits: { switchover_step: ${stepMs}ms }`;
   }
 
@@ -308,7 +308,7 @@ describe("a switchover that fails", function () {
     ["stop_service hangs", "from", "stop", "hang", /hook stop_service did not end within 2000 ms/],
     ["somebody writes on", "from", "stop", "write", /wrote after the last cut|could not be read whole/],
     ["before_promote fails there", "to", "before", "fail", /hook before_promote exited with 3/],
-    ["before_promote hangs there", "to", "before", "hang", /hook before_promote did not end within 2000 ms/],
+    ["before_promote hangs there", "to", "before", "hang", /hook before_promote did not end within 1000 ms/],
   ] as const) {
     it(`goes back when ${circumstance}`, async () => {
       const { from, to, text } = await begin();
