@@ -1,6 +1,6 @@
 import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { anyTouched } from "../../shared/catalog/collapse.ts";
-import { noteOf } from "../../shared/catalog/notes.ts";
+import { dropNote, keepNote, noteOf } from "../../shared/catalog/notes.ts";
 import { UnderstudyError } from "../../shared/errors.ts";
 import { type CutId, cutText } from "../../shared/words.ts";
 
@@ -21,14 +21,12 @@ export class RejoinUnproven extends UnderstudyError {
 /** Durably, for the reign whose cut it was: this node rejoins by comparison only. */
 export function noteUnproven(catalog: Catalog, reason: string): void {
   const value = JSON.stringify({ epoch: String(catalog.standing.epoch), reason });
-  catalog.transaction("unproven", () =>
-    catalog.run("INSERT OR REPLACE INTO standing (key, value) VALUES ('unproven', ?)", value),
-  );
+  catalog.transaction("unproven", () => keepNote(catalog, "unproven", value));
 }
 
 /** Within a transaction: what is here is a cut again, or nothing of it counts any more. */
 export function forgetUnproven(catalog: Catalog): void {
-  catalog.run("DELETE FROM standing WHERE key = 'unproven'");
+  dropNote(catalog, "unproven");
 }
 
 /** In some reign, what this node knows to be otherwise was not all of it. */
@@ -39,8 +37,8 @@ export function wasUnproven(catalog: Catalog): boolean {
 /** Why this node does not rejoin by what it knows to be otherwise; undefined while it may. */
 export function unproven(catalog: Catalog): string | undefined {
   if (!anyTouched(catalog)) return undefined;
-  const row = catalog.get("SELECT value FROM standing WHERE key = 'unproven'");
-  if (row === undefined) return undefined;
-  const { epoch, reason } = JSON.parse(String(row.value)) as { readonly epoch: string; readonly reason: string };
+  const note = noteOf(catalog, "unproven");
+  if (note === undefined) return undefined;
+  const { epoch, reason } = JSON.parse(String(note)) as { readonly epoch: string; readonly reason: string };
   return epoch === String(catalog.standing.epoch) ? reason : undefined;
 }

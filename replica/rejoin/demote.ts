@@ -1,6 +1,6 @@
 import { collapse, dropSuperseded, type Touched, touched } from "../../shared/catalog/collapse.ts";
 import { objectVersion } from "../../shared/catalog/manifest.ts";
-import { forgottenUpTo } from "../../shared/catalog/notes.ts";
+import { dropNote, forgottenUpTo } from "../../shared/catalog/notes.ts";
 import { noteOwnCut } from "../../shared/catalog/touched.ts";
 import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
 import type { Stat } from "../../shared/ports/disk.ts";
@@ -413,7 +413,7 @@ function giveUpBeyond({ catalog }: ReplicaContext, common: Seq): Touched {
   const { committed, epochs } = catalog.standing;
   // No point of before can be read from now on, and nothing pending is anybody's.
   for (const table of ["images", "kept", "extents", "staged", "staged_runs"]) catalog.run(`DELETE FROM ${table}`);
-  catalog.run("DELETE FROM standing WHERE key IN ('adopting', 'thinning', 'removals')");
+  for (const note of ["adopting", "thinning", "removals"] as const) dropNote(catalog, note);
   catalog.run("UPDATE cuts SET point = 0 WHERE point = 1");
   const beyond = common < committed.seq;
   if (beyond) noteOwnCut(catalog);
