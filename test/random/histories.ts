@@ -400,7 +400,7 @@ class Run {
     const beside = overlaps(intervals, this.#permissions, begun);
     if (beside.length > 0) throw new Error(`two services at once: ${beside.join("; ")}`);
     for (const { node, from, to } of runOn(intervals, contacts, fenced)) {
-      const ms = to - from - this.#metronome.lateWithin(from, to);
+      const ms = this.#metronome.judged(from, to);
       this.#totals.stoppedAfterMs = Math.max(this.#totals.stoppedAfterMs, ms);
       if (ms > stopMsMax)
         throw new Error(`the service of ${node} ran until ${timeText(to)}, it met a higher epoch at ${timeText(from)}`);
