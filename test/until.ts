@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 export async function until<T>(
   look: () => T | undefined | false | Promise<T | undefined | false>,
   what: string | (() => string),
-  deadlineMs = 30_000,
+  deadlineMs = 90_000,
   pauseMs = 5,
 ): Promise<T> {
   for (const end = performance.now() + deadlineMs; ; await sleep(pauseMs)) {

@@ -5,7 +5,7 @@ import { expect } from "chai";
 import { treeOf } from "./file-group.ts";
 import { type Cluster, type ClusterNode, promote, startCluster, until } from "./harness.ts";
 
-const deadlineMs = 30_000;
+const deadlineMs = 120_000;
 const largeBytes = 24 * 1024 * 1024;
 
 /** Compresses to nothing and repeats nowhere. */
@@ -25,7 +25,7 @@ async function filesBelow(directory: string): Promise<string[]> {
 }
 
 describe("a copy that is not as Understudy left it", function () {
-  this.timeout(90_000);
+  this.timeout(300_000);
   let cluster: Cluster;
   let alpha: ClusterNode;
   let bravo: ClusterNode;

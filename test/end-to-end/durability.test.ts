@@ -3,7 +3,7 @@ import { expect } from "chai";
 import { fileGroup, fileOf, textOf } from "./file-group.ts";
 import { type Cluster, type ClusterNode, promote, startCluster, until } from "./harness.ts";
 
-const deadlineMs = 30_000;
+const deadlineMs = 120_000;
 
 /** What was announced of the durability. */
 async function announced(node: ClusterNode): Promise<Record<string, unknown>[]> {
@@ -16,7 +16,7 @@ async function holds(node: ClusterNode, text: string): Promise<void> {
 }
 
 describe("durability", function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
 
   /** One cluster for all of it, in this order: each goes on from what the one before has left. */
   describe("semi_sync, one of two replicas", () => {

@@ -12,7 +12,7 @@ const deadlineMs = 40_000;
 
 /** The catalogs lie on small filesystems of their own; sources and copies have all the room that they want. */
 describe("a state directory", function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
   let directory = "";
   let cluster: Cluster;
   const nodes = {} as Record<"alpha" | "bravo", ClusterNode>;

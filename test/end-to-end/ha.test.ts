@@ -5,7 +5,7 @@ import type { HaAnswer } from "../../deploy/control/ha-api.ts";
 import { type Cluster, type ClusterNode, type ClusterPaths, startCluster, until } from "./harness.ts";
 import { nodePorts } from "./node-ports.ts";
 
-const deadlineMs = 30_000;
+const deadlineMs = 120_000;
 
 async function groupYaml({ data, directory }: ClusterPaths): Promise<string> {
   await mkdir(join(data("alpha"), "files"));
@@ -32,7 +32,7 @@ async function ask(node: ClusterNode, ...words: string[]): Promise<HaAnswer> {
 }
 
 describe("a group that a cluster decides about", function () {
-  this.timeout(90_000);
+  this.timeout(300_000);
   let cluster: Cluster;
   let alpha: ClusterNode;
   let bravo: ClusterNode;

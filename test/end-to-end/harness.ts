@@ -208,7 +208,7 @@ export class ClusterNode {
   /** Waits until the group is as wished. @throws with what it was last, when the agent ends or the deadline passes */
   async until(
     wish: (group: GroupStatus) => boolean,
-    deadlineMs = 20_000,
+    deadlineMs = 90_000,
     what = wish.toString(),
   ): Promise<GroupStatus> {
     let last: GroupStatus | undefined;
@@ -271,7 +271,7 @@ export async function until<T>(
 export async function promote(
   node: ClusterNode,
   group: string,
-  deadlineMs = 20_000,
+  deadlineMs = 90_000,
 ): ReturnType<ControlHandler["promote"]> {
   let refusal = "";
   return await until(

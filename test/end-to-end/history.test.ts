@@ -7,7 +7,7 @@ import { auditCopy, isWhole } from "../../deploy/demo/application/audit-copy.ts"
 import { startWriter } from "../../deploy/demo/application/start-application.ts";
 import { type Cluster, type ClusterNode, startCluster, until } from "./harness.ts";
 
-const deadlineMs = 30_000;
+const deadlineMs = 120_000;
 
 /** What the source holds, or what was restored of it: names to texts, and the rows. */
 interface Content {
@@ -27,7 +27,7 @@ async function contentOf(files: string, database: string): Promise<Content> {
 }
 
 describe("recovery points", function () {
-  this.timeout(90_000);
+  this.timeout(300_000);
   let cluster: Cluster;
   let alpha: ClusterNode;
   let bravo: ClusterNode;

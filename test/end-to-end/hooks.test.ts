@@ -6,7 +6,7 @@ import { expect } from "chai";
 import { Child } from "../../deploy/demo/child-process.ts";
 import { type Cluster, type ClusterPaths, promote, startCluster, until } from "./harness.ts";
 
-const deadlineMs = 30_000;
+const deadlineMs = 120_000;
 const writerFile = fileURLToPath(new URL("./pausing-writer.ts", import.meta.url));
 
 /** A hook of this cluster: a shell script in `control`, which every hook gets as its first argument. */
@@ -25,7 +25,7 @@ async function exists(path: string): Promise<boolean> {
 }
 
 describe("hooks around a cut", function () {
-  this.timeout(90_000);
+  this.timeout(300_000);
   let cluster: Cluster;
   let writer: Child;
   let control: string;
@@ -212,7 +212,7 @@ describe("hooks around a cut", function () {
 });
 
 describe("hooks around a change of roles", function () {
-  this.timeout(90_000);
+  this.timeout(300_000);
   let cluster: Cluster;
   let control: string;
 

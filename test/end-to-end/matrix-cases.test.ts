@@ -57,7 +57,7 @@ async function following(cluster: Cluster): Promise<{ alpha: ClusterNode; bravo:
 }
 
 describe("what befalls nodes", function () {
-  this.timeout(90_000);
+  this.timeout(300_000);
 
   it("keeps a primary whose state was wiped from becoming primary again, and from taking over what lies there", async () => {
     await using cluster = await startCluster({ groupYaml: prepared });

@@ -33,7 +33,7 @@ async function clusterFor({ dials, via }: Way, directory: string, cleanup: Async
 }
 
 describe("who dials, and by which SSH", function () {
-  this.timeout(60_000);
+  this.timeout(300_000);
   let directory: string;
   beforeEach(async () => {
     directory = await mkdtemp(join(tmpdir(), "us-matrix-"));

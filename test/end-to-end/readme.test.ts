@@ -35,7 +35,7 @@ interface Line {
 }
 
 describe("README.md", function () {
-  this.timeout(90_000);
+  this.timeout(300_000);
 
   describe("on two machines", () => {
     let directory: string;

@@ -5,7 +5,7 @@ import { callerName } from "../../deploy/cli/caller.ts";
 import { fileGroup, fileOf, textOf } from "./file-group.ts";
 import { type Cluster, type ClusterNode, promote, startCluster, until } from "./harness.ts";
 
-const deadlineMs = 30_000;
+const deadlineMs = 120_000;
 
 /** Writes on the primary and waits until it is durable on all others that are named. */
 async function write(primary: ClusterNode, text: string, ...replicas: string[]): Promise<void> {
@@ -28,7 +28,7 @@ async function hearsNobody(node: ClusterNode): Promise<void> {
 }
 
 describe("who is what", function () {
-  this.timeout(90_000);
+  this.timeout(300_000);
 
   describe("at the birth of a group", () => {
     it("is formed when every replica has answered, and says until then whom it waits for", async () => {

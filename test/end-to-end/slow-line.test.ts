@@ -10,7 +10,7 @@ const MiB = 1024 * 1024;
 const deadlineMs = 60_000;
 
 describe("a replica on a slow line", function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
   let cluster: Cluster;
   let alpha: ClusterNode;
   let bravo: ClusterNode;

@@ -9,11 +9,11 @@ import { LoopVolume } from "../primary/stores/files/loop-volume.ts";
 import { type Cluster, type ClusterNode, startCluster, until } from "./harness.ts";
 
 const run = promisify(execFile);
-const deadlineMs = 30_000;
+const deadlineMs = 120_000;
 const magic = "these bytes lie on the disk as they are written here";
 
 describe("the source of a primary", function () {
-  this.timeout(90_000);
+  this.timeout(300_000);
   let volume: LoopVolume;
   let cluster: Cluster;
   let alpha: ClusterNode;

@@ -4,7 +4,7 @@ import { expect } from "chai";
 import { applicationData, applicationYaml, startCluster } from "./harness.ts";
 
 describe("what following a database costs its writers", function () {
-  this.timeout(60_000);
+  this.timeout(300_000);
 
   it("is shown by the primary's status and metrics, not by the replica's", async () => {
     await using cluster = await startCluster({

@@ -46,7 +46,7 @@ describe("a replica whose directories are swapped with symlinks while cuts are a
   }
 
   it("changes nothing outside, stays alive, and says that somebody else writes into the copy", async function () {
-    this.timeout(60_000);
+    this.timeout(300_000);
     const outside = treeDigest(stage.outside);
     const docs = join(stage.uploads, "docs");
     const hidden = mkdtempSync(join(stage.directory, "hidden-"));
@@ -79,7 +79,7 @@ describe("a replica whose directories are swapped with symlinks while cuts are a
   });
 
   it("is led nowhere by it in hundreds of batches either, each begun anew after what it met", async function () {
-    this.timeout(60_000);
+    this.timeout(300_000);
     const outside = treeDigest(stage.outside);
     const place = join(stage.directory, "in-process");
     mkdirSync(place);

@@ -22,7 +22,7 @@ async function fill(path: string): Promise<void> {
 }
 
 describe("the runbook disk-full.md", function () {
-  this.timeout(180_000);
+  this.timeout(300_000);
   let machines: ScratchMachines;
   before(async () => {
     machines = await ScratchMachines.open("disk-full.md");

@@ -10,7 +10,7 @@ const hourMs = 3_600_000;
 const report = "/srv/app/uploads/reports/2026.csv";
 
 describe("the runbook restore-one-file.md", function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
 
   it("brings back on the primary what a file was an hour ago", async () => {
     await using machines = await ScratchMachines.open("restore-one-file.md");

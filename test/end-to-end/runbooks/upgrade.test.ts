@@ -43,7 +43,7 @@ async function asVersion(from: string, to: string, version: string, next: boolea
 }
 
 describe("the runbook upgrade.md", function () {
-  this.timeout(180_000);
+  this.timeout(300_000);
 
   it("brings both machines to the next version, the service always on one of them, and back", async () => {
     const scratch = await mkdtemp(join(tmpdir(), "us-versions-"));
