@@ -28,7 +28,8 @@ const long = [
   ...["test/random", "test/pacemaker/cluster.test.ts"],
   ...["test/explorer/explorer.test.ts", "test/crash/matrix.test.ts", "test/replica/rejoin/demote-crash.test.ts"],
   ...["test/crash/faults.test.ts", "test/crash/mutants.test.ts"],
-  ...["test/crash/kill-rounds.test.ts", "test/end-to-end/roles.test.ts", "test/end-to-end/matrix-cases.test.ts"],
+  ...["test/crash/kill-rounds.test.ts", "test/end-to-end/switchover.test.ts", "test/end-to-end/roles.test.ts"],
+  ...["test/end-to-end/matrix-cases.test.ts", "test/end-to-end/rejoin.test.ts", "test/pacemaker/ocf-tester.test.ts"],
   ...["test/end-to-end/slow-line.test.ts", "test/end-to-end/history.test.ts"],
 ];
 

@@ -168,7 +168,11 @@ describe("a switchover that fails", function () {
         hang) exec sleep 600 ;;
         kill) rm "$UNDERSTUDY_NODE-$1"; kill -9 $PPID ;;
         freeze) rm "$UNDERSTUDY_NODE-$1"; kill -STOP $PPID ;;
-        write) (i=0; while [ -e "$UNDERSTUDY_NODE-stop" ]; do i=$((i+1)); echo $i > "../$UNDERSTUDY_NODE/data/files/late"; done) </dev/null >/dev/null 2>&1 & ;;
+        write)
+          late="../$UNDERSTUDY_NODE/data/files/late"
+          rm -f "$late"
+          (i=0; while [ -e "$UNDERSTUDY_NODE-stop" ]; do i=$((i+1)); echo $i > "$late"; done) </dev/null >/dev/null 2>&1 &
+          until [ -s "$late" ]; do sleep 0.01; done ;;
       esac
       `,
     );
