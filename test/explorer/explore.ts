@@ -1,4 +1,6 @@
-import { type Bounds, beyond, Model, settled, stuck } from "./model.ts";
+import { beyond } from "./cluster.ts";
+import { settled, stuck } from "./going-on.ts";
+import { type Bounds, Model } from "./model.ts";
 import type { Rules } from "./rules.ts";
 
 export interface Walk {

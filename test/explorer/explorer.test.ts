@@ -1,6 +1,6 @@
 import { expect } from "chai";
+import { code } from "./actions.ts";
 import { type Walk, type Walked, walk } from "./explore.ts";
-import { code } from "./model.ts";
 import { mutants } from "./mutants.ts";
 import { rules } from "./rules.ts";
 

@@ -1,6 +1,9 @@
 import { expect } from "chai";
+import { code, type Kind } from "./actions.ts";
+import { members } from "./cluster.ts";
 import { tell } from "./explore.ts";
-import { code, type Kind, Model, members, settled, stuck } from "./model.ts";
+import { settled, stuck } from "./going-on.ts";
+import { Model } from "./model.ts";
 import { type Rules, rules } from "./rules.ts";
 
 type Line = readonly [Kind, (typeof members)[number], ((typeof members)[number] | number)?];
