@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { exitCodes, explain, hintOf, UnderstudyError } from "../../shared/errors.ts";
+import { explain, hintOf } from "../../shared/errors.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import {
   type SourceAction,
@@ -29,6 +29,7 @@ import { type GroupWorkers, WrongRole } from "./group-workers.ts";
 import { type PlannedSwitchover, PlannedSwitchovers } from "./planned-switchover.ts";
 import type { Reign } from "./reign.ts";
 import { WrittenMeanwhile } from "./reign-errors.ts";
+import { InDoubt, NoSwitchover, SwitchoverRefused, TargetAnswers } from "./switchover-errors.ts";
 import { SwitchoverRun } from "./switchover-run.ts";
 import { SwitchoverTarget } from "./switchover-target.ts";
 import { SwitchoverTimes } from "./switchover-times.ts";
@@ -53,56 +54,6 @@ const lastingObstacles: ReadonlySet<string> = new Set([
   "ENGINE_DECIDES",
   "NO_STOP_SERVICE",
 ]);
-
-/** Something stands in the way of the switchover. */
-class SwitchoverRefused extends UnderstudyError {
-  readonly code = "SWITCHOVER_REFUSED";
-  readonly remedy = "stop";
-  readonly state = "Nothing was changed: the service runs on.";
-  readonly hint: string;
-  override readonly exitCode = exitCodes.refused;
-  readonly obstacles: readonly Obstacle[];
-  constructor(obstacles: readonly Obstacle[]) {
-    super(obstacles.map(({ message }) => message).join("; "));
-    this.obstacles = obstacles;
-    this.hint = obstacles
-      .map(({ hint, flag }) => (flag === undefined ? hint : `${hint} To go on all the same: ${flag}`))
-      .join(" ");
-  }
-}
-
-class NoSwitchover extends UnderstudyError {
-  readonly code = "NO_SWITCHOVER";
-  readonly remedy = "stop";
-  readonly state = "Nothing was changed.";
-  readonly hint = "See `understudy status`.";
-  override readonly exitCode = exitCodes.refused;
-}
-
-/** Whether the target has taken over is not known, and it cannot be asked. */
-class InDoubt extends UnderstudyError {
-  readonly code = "IN_DOUBT";
-  readonly remedy = "retry";
-  readonly state = "No service runs here: one of both nodes is primary, and which one the target alone knows.";
-  readonly hint: string;
-  override readonly exitCode = exitCodes.refused;
-  constructor(to: string, group: string) {
-    super(`whether ${to} has taken over is not known, and it is not connected`);
-    this.hint = `Bring ${to} back: it ends by itself then. If ${to} is gone for ever, or is stopped and stays so: understudy switchover ${group} --abort --accept-unreachable-target goes on here, in an epoch that fences it.`;
-  }
-}
-
-/** It was to be given up as unreachable, and is there. */
-class TargetAnswers extends UnderstudyError {
-  readonly code = "TARGET_ANSWERS";
-  readonly remedy = "retry";
-  readonly state = "Nothing was given up.";
-  readonly hint = "It ends by itself, here or there: see `understudy status`.";
-  override readonly exitCode = exitCodes.refused;
-  constructor(to: string, role: string) {
-    super(`${to} is connected again, and is ${role}`);
-  }
-}
 
 /** The driver of the source's side of a switchover: the machine of shared/session/switchover.ts, and what it has done. */
 export class GroupSwitchover {
