@@ -9,7 +9,6 @@ import {
   type SwitchoverRecord,
   sourceStep,
 } from "../../shared/session/switchover.ts";
-import { type Obstacle, sourceObstacles } from "../../shared/session/switchover-plan.ts";
 import type { SwitchoverMessage } from "../../shared/wire/messages.ts";
 import { within } from "../../shared/within.ts";
 import { cutText, meets, unreachable } from "../../shared/words.ts";
@@ -29,12 +28,11 @@ import { type GroupWorkers, WrongRole } from "./group-workers.ts";
 import { type PlannedSwitchover, PlannedSwitchovers } from "./planned-switchover.ts";
 import type { Reign } from "./reign.ts";
 import { WrittenMeanwhile } from "./reign-errors.ts";
+import { SwitchoverAsking } from "./switchover-asking.ts";
 import { InDoubt, NoSwitchover, SwitchoverRefused, TargetAnswers } from "./switchover-errors.ts";
 import { SwitchoverRun } from "./switchover-run.ts";
 import { SwitchoverTarget } from "./switchover-target.ts";
 import { SwitchoverTimes } from "./switchover-times.ts";
-
-type Ready = Extract<SwitchoverMessage, { kind: "switchoverReady" }>;
 
 /** How long whoever asks for news waits for some. */
 const newsMsMax = 5000;
@@ -62,6 +60,7 @@ export class GroupSwitchover {
   readonly #promotion: GroupPromotion;
   readonly #service: GroupService;
   readonly times: SwitchoverTimes;
+  readonly #asking: SwitchoverAsking;
   readonly #target: SwitchoverTarget;
   readonly #plans: PlannedSwitchovers;
   #run: SwitchoverRun | undefined;
@@ -82,7 +81,6 @@ export class GroupSwitchover {
   #comesBack = false;
   /** What became of the service there is not known yet. */
   #serviceAwaited = false;
-  readonly #ready = new Map<string, PromiseWithResolvers<Ready>>();
 
   constructor(workers: GroupWorkers, peers: GroupPeers, promotion: GroupPromotion, service: GroupService) {
     this.#workers = workers;
@@ -91,6 +89,7 @@ export class GroupSwitchover {
     this.#service = service;
     service.onEntered = (start) => this.#serviceEntered(start);
     this.times = new SwitchoverTimes(workers.directory, workers.log);
+    this.#asking = new SwitchoverAsking(workers, peers, service, this.times);
     this.#target = new SwitchoverTarget(workers, promotion, this.times, (from, reason) => {
       this.#handBack(from, reason).catch(workers.options.onFatal);
     });
@@ -154,37 +153,14 @@ export class GroupSwitchover {
     this.#plans.stop();
     this.#action?.abort.abort(new Error("the agent stops"));
     this.#leading?.abort.abort(new Error("the agent stops"));
-    for (const ready of this.#ready.values()) ready.reject(new Error("the agent stops"));
+    this.#asking.stop();
   }
 
   // --- what a person asks ------------------------------------------------------------------------------------------
 
   /** What would happen, how long nobody would be served, and what stands in the way. */
   async plan(options: SwitchoverOptions): Promise<SwitchoverPlan> {
-    const { config, options: own, primary } = this.#workers;
-    const asked = await this.#ask(options);
-    const lastCutMs = primary?.reign.lastCutMs ?? null;
-    const { stopMs } = this.times.known;
-    const { rttMs, startMs } = asked;
-    const { stopService, startService } = config.hooks;
-    const steps: SwitchoverPlan["steps"] = [
-      { text: `stop the service on ${own.node}`, ms: stopService === undefined ? 0 : stopMs },
-      {
-        text: `last cut, applied on ${options.to}`,
-        ms: lastCutMs === null || rttMs === null ? null : lastCutMs + applyMs + rttMs,
-      },
-      { text: `hand over: ${options.to} begins its epoch`, ms: rttMs === null ? null : takeOverMs + rttMs },
-      { text: `start the service on ${options.to}`, ms: startService === undefined ? 0 : startMs },
-    ];
-    const known = steps.every(({ ms }) => ms !== null);
-    return {
-      from: own.node,
-      to: options.to,
-      steps: steps.map(({ text, ms }) => ({ text, ms: ms === null ? null : Math.round(ms) })),
-      pauseMs: known ? Math.round(steps.reduce((sum, { ms }) => sum + (ms ?? 0), 0)) : null,
-      roundTripMs: rttMs === null ? null : Math.round(rttMs * 10) / 10,
-      obstacles: asked.obstacles.map(({ code, message, hint, flag }) => ({ code, message, hint, flag: flag ?? null })),
-    };
+    return await this.#asking.plan(options, this.#record);
   }
 
   /** Begins one; it goes on whether or not anybody follows its progress. @throws {SwitchoverRefused} */
@@ -195,7 +171,7 @@ export class GroupSwitchover {
       const hint = `understudy switchover ${this.#workers.config.name} --abort takes it back.`;
       throw new SwitchoverRefused([{ code: "SWITCHOVER_UNDER_WAY", message, hint }]);
     }
-    const obstacles = this.#ownObstacles(options);
+    const obstacles = this.#asking.ownObstacles(options, this.#record);
     if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
     const begun = new SwitchoverRun(randomBytes(8).toString("hex"), this.#workers.options.node, options.to);
     this.#run = begun;
@@ -213,7 +189,7 @@ export class GroupSwitchover {
   /** @throws {SwitchoverRefused} for what would stand in the way at any time */
   async schedule(options: SwitchoverOptions, at: string): Promise<SwitchoverSchedule> {
     const known = this.#plans.plan;
-    const obstacles = this.#ownObstacles(options).filter(({ code }) => lastingObstacles.has(code));
+    const obstacles = this.#asking.ownObstacles(options, this.#record).filter(({ code }) => lastingObstacles.has(code));
     if (known !== undefined)
       obstacles.push({
         code: "PLANNED_ALREADY",
@@ -320,13 +296,13 @@ export class GroupSwitchover {
   async #lead(run: SwitchoverRun, options: SwitchoverOptions, aborted: AbortSignal): Promise<void> {
     const { log, config } = this.#workers;
     try {
-      const { obstacles, rttMs } = await within(this.#ask(options), aborted);
+      const { obstacles, rttMs } = await within(this.#asking.ask(options, this.#record), aborted);
       if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
       const { by = "" } = options;
       this.#note("checked", `nothing stands in the way; ${options.to} answers in ${(rttMs ?? 0).toFixed(1)} ms`, {
         by,
       });
-      for (const { code, flag = null, message } of this.#ownObstacles({ ...options, accept: [] }))
+      for (const { code, flag = null, message } of this.#asking.ownObstacles({ ...options, accept: [] }, this.#record))
         await this.#workers.overridden({ verb: "switchover", code, flag, by, reason: message, id: run.id });
       const reign = this.#reign();
       const signal = AbortSignal.any([aborted, AbortSignal.timeout(config.limits.switchoverStepMs)]);
@@ -341,82 +317,6 @@ export class GroupSwitchover {
       log.warn("switchover.refused", { to: options.to, error });
       this.#event("refused", { id: run.id, to: options.to, by: options.by ?? "", reason: explain(error) });
       run.end("refused", explain(error), hintOf(error));
-    }
-  }
-
-  #ownObstacles(options: SwitchoverOptions): Obstacle[] {
-    const { config, options: own, role, primary, standing } = this.#workers;
-    const { to } = options;
-    const follower = primary?.reign.follower(to);
-    const halted = primary?.reign.halted ?? "";
-    return sourceObstacles({
-      group: config.name,
-      node: own.node,
-      role,
-      to,
-      members: this.#peers.members(),
-      namingOthers: this.#peers.namingOthers(),
-      engine: config.ha.engine,
-      record: this.#record,
-      halted: primary?.reign.freezing.thawOwed === true ? "the application may still be frozen" : halted,
-      paused: standing?.paused !== undefined,
-      outOfService: this.#outOfService(),
-      stopsService: config.hooks.stopService !== undefined,
-      software: own.software,
-      target: follower === undefined ? undefined : { ...follower, everCut: follower.durable.seq > 0n },
-      targetReason: this.#peers.note(to)?.reason ?? "",
-      lagSecondsMax: config.limits.switchoverStepMs / 1000,
-      accept: { runningService: options.accept.includes("running-service") },
-    });
-  }
-
-  /** Whether this node could follow without copying anything; what a copy needs beside its stores is made for that. */
-  async #followObstacles(): Promise<Obstacle[]> {
-    if (this.#workers.primary === undefined || this.#workers.role !== "primary") return [];
-    try {
-      await this.#workers.prepareDemotion();
-      return [];
-    } catch (error) {
-      return [{ code: "CANNOT_FOLLOW", message: `this node could not follow: ${explain(error)}`, hint: hintOf(error) }];
-    }
-  }
-
-  #outOfService(): string {
-    const { state } = this.#service;
-    return state.kind === "out" && this.#record === undefined ? state.message : "";
-  }
-
-  /** Both sides' view. */
-  async #ask(
-    options: SwitchoverOptions,
-  ): Promise<{ obstacles: readonly Obstacle[]; rttMs: number | null; startMs: number | null }> {
-    const obstacles = [...this.#ownObstacles(options), ...(await this.#followObstacles())];
-    const { primary, config } = this.#workers;
-    if (primary?.reign.follower(options.to) === undefined) return { obstacles, rttMs: null, startMs: null };
-    const id = randomBytes(8).toString("hex");
-    const answer = Promise.withResolvers<Ready>();
-    this.#ready.set(id, answer);
-    const begun = performance.now();
-    const signal = AbortSignal.timeout(config.limits.switchoverStepMs);
-    try {
-      if (!(await primary.reign.tell(options.to, { kind: "switchoverPrepare", id })))
-        throw new Error("it has just left");
-      const ready = await within(answer.promise, signal);
-      const rttMs = performance.now() - begun;
-      return {
-        obstacles: [...obstacles, ...ready.obstacles],
-        rttMs,
-        startMs: ready.startMs === 0 ? null : ready.startMs,
-      };
-    } catch (error) {
-      const silent: Obstacle = {
-        code: "TARGET_SILENT",
-        message: `${options.to} does not answer: ${explain(error)}`,
-        hint: `On ${options.to}: understudy status`,
-      };
-      return { obstacles: [...obstacles, silent], rttMs: null, startMs: null };
-    } finally {
-      this.#ready.delete(id);
     }
   }
 
@@ -636,7 +536,7 @@ export class GroupSwitchover {
 
   #heard(peer: string, message: SwitchoverMessage): void {
     if (message.kind === "switchoverReady") {
-      this.#ready.get(message.id)?.resolve(message);
+      this.#asking.answered(message);
       return;
     }
     const record = this.#record;
@@ -868,6 +768,3 @@ export class GroupSwitchover {
 
 /** How long the last cut may take to be compared a second time without a sign of change. */
 const compareAgainMsMax = 100;
-/** What applying a small cut and a new epoch take on an ordinary machine: for the plan alone. */
-const applyMs = 20;
-const takeOverMs = 150;
