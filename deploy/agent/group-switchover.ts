@@ -1,5 +1,4 @@
 import { randomBytes } from "node:crypto";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { explain, hintOf } from "../../shared/errors.ts";
 import { hex } from "../../shared/manifest/digest.ts";
@@ -25,11 +24,11 @@ import type { GroupPeers } from "./group-peers.ts";
 import type { GroupPromotion } from "./group-promotion.ts";
 import type { GroupService, ServiceStart } from "./group-service.ts";
 import { type GroupWorkers, WrongRole } from "./group-workers.ts";
-import { type PlannedSwitchover, PlannedSwitchovers } from "./planned-switchover.ts";
 import type { Reign } from "./reign.ts";
 import { WrittenMeanwhile } from "./reign-errors.ts";
 import { SwitchoverAsking } from "./switchover-asking.ts";
 import { InDoubt, NoSwitchover, SwitchoverRefused, TargetAnswers } from "./switchover-errors.ts";
+import { SwitchoverPlanning } from "./switchover-planning.ts";
 import { SwitchoverRun } from "./switchover-run.ts";
 import { SwitchoverTarget } from "./switchover-target.ts";
 import { SwitchoverTimes } from "./switchover-times.ts";
@@ -44,15 +43,6 @@ const returnAgainMs = 1000;
 /** A record that could not be written is tried again after so long. */
 const keepAgainMs = 1000;
 
-/** What stands in the way of one at any time to come. */
-const lastingObstacles: ReadonlySet<string> = new Set([
-  "NOT_PRIMARY",
-  "NOT_A_MEMBER",
-  "PRIMARY_ALREADY",
-  "ENGINE_DECIDES",
-  "NO_STOP_SERVICE",
-]);
-
 /** The driver of the source's side of a switchover: the machine of shared/session/switchover.ts, and what it has done. */
 export class GroupSwitchover {
   readonly #workers: GroupWorkers;
@@ -62,7 +52,7 @@ export class GroupSwitchover {
   readonly times: SwitchoverTimes;
   readonly #asking: SwitchoverAsking;
   readonly #target: SwitchoverTarget;
-  readonly #plans: PlannedSwitchovers;
+  readonly #planning: SwitchoverPlanning;
   #run: SwitchoverRun | undefined;
   /** Before its first record is durable a switchover is nothing but this: what ends it, and when that is over. */
   #leading: { readonly abort: AbortController; readonly ended: Promise<void> } | undefined;
@@ -93,18 +83,9 @@ export class GroupSwitchover {
     this.#target = new SwitchoverTarget(workers, promotion, this.times, (from, reason) => {
       this.#handBack(from, reason).catch(workers.options.onFatal);
     });
-    this.#plans = new PlannedSwitchovers(
-      join(workers.directory, "planned-switchover.json"),
-      {
-        due: async (plan) => await this.#due(plan),
-        missed: async (plan) => await this.#missed(plan, "no agent ran then"),
-        damaged: async (error) => {
-          workers.log.error("switchover.plan_damaged", { error, hint: "Plan it again; the file was put aside." });
-          await workers.event("switchover.missed", { to: null, due: null, by: null, reason: explain(error) });
-        },
-      },
-      workers.options.onFatal,
-    );
+    this.#planning = new SwitchoverPlanning(workers, this.#asking, (options) => {
+      this.begin(options);
+    });
     workers.onReign = (reign) => this.#attach(reign);
   }
 
@@ -130,13 +111,12 @@ export class GroupSwitchover {
 
   /** One that is to begin by itself. */
   get planned(): SwitchoverSchedule | undefined {
-    const { plan } = this.#plans;
-    return plan === undefined ? undefined : { to: plan.to, at: plan.at, by: plan.by };
+    return this.#planning.planned;
   }
 
   async load(): Promise<void> {
     await this.times.load();
-    await this.#plans.load();
+    await this.#planning.load();
   }
 
   /** The agent finds what it had begun: it goes back, unless the target has taken over. */
@@ -150,7 +130,7 @@ export class GroupSwitchover {
 
   stop(): void {
     clearTimeout(this.#timer);
-    this.#plans.stop();
+    this.#planning.stop();
     this.#action?.abort.abort(new Error("the agent stops"));
     this.#leading?.abort.abort(new Error("the agent stops"));
     this.#asking.stop();
@@ -188,36 +168,7 @@ export class GroupSwitchover {
 
   /** @throws {SwitchoverRefused} for what would stand in the way at any time */
   async schedule(options: SwitchoverOptions, at: string): Promise<SwitchoverSchedule> {
-    const known = this.#plans.plan;
-    const obstacles = this.#asking.ownObstacles(options, this.#record).filter(({ code }) => lastingObstacles.has(code));
-    if (known !== undefined)
-      obstacles.push({
-        code: "PLANNED_ALREADY",
-        message: `one to ${known.to} is planned for ${known.at}`,
-        hint: `understudy switchover ${this.#workers.config.name} --abort takes it back.`,
-      });
-    if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
-    const { to, accept, by = "" } = options;
-    const plan = { to, at, accept: [...accept], by };
-    await this.#plans.set(plan);
-    this.#workers.log.info("switchover.planned", plan);
-    await this.#workers.event("switchover.planned", { to, due: at, by });
-    return { to, at, by };
-  }
-
-  async #due({ to, at, accept, by }: PlannedSwitchover): Promise<void> {
-    this.#workers.log.info("switchover.due", { to, at, by });
-    try {
-      this.begin({ to, accept, by });
-    } catch (error) {
-      if (!(error instanceof SwitchoverRefused)) throw error;
-      await this.#missed({ to, at, accept, by }, explain(error));
-    }
-  }
-
-  async #missed({ to, at, by }: PlannedSwitchover, reason: string): Promise<void> {
-    this.#workers.log.error("switchover.missed", { to, at, by, reason });
-    await this.#workers.event("switchover.missed", { to, due: at, by, reason });
+    return await this.#planning.schedule(options, at, this.#record);
   }
 
   async progress(after: number): Promise<SwitchoverProgress> {
@@ -229,10 +180,7 @@ export class GroupSwitchover {
 
   /** Takes back one that is under way, as far as that is still possible. */
   async abort({ acceptUnreachable, by }: { acceptUnreachable: boolean; by: string }): Promise<AbortSwitchoverAnswer> {
-    const plan = await this.#plans.cancel();
-    if (plan !== undefined)
-      await this.#workers.event("switchover.cancelled", { to: plan.to, due: plan.at, plannedBy: plan.by, by });
-    const cancelled = plan === undefined ? null : { to: plan.to, at: plan.at, by: plan.by };
+    const cancelled = await this.#planning.cancel(by);
     const run = this.#run;
     const leading = this.#leading;
     const tell = (): void => this.#note("abort", by === "" ? "it was aborted" : `${by} aborts it`);
