@@ -18,7 +18,6 @@ import type {
   SwitchoverProgress,
   SwitchoverSchedule,
 } from "../control/api.ts";
-import type { EventFields } from "./event-log.ts";
 import type { Following } from "./following.ts";
 import type { GroupPeers } from "./group-peers.ts";
 import type { GroupPromotion } from "./group-promotion.ts";
@@ -30,6 +29,7 @@ import { SwitchoverAsking } from "./switchover-asking.ts";
 import { InDoubt, NoSwitchover, SwitchoverRefused, TargetAnswers } from "./switchover-errors.ts";
 import { SwitchoverPlanning } from "./switchover-planning.ts";
 import { SwitchoverRun } from "./switchover-run.ts";
+import { SwitchoverStory } from "./switchover-story.ts";
 import { SwitchoverTarget } from "./switchover-target.ts";
 import { SwitchoverTimes } from "./switchover-times.ts";
 
@@ -53,7 +53,7 @@ export class GroupSwitchover {
   readonly #asking: SwitchoverAsking;
   readonly #target: SwitchoverTarget;
   readonly #planning: SwitchoverPlanning;
-  #run: SwitchoverRun | undefined;
+  readonly #story: SwitchoverStory;
   /** Before its first record is durable a switchover is nothing but this: what ends it, and when that is over. */
   #leading: { readonly abort: AbortController; readonly ended: Promise<void> } | undefined;
   /** What the machine says; the catalog may not have it yet where there was no room for it, and that only on the way back. */
@@ -78,6 +78,7 @@ export class GroupSwitchover {
     this.#promotion = promotion;
     this.#service = service;
     service.onEntered = (start) => this.#serviceEntered(start);
+    this.#story = new SwitchoverStory(workers);
     this.times = new SwitchoverTimes(workers.directory, workers.log);
     this.#asking = new SwitchoverAsking(workers, peers, service, this.times);
     this.#target = new SwitchoverTarget(workers, promotion, this.times, (from, reason) => {
@@ -123,8 +124,8 @@ export class GroupSwitchover {
   async restarted(): Promise<void> {
     const record = this.#record;
     if (record === undefined) return;
-    this.#run = new SwitchoverRun(record.id, this.#workers.options.node, record.to);
-    this.#note("restarted", `the agent was started again in the step ${record.step}`);
+    this.#story.run = new SwitchoverRun(record.id, this.#workers.options.node, record.to);
+    this.#story.note("restarted", `the agent was started again in the step ${record.step}`);
     await this.#on({ kind: "restarted" });
   }
 
@@ -145,7 +146,7 @@ export class GroupSwitchover {
 
   /** Begins one; it goes on whether or not anybody follows its progress. @throws {SwitchoverRefused} */
   begin(options: SwitchoverOptions): SwitchoverProgress {
-    const run = this.#run;
+    const run = this.#story.run;
     if (run !== undefined && !run.over) {
       const message = `one to ${run.to} is under way`;
       const hint = `understudy switchover ${this.#workers.config.name} --abort takes it back.`;
@@ -154,7 +155,7 @@ export class GroupSwitchover {
     const obstacles = this.#asking.ownObstacles(options, this.#record);
     if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
     const begun = new SwitchoverRun(randomBytes(8).toString("hex"), this.#workers.options.node, options.to);
-    this.#run = begun;
+    this.#story.run = begun;
     this.#serviceAwaited = false;
     const abort = new AbortController();
     const ended = this.#lead(begun, options, abort.signal)
@@ -172,7 +173,7 @@ export class GroupSwitchover {
   }
 
   async progress(after: number): Promise<SwitchoverProgress> {
-    const run = this.#run;
+    const run = this.#story.run;
     if (run === undefined) throw new NoSwitchover("there was no switchover since the agent was started");
     await run.news(after, newsMsMax);
     return run.progress(after);
@@ -181,9 +182,9 @@ export class GroupSwitchover {
   /** Takes back one that is under way, as far as that is still possible. */
   async abort({ acceptUnreachable, by }: { acceptUnreachable: boolean; by: string }): Promise<AbortSwitchoverAnswer> {
     const cancelled = await this.#planning.cancel(by);
-    const run = this.#run;
+    const run = this.#story.run;
     const leading = this.#leading;
-    const tell = (): void => this.#note("abort", by === "" ? "it was aborted" : `${by} aborts it`);
+    const tell = (): void => this.#story.note("abort", by === "" ? "it was aborted" : `${by} aborts it`);
     if (leading !== undefined && run !== undefined) {
       tell();
       leading.abort.abort(new Error("it was aborted"));
@@ -247,7 +248,7 @@ export class GroupSwitchover {
       const { obstacles, rttMs } = await within(this.#asking.ask(options, this.#record), aborted);
       if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
       const { by = "" } = options;
-      this.#note("checked", `nothing stands in the way; ${options.to} answers in ${(rttMs ?? 0).toFixed(1)} ms`, {
+      this.#story.note("checked", `nothing stands in the way; ${options.to} answers in ${(rttMs ?? 0).toFixed(1)} ms`, {
         by,
       });
       for (const { code, flag = null, message } of this.#asking.ownObstacles({ ...options, accept: [] }, this.#record))
@@ -257,13 +258,13 @@ export class GroupSwitchover {
       // While the service runs: what is left to be cut when it stands still is little then.
       const { cut } = await within(reign.requestCut(), signal);
       await within(reign.appliedAt(cut, options.to, signal), signal);
-      this.#note("in-step", `${options.to} holds and has applied cut ${cutText(cut)}`);
+      this.#story.note("in-step", `${options.to} holds and has applied cut ${cutText(cut)}`);
       await this.#on({ kind: "asked", id: run.id, to: options.to }, aborted);
       if (this.#record?.id !== run.id) throw new WrongRole("a switchover is asked of the primary", this.#workers.role);
     } catch (error) {
       if (this.#workers.stopped) return;
       log.warn("switchover.refused", { to: options.to, error });
-      this.#event("refused", { id: run.id, to: options.to, by: options.by ?? "", reason: explain(error) });
+      this.#story.mark("refused", { id: run.id, to: options.to, by: options.by ?? "", reason: explain(error) });
       run.end("refused", explain(error), hintOf(error));
     }
   }
@@ -332,13 +333,13 @@ export class GroupSwitchover {
     if (step === before?.step) return;
     switch (step) {
       case "stopping":
-        this.#note("stopping", `stopping the service on ${this.#workers.options.node}`);
-        this.#run?.pauseBegins();
+        this.#story.note("stopping", `stopping the service on ${this.#workers.options.node}`);
+        this.#story.run?.pauseBegins();
         break;
       case "cutting":
         break;
       case "handing":
-        this.#note("handing", `sealed at cut ${cutText(record.cut)}, digest ${hex(record.digest).slice(0, 16)}`, {
+        this.#story.note("handing", `sealed at cut ${cutText(record.cut)}, digest ${hex(record.digest).slice(0, 16)}`, {
           cut: cutText(record.cut),
           digest: hex(record.digest),
         });
@@ -349,8 +350,8 @@ export class GroupSwitchover {
         break;
       case "rolling-back":
         clearTimeout(this.#timer);
-        this.#run?.goesOn();
-        this.#note("rolling-back", `going back: ${reason}`, { reason });
+        this.#story.run?.goesOn();
+        this.#story.note("rolling-back", `going back: ${reason}`, { reason });
         break;
       default:
         unreachable(record);
@@ -382,7 +383,10 @@ export class GroupSwitchover {
             // Nobody is served, and nobody waits for that.
             this.times.note({ stopMs: Math.round(ms) }).catch(this.#workers.options.onFatal);
           }
-          this.#note("stopped", stopService === undefined ? "no stop_service is configured" : "the service is stopped");
+          this.#story.note(
+            "stopped",
+            stopService === undefined ? "no stop_service is configured" : "the service is stopped",
+          );
           await this.#on({ kind: "stopped" });
         });
         return;
@@ -401,7 +405,10 @@ export class GroupSwitchover {
         this.#act(async () => await this.#workers.exclusively(async () => await this.#service.update("rollback")));
         return;
       case "new-epoch":
-        this.#note("abandoned", `going on in epoch ${this.#reign().standing.epoch}, which fences ${record?.to ?? ""}`);
+        this.#story.note(
+          "abandoned",
+          `going on in epoch ${this.#reign().standing.epoch}, which fences ${record?.to ?? ""}`,
+        );
         this.#peers.closeSessions();
         return;
       case "demote":
@@ -440,14 +447,14 @@ export class GroupSwitchover {
     const used = await reign.usedBy();
     if (used !== "") throw new Error(`the service is not stopped: ${used}`);
     const taken = await reign.requestCut({ still: signal });
-    this.#note("cut", `last cut ${cutText(taken.cut)}, ${taken.payloadBytes} bytes`);
+    this.#story.note("cut", `last cut ${cutText(taken.cut)}, ${taken.payloadBytes} bytes`);
     for (const store of taken.stores) {
       const required = this.#promotion.required(store);
       if (!meets(store.consistency, required))
         throw new Error(`store ${store.name} is ${store.consistency} in the last cut (required: ${required})`);
     }
     await within(reign.appliedAt(taken.cut, record.to, signal), signal);
-    this.#note("applied", `applied on ${record.to}`);
+    this.#story.note("applied", `applied on ${record.to}`);
     // A sign of change may be late: where that is quick everything is compared again, and at any sign.
     if ((reign.lastCutMs ?? 0) <= compareAgainMsMax || (await reign.looksWritten())) {
       const again = await reign.requestCut({ still: signal });
@@ -464,9 +471,9 @@ export class GroupSwitchover {
     reign.tell(record.to, message).then(
       (sent) => {
         if (sent || message.kind !== "handoverRevoke") return;
-        this.#note("in-doubt", `${record.to} is not connected: whether it has taken over is not known`);
+        this.#story.note("in-doubt", `${record.to} is not connected: whether it has taken over is not known`);
         const { message: why, hint } = new InDoubt(record.to, this.#workers.config.name);
-        this.#run?.end("in-doubt", why, hint);
+        this.#story.run?.end("in-doubt", why, hint);
       },
       (error: unknown) => this.#workers.options.onFatal(error),
     );
@@ -493,10 +500,10 @@ export class GroupSwitchover {
     const { id, accepted, reason, epoch, digest } = message;
     if (accepted && !this.#accepted) {
       this.#accepted = true;
-      this.#run?.goesOn();
-      this.#run?.handedOver();
+      this.#story.run?.goesOn();
+      this.#story.run?.handedOver();
       const same = hex(digest) === hex(record.digest);
-      this.#note(
+      this.#story.note(
         "handed-over",
         `${peer} is primary of epoch ${epoch}; ${same ? "both digests are equal" : "DIGESTS DIFFER"}`,
         {
@@ -519,9 +526,11 @@ export class GroupSwitchover {
   #notMet(to: string): void {
     if (this.#record?.step !== "handing") return;
     const why = this.#notDemoted === "" ? `${to} was not heard of since` : this.#notDemoted;
-    this.#note("not-followed", `${to} has taken over, and this node does not follow it yet: ${why}`, { reason: why });
+    this.#story.note("not-followed", `${to} has taken over, and this node does not follow it yet: ${why}`, {
+      reason: why,
+    });
     const { node } = this.#workers.options;
-    this.#run?.end(
+    this.#story.run?.end(
       "in-doubt",
       `${to} has taken over, and ${node} does not follow it yet: ${why}`,
       `See \`understudy status\` on ${to}: the service runs there, or nowhere. ${node} follows as soon as it can.`,
@@ -533,7 +542,7 @@ export class GroupSwitchover {
     const reason = explain(error);
     if (reason === this.#notDemoted) return;
     this.#notDemoted = reason;
-    this.#note("not-demoted", `this node cannot follow ${by} yet: ${reason}`, { reason, hint: hintOf(error) });
+    this.#story.note("not-demoted", `this node cannot follow ${by} yet: ${reason}`, { reason, hint: hintOf(error) });
   }
 
   /** This reign is over, within the change of role that follows from it. */
@@ -543,14 +552,14 @@ export class GroupSwitchover {
     clearTimeout(this.#timer);
     this.#action?.abort.abort(new Error("this reign is over"));
     if (record === undefined) return;
-    this.#run?.goesOn();
+    this.#story.run?.goesOn();
     if (how === "demoted") {
-      this.#note("demoted", `${this.#workers.options.node} follows ${by}: nothing is copied`, {});
+      this.#story.note("demoted", `${this.#workers.options.node} follows ${by}: nothing is copied`, {});
       this.#awaitService(record);
       return;
     }
-    this.#note("fenced", `this node is fenced by ${by}`);
-    this.#run?.end("superseded", `this node is fenced by ${by}`, `See \`understudy status\` on ${record.to}.`);
+    this.#story.note("fenced", `this node is fenced by ${by}`);
+    this.#story.run?.end("superseded", `this node is fenced by ${by}`, `See \`understudy status\` on ${record.to}.`);
   }
 
   /** The new primary says so when this node follows it. */
@@ -563,10 +572,10 @@ export class GroupSwitchover {
 
   /** Should it be heard all the same, it is an event. */
   #serviceUnknown(why: string): void {
-    const run = this.#run;
+    const run = this.#story.run;
     if (run?.over !== false) return;
     const text = `whether the service runs on ${run.to} is not known: ${why}`;
-    this.#note("service-unknown", text);
+    this.#story.note("service-unknown", text);
     run.end("service-unknown", text, `Look there: \`understudy status\`, and at the service itself.`);
   }
 
@@ -577,17 +586,17 @@ export class GroupSwitchover {
   }
 
   #serviceStarted(peer: string, { id, ms, reason }: Extract<SwitchoverMessage, { kind: "serviceStarted" }>): void {
-    const run = this.#run;
+    const run = this.#story.run;
     if (run === undefined || run.id !== id || !this.#serviceAwaited) return;
     this.#serviceAwaited = false;
     clearTimeout(this.#timer);
     if (reason === "") {
-      this.#note("started", `the service runs on ${peer}, ${ms} ms after its epoch began`, { ms });
+      this.#story.note("started", `the service runs on ${peer}, ${ms} ms after its epoch began`, { ms });
       run.pauseEnds(ms);
       this.#done(run);
       return;
     }
-    this.#note("start-failed", `the service could not be started on ${peer}, which hands it back: ${reason}`, {
+    this.#story.note("start-failed", `the service could not be started on ${peer}, which hands it back: ${reason}`, {
       reason,
     });
     this.#comesBack = true;
@@ -604,7 +613,7 @@ export class GroupSwitchover {
 
   #done(run: SwitchoverRun): void {
     const { pauseMs } = run.progress(0);
-    this.#event("done", { id: run.id, to: run.to, pauseMs });
+    this.#story.mark("done", { id: run.id, to: run.to, pauseMs });
     run.end("done");
   }
 
@@ -657,7 +666,7 @@ export class GroupSwitchover {
       this.#workers.log.warn("switchover.refused", { to: from, error });
       return { why: explain(error), aborted: false };
     }
-    const run = this.#run;
+    const run = this.#story.run;
     const leading = this.#leading;
     await leading?.ended;
     const { outcome, reason } = run?.progress(0) ?? { outcome: null, reason: "" };
@@ -676,11 +685,11 @@ export class GroupSwitchover {
     const record = this.#record;
     const noted = failure === "" ? this.times.note({ startMs: Math.round(ms) }) : Promise.resolve();
     noted.catch((error: unknown) => this.#workers.options.onFatal(error));
-    const run = this.#run;
+    const run = this.#story.run;
     if (this.#comesBack && run !== undefined) {
       this.#comesBack = false;
       clearTimeout(this.#timer);
-      this.#note(
+      this.#story.note(
         "came-back",
         `${this.#workers.options.node} is primary again${failure === "" ? ", and its service runs" : ""}`,
       );
@@ -690,27 +699,15 @@ export class GroupSwitchover {
     }
     if (record?.step !== "rolling-back") return;
     const again = failure === "" ? "the service runs here again" : `the service could not be started here: ${failure}`;
-    this.#note("rolled-back", again, { reason: record.reason });
-    this.#run?.pauseEnds();
+    this.#story.note("rolled-back", again, { reason: record.reason });
+    this.#story.run?.pauseEnds();
     this.#on({ kind: "started" }).then(
       () => {
         const hint = failure === "" ? "" : "Start it by hand: this node is primary.";
-        this.#run?.end("rolled-back", record.reason, hint);
+        this.#story.run?.end("rolled-back", record.reason, hint);
       },
       (error: unknown) => this.#workers.options.onFatal(error),
     );
-  }
-
-  /** For whoever follows it, the log and the record of events. */
-  #note(step: string, text: string, fields: EventFields = {}): void {
-    const run = this.#run;
-    run?.step(step, text);
-    this.#workers.log.info("switchover.stepped", { step, text, id: run?.id ?? "" });
-    this.#event(step, { id: run?.id ?? "", to: run?.to ?? "", ...fields, text });
-  }
-
-  #event(step: string, fields: EventFields): void {
-    this.#workers.event(`switchover.${step.replaceAll("-", "_")}`, fields).catch(() => undefined);
   }
 }
 
