@@ -1,5 +1,4 @@
 import { randomBytes } from "node:crypto";
-import { setTimeout as sleep } from "node:timers/promises";
 import { explain, hintOf } from "../../shared/errors.ts";
 import { hex } from "../../shared/manifest/digest.ts";
 import {
@@ -23,6 +22,7 @@ import type { GroupPeers } from "./group-peers.ts";
 import type { GroupPromotion } from "./group-promotion.ts";
 import type { GroupService, ServiceStart } from "./group-service.ts";
 import { type GroupWorkers, WrongRole } from "./group-workers.ts";
+import { HandedService, type LeadingSwitchover } from "./handed-service.ts";
 import type { Reign } from "./reign.ts";
 import { WrittenMeanwhile } from "./reign-errors.ts";
 import { SwitchoverAsking } from "./switchover-asking.ts";
@@ -35,11 +35,6 @@ import { SwitchoverTimes } from "./switchover-times.ts";
 
 /** How long whoever asks for news waits for some. */
 const newsMsMax = 5000;
-/** So many limits of a step it may take until a service that did not start is handed back. */
-const returnSteps = 3;
-const returnLookMs = 100;
-/** After one that was refused. */
-const returnAgainMs = 1000;
 /** A record that could not be written is tried again after so long. */
 const keepAgainMs = 1000;
 
@@ -49,13 +44,14 @@ export class GroupSwitchover {
   readonly #peers: GroupPeers;
   readonly #promotion: GroupPromotion;
   readonly #service: GroupService;
-  readonly times: SwitchoverTimes;
+  readonly #times: SwitchoverTimes;
   readonly #asking: SwitchoverAsking;
   readonly #target: SwitchoverTarget;
   readonly #planning: SwitchoverPlanning;
   readonly #story: SwitchoverStory;
+  readonly #handed: HandedService;
   /** Before its first record is durable a switchover is nothing but this: what ends it, and when that is over. */
-  #leading: { readonly abort: AbortController; readonly ended: Promise<void> } | undefined;
+  #leading: LeadingSwitchover | undefined;
   /** What the machine says; the catalog may not have it yet where there was no room for it, and that only on the way back. */
   #record: SwitchoverRecord | undefined;
   #kept = true;
@@ -67,10 +63,6 @@ export class GroupSwitchover {
   #accepted = false;
   /** Why this node could not become a replica of the one that has taken over; "" where that was not tried. */
   #notDemoted = "";
-  /** The service did not start there, and the group comes back to this node. */
-  #comesBack = false;
-  /** What became of the service there is not known yet. */
-  #serviceAwaited = false;
 
   constructor(workers: GroupWorkers, peers: GroupPeers, promotion: GroupPromotion, service: GroupService) {
     this.#workers = workers;
@@ -79,10 +71,11 @@ export class GroupSwitchover {
     this.#service = service;
     service.onEntered = (start) => this.#serviceEntered(start);
     this.#story = new SwitchoverStory(workers);
-    this.times = new SwitchoverTimes(workers.directory, workers.log);
-    this.#asking = new SwitchoverAsking(workers, peers, service, this.times);
-    this.#target = new SwitchoverTarget(workers, promotion, this.times, (from, reason) => {
-      this.#handBack(from, reason).catch(workers.options.onFatal);
+    this.#handed = new HandedService(workers, this.#story, (options) => this.#begin(options));
+    this.#times = new SwitchoverTimes(workers.directory, workers.log);
+    this.#asking = new SwitchoverAsking(workers, peers, service, this.#times);
+    this.#target = new SwitchoverTarget(workers, promotion, this.#times, (from, reason) => {
+      this.#handed.handBack(from, reason).catch(workers.options.onFatal);
     });
     this.#planning = new SwitchoverPlanning(workers, this.#asking, (options) => {
       this.begin(options);
@@ -100,9 +93,7 @@ export class GroupSwitchover {
     const { switchover } = reign.standing;
     this.#record = switchover?.to === "" ? undefined : switchover;
     this.#kept = true;
-    // Who moved it back meanwhile did not wait for the service there.
-    if (this.#serviceAwaited && !this.#comesBack)
-      this.#serviceUnknown(`${this.#workers.options.node} is primary again`);
+    this.#handed.primaryAgain();
     reign.onJoined = (peer) => {
       this.#joined(peer);
       this.#target.joined(peer);
@@ -116,7 +107,7 @@ export class GroupSwitchover {
   }
 
   async load(): Promise<void> {
-    await this.times.load();
+    await this.#times.load();
     await this.#planning.load();
   }
 
@@ -131,6 +122,7 @@ export class GroupSwitchover {
 
   stop(): void {
     clearTimeout(this.#timer);
+    this.#handed.stop();
     this.#planning.stop();
     this.#action?.abort.abort(new Error("the agent stops"));
     this.#leading?.abort.abort(new Error("the agent stops"));
@@ -146,25 +138,30 @@ export class GroupSwitchover {
 
   /** Begins one; it goes on whether or not anybody follows its progress. @throws {SwitchoverRefused} */
   begin(options: SwitchoverOptions): SwitchoverProgress {
-    const run = this.#story.run;
-    if (run !== undefined && !run.over) {
-      const message = `one to ${run.to} is under way`;
+    return this.#begin(options).run.progress(0);
+  }
+
+  #begin(options: SwitchoverOptions): LeadingSwitchover {
+    const known = this.#story.run;
+    if (known !== undefined && !known.over) {
+      const message = `one to ${known.to} is under way`;
       const hint = `understudy switchover ${this.#workers.config.name} --abort takes it back.`;
       throw new SwitchoverRefused([{ code: "SWITCHOVER_UNDER_WAY", message, hint }]);
     }
     const obstacles = this.#asking.ownObstacles(options, this.#record);
     if (obstacles.length > 0) throw new SwitchoverRefused(obstacles);
-    const begun = new SwitchoverRun(randomBytes(8).toString("hex"), this.#workers.options.node, options.to);
-    this.#story.run = begun;
-    this.#serviceAwaited = false;
+    const run = new SwitchoverRun(randomBytes(8).toString("hex"), this.#workers.options.node, options.to);
+    this.#story.run = run;
+    this.#handed.forget();
     const abort = new AbortController();
-    const ended = this.#lead(begun, options, abort.signal)
+    const ended = this.#lead(run, options, abort.signal)
       .catch((error: unknown) => this.#workers.options.onFatal(error))
       .finally(() => {
         if (this.#leading?.abort === abort) this.#leading = undefined;
       });
-    this.#leading = { abort, ended };
-    return begun.progress(0);
+    const leading = { run, abort, ended };
+    this.#leading = leading;
+    return leading;
   }
 
   /** @throws {SwitchoverRefused} for what would stand in the way at any time */
@@ -381,7 +378,7 @@ export class GroupSwitchover {
             const environment = { ...this.#workers.environment(), UNDERSTUDY_REASON: "switchover" };
             const { ms } = await this.#workers.options.hooks.run("stop_service", stopService, environment, signal);
             // Nobody is served, and nobody waits for that.
-            this.times.note({ stopMs: Math.round(ms) }).catch(this.#workers.options.onFatal);
+            this.#times.note({ stopMs: Math.round(ms) }).catch(this.#workers.options.onFatal);
           }
           this.#story.note(
             "stopped",
@@ -555,122 +552,17 @@ export class GroupSwitchover {
     this.#story.run?.goesOn();
     if (how === "demoted") {
       this.#story.note("demoted", `${this.#workers.options.node} follows ${by}: nothing is copied`, {});
-      this.#awaitService(record);
+      this.#handed.awaitFrom(record.to);
       return;
     }
     this.#story.note("fenced", `this node is fenced by ${by}`);
     this.#story.run?.end("superseded", `this node is fenced by ${by}`, `See \`understudy status\` on ${record.to}.`);
   }
 
-  /** The new primary says so when this node follows it. */
-  #awaitService({ to }: SwitchoverRecord): void {
-    this.#serviceAwaited = true;
-    const { limits, hooks } = this.#workers.config;
-    const ms = limits.switchoverStepMs + (hooks.afterPromote?.timeoutMs ?? 0) + (hooks.startService?.timeoutMs ?? 0);
-    this.#timer = setTimeout(() => this.#serviceUnknown(`${to} did not say within ${ms / 1000} s`), ms).unref();
-  }
-
-  /** Should it be heard all the same, it is an event. */
-  #serviceUnknown(why: string): void {
-    const run = this.#story.run;
-    if (run?.over !== false) return;
-    const text = `whether the service runs on ${run.to} is not known: ${why}`;
-    this.#story.note("service-unknown", text);
-    run.end("service-unknown", text, `Look there: \`understudy status\`, and at the service itself.`);
-  }
-
   /** What the primary says that this node follows. */
   async asked(following: Following, message: SwitchoverMessage): Promise<void> {
-    if (message.kind === "serviceStarted") this.#serviceStarted(following.session.peer, message);
+    if (message.kind === "serviceStarted") this.#handed.heard(following.session.peer, message);
     else await this.#target.heard(following, message);
-  }
-
-  #serviceStarted(peer: string, { id, ms, reason }: Extract<SwitchoverMessage, { kind: "serviceStarted" }>): void {
-    const run = this.#story.run;
-    if (run === undefined || run.id !== id || !this.#serviceAwaited) return;
-    this.#serviceAwaited = false;
-    clearTimeout(this.#timer);
-    if (reason === "") {
-      this.#story.note("started", `the service runs on ${peer}, ${ms} ms after its epoch began`, { ms });
-      run.pauseEnds(ms);
-      this.#done(run);
-      return;
-    }
-    this.#story.note("start-failed", `the service could not be started on ${peer}, which hands it back: ${reason}`, {
-      reason,
-    });
-    this.#comesBack = true;
-    const { limits, hooks } = this.#workers.config;
-    const hooksMs = (hooks.stopService?.timeoutMs ?? 0) + (hooks.startService?.timeoutMs ?? 0);
-    this.#timer = setTimeout(
-      () => {
-        this.#comesBack = false;
-        run.end("service-failed", reason, `Look there: ${peer} is primary.`);
-      },
-      returnSteps * limits.switchoverStepMs + hooksMs,
-    ).unref();
-  }
-
-  #done(run: SwitchoverRun): void {
-    const { pauseMs } = run.progress(0);
-    this.#story.mark("done", { id: run.id, to: run.to, pauseMs });
-    run.end("done");
-  }
-
-  /** The service that this node took over does not start here: as soon as the former primary follows, it gets it back. */
-  async #handBack(from: string, reason: string): Promise<void> {
-    const workers = this.#workers;
-    // It did not start there either.
-    if (this.#comesBack) return;
-    const { log, config } = workers;
-    const end = performance.now() + returnSteps * config.limits.switchoverStepMs;
-    let told = false;
-    let why = config.hooks.stopService === undefined ? "no stop_service is configured" : `${from} does not follow`;
-    while (
-      config.hooks.stopService !== undefined &&
-      !workers.stopped &&
-      workers.role === "primary" &&
-      performance.now() < end
-    ) {
-      const follower = workers.primary?.reign.follower(from);
-      if (follower?.state === "streaming") {
-        if (!told) {
-          told = true;
-          log.error("switchover.returned", { to: from, reason });
-          await workers.event("switchover.returned", { to: from, reason });
-        }
-        const refused = await this.#giveBack(from);
-        if (refused === undefined) return;
-        why = refused.why;
-        if (refused.aborted) break;
-        await sleep(returnAgainMs);
-      }
-      await sleep(returnLookMs);
-    }
-    if (workers.stopped) return;
-    log.error("switchover.not_returned", {
-      to: from,
-      reason,
-      why,
-      hint: "This node is primary: start the service by hand.",
-    });
-    await workers.event("switchover.not_returned", { to: from, reason, why });
-  }
-
-  /** Undefined where it has begun; else why not, and whether a person wanted that. */
-  async #giveBack(from: string): Promise<{ readonly why: string; readonly aborted: boolean } | undefined> {
-    try {
-      this.begin({ to: from, accept: [], by: "start_service failed" });
-    } catch (error) {
-      if (!(error instanceof SwitchoverRefused)) throw error;
-      this.#workers.log.warn("switchover.refused", { to: from, error });
-      return { why: explain(error), aborted: false };
-    }
-    const run = this.#story.run;
-    const leading = this.#leading;
-    await leading?.ended;
-    const { outcome, reason } = run?.progress(0) ?? { outcome: null, reason: "" };
-    return outcome === "refused" ? { why: reason, aborted: leading?.abort.signal.aborted === true } : undefined;
   }
 
   // --- parts -------------------------------------------------------------------------------------------------------
@@ -683,20 +575,9 @@ export class GroupSwitchover {
 
   #serviceEntered({ ms, failure }: ServiceStart): void {
     const record = this.#record;
-    const noted = failure === "" ? this.times.note({ startMs: Math.round(ms) }) : Promise.resolve();
+    const noted = failure === "" ? this.#times.note({ startMs: Math.round(ms) }) : Promise.resolve();
     noted.catch((error: unknown) => this.#workers.options.onFatal(error));
-    const run = this.#story.run;
-    if (this.#comesBack && run !== undefined) {
-      this.#comesBack = false;
-      clearTimeout(this.#timer);
-      this.#story.note(
-        "came-back",
-        `${this.#workers.options.node} is primary again${failure === "" ? ", and its service runs" : ""}`,
-      );
-      run.pauseEnds();
-      run.end("rolled-back", `the service could not be started on ${run.to}`, failure);
-      return;
-    }
+    if (this.#handed.cameBack(failure)) return;
     if (record?.step !== "rolling-back") return;
     const again = failure === "" ? "the service runs here again" : `the service could not be started here: ${failure}`;
     this.#story.note("rolled-back", again, { reason: record.reason });
