@@ -74,9 +74,7 @@ export class GroupSwitchover {
     this.#handed = new HandedService(workers, this.#story, (options) => this.#begin(options));
     this.#times = new SwitchoverTimes(workers.directory, workers.log);
     this.#asking = new SwitchoverAsking(workers, peers, service, this.#times);
-    this.#target = new SwitchoverTarget(workers, promotion, this.#times, (from, reason) => {
-      this.#handed.handBack(from, reason).catch(workers.options.onFatal);
-    });
+    this.#target = new SwitchoverTarget(workers, promotion, this.#times, this.#handed);
     this.#planning = new SwitchoverPlanning(workers, this.#asking, (options) => {
       this.begin(options);
     });

@@ -32,7 +32,6 @@ export class HandedService {
   readonly #begin: (options: SwitchoverOptions) => LeadingSwitchover;
   /** What became of the service there is not known yet. */
   #awaited = false;
-  /** The service did not start there, and the group comes back to this node. */
   #comesBack = false;
   /** The limit of either. */
   #timer: NodeJS.Timeout | undefined;
@@ -49,6 +48,11 @@ export class HandedService {
   }
 
   // --- the former primary's side -----------------------------------------------------------------------------------
+
+  /** It did not start there, and the group is on its way back to this node. */
+  get comesBack(): boolean {
+    return this.#comesBack;
+  }
 
   /** The new primary says so when this node follows it. */
   awaitFrom(to: string): void {
@@ -126,8 +130,6 @@ export class HandedService {
   /** The service that this node took over does not start here: as soon as the former primary follows, it gets it back. */
   async handBack(from: string, reason: string): Promise<void> {
     const workers = this.#workers;
-    // It did not start there either.
-    if (this.#comesBack) return;
     const { log, config } = workers;
     const end = performance.now() + returnSteps * config.limits.switchoverStepMs;
     let told = false;

@@ -10,6 +10,7 @@ import { cutText, epoch } from "../../shared/words.ts";
 import type { Following } from "./following.ts";
 import type { GroupPromotion } from "./group-promotion.ts";
 import type { GroupWorkers } from "./group-workers.ts";
+import type { HandedService } from "./handed-service.ts";
 import type { SwitchoverTimes } from "./switchover-times.ts";
 import { isCatalogFailed } from "./worker-thread.ts";
 
@@ -32,21 +33,16 @@ export class SwitchoverTarget {
   readonly #workers: GroupWorkers;
   readonly #promotion: GroupPromotion;
   readonly #times: SwitchoverTimes;
-  readonly #onStartFailed: (from: string, reason: string) => void;
+  readonly #service: HandedService;
   /** Refused or revoked: what comes of them again is of no more effect. */
   readonly #over = new Set<string>();
   #started: { readonly from: string; readonly message: Started } | undefined;
 
-  constructor(
-    workers: GroupWorkers,
-    promotion: GroupPromotion,
-    times: SwitchoverTimes,
-    onStartFailed: (from: string, reason: string) => void,
-  ) {
-    this.#onStartFailed = onStartFailed;
+  constructor(workers: GroupWorkers, promotion: GroupPromotion, times: SwitchoverTimes, service: HandedService) {
     this.#workers = workers;
     this.#promotion = promotion;
     this.#times = times;
+    this.#service = service;
   }
 
   async heard(following: Following, message: SwitchoverMessage): Promise<void> {
@@ -145,6 +141,8 @@ export class SwitchoverTarget {
     following.session
       .send(answer)
       .catch((error: unknown) => workers.log.info("handover.answer_unheard", { peer: from, error }));
+    // Asked before the service is entered, which ends the way back: what starts on neither node would be moved for ever.
+    const { comesBack } = this.#service;
     try {
       workers.following = undefined;
       const { failure, servedAt } = await this.#promotion.reignBegun(
@@ -160,7 +158,8 @@ export class SwitchoverTarget {
       const ms = Math.max(0, Math.round(servedAt - begun));
       this.#started = { from, message: { kind: "serviceStarted", id, ms, reason: short(failure) } };
       this.joined(from);
-      if (failure !== "") this.#onStartFailed(from, failure);
+      if (failure !== "" && !comesBack)
+        this.#service.handBack(from, failure).catch((error: unknown) => workers.options.onFatal(error));
     } catch (error) {
       // Its next start finds a primary.
       workers.options.onFatal(error);

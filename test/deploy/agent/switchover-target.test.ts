@@ -2,6 +2,7 @@ import { expect } from "chai";
 import type { Following } from "../../../deploy/agent/following.ts";
 import type { GroupPromotion } from "../../../deploy/agent/group-promotion.ts";
 import type { GroupWorkers } from "../../../deploy/agent/group-workers.ts";
+import type { HandedService } from "../../../deploy/agent/handed-service.ts";
 import { SwitchoverTarget } from "../../../deploy/agent/switchover-target.ts";
 import type { SwitchoverTimes } from "../../../deploy/agent/switchover-times.ts";
 import { plainError, RemoteError } from "../../../deploy/workers/port-peer.ts";
@@ -41,7 +42,7 @@ function replicaThat(takesOver: () => Promise<unknown>) {
     exclusively: async (change: () => Promise<unknown>) => await change(),
     event: async (name: string) => did.push(name),
   } as unknown as GroupWorkers;
-  const target = new SwitchoverTarget(workers, {} as GroupPromotion, {} as SwitchoverTimes, () => {});
+  const target = new SwitchoverTarget(workers, {} as GroupPromotion, {} as SwitchoverTimes, {} as HandedService);
   const hand = async (id: string, what: CutId): Promise<void> =>
     await target.heard(following, { kind: "handover", id, cut: what, digest });
   return { did, sent, hand };
