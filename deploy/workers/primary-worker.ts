@@ -306,7 +306,7 @@ const main: PortPeer<PrimaryWorkerCalls, PrimaryMainCalls> = new PortPeer(
       const copies = openCopies(places);
       try {
         checkPlaces(copies);
-        settled = { copies, files: settleFiles(copies, await endStores(followed, listed)) };
+        settled = { copies, files: settleFiles(copies, await endStores(followed, listed), bootId) };
         adapters = [];
       } finally {
         if (settled === undefined) closeCopies(copies);

@@ -1,8 +1,8 @@
 import { collapse, dropSuperseded, type Touched, touched } from "../../shared/catalog/collapse.ts";
 import { objectVersion } from "../../shared/catalog/manifest.ts";
-import { dropNote, forgottenUpTo } from "../../shared/catalog/notes.ts";
+import { dropNote, forgottenUpTo, keepNote, noteOf } from "../../shared/catalog/notes.ts";
 import { noteOwnCut } from "../../shared/catalog/touched.ts";
-import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
+import { assert, exitCodes, isSystemError, UnderstudyError } from "../../shared/errors.ts";
 import type { Stat } from "../../shared/ports/disk.ts";
 import { readablePath } from "../../shared/store-path.ts";
 import {
@@ -19,7 +19,6 @@ import { settleSuspect } from "../repair/damage.ts";
 import type { ReplicaContext } from "../replica-context.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
 import type { StoreHome } from "../store-home.ts";
-import { failing } from "../sync.ts";
 
 /** Files are not what the last cut says: whoever writes there does not know that this node is no primary any more. */
 export class StillWritten extends UnderstudyError {
@@ -32,6 +31,17 @@ export class StillWritten extends UnderstudyError {
     const more = count > paths.length ? ` and ${count - paths.length} others` : "";
     super(`changed since the last cut: ${paths.join(", ")}${more}`);
   }
+}
+
+/** The disk under the application's own files fails: nobody but the application could write them anew. */
+export class FilesNotSynced extends UnderstudyError {
+  readonly code = "FILES_NOT_SYNCED";
+  readonly remedy = "stop";
+  readonly state =
+    "The node is what it was; nothing was given up. Of what the application wrote last nobody knows what is on the disk.";
+  readonly hint =
+    "Look at the kernel's log, mend the disk and start this machine anew: until then the kernel shows what the disk may not have. Then rejoin, or `understudy adopt GROUP`, which compares everything.";
+  override readonly exitCode = exitCodes.refused;
 }
 
 /** A copy cannot be kept where these files lie. */
@@ -99,11 +109,13 @@ export function checkPlaces({ homes }: ReplicaContext): void {
  * changes before `demote`.
  *
  * The stores have come to an orderly end, and nobody takes cuts any more.
- * @throws {StillWritten} @throws {NoPlaceForCopy}
+ * @throws {StillWritten} @throws {NoPlaceForCopy} @throws {FilesNotSynced}
  */
-export function settleFiles(context: ReplicaContext, ended: ReadonlyMap<number, EndedStore>): Settled {
+export function settleFiles(context: ReplicaContext, ended: ReadonlyMap<number, EndedStore>, bootId: string): Settled {
+  if (noteOf(context.catalog, "unsynced") === bootId)
+    throw new FilesNotSynced("what was written here could not be made durable since this machine was started");
   // From here on whoever writes leaves a trace in the stamps, also through memory that he has mapped.
-  syncAll(context);
+  syncAll(context, bootId);
   const { db } = context.catalog;
   db.exec(
     `DROP TABLE IF EXISTS temp.settled;
@@ -117,7 +129,7 @@ export function settleFiles(context: ReplicaContext, ended: ReadonlyMap<number, 
     new StoreSettling(context, home, end, settled).run();
   }
   if (settled.movingCount > 0) throw new StillWritten(settled.moving, settled.movingCount);
-  syncAll(context);
+  syncAll(context, bootId);
   return settled;
 }
 
@@ -324,14 +336,23 @@ class StoreSettling {
   }
 }
 
-/** Each filesystem once: a private directory is on that of its copy. */
-function syncAll({ disk, homes }: ReplicaContext): void {
+/**
+ * Each filesystem once: a private directory is on that of its copy. What the kernel says after one that failed is a lie for as
+ * long as the machine runs, so that is kept in mind.
+ */
+function syncAll({ catalog, disk, homes }: ReplicaContext, bootId: string): void {
   const synced = new Set<number>();
-  for (const { tree } of homes.values()) {
+  for (const { tree, placement } of homes.values()) {
     const { device } = disk.statDirectory(tree.root);
     if (synced.has(device)) continue;
     synced.add(device);
-    failing(() => disk.syncFilesystem(tree.root));
+    try {
+      disk.syncFilesystem(tree.root);
+    } catch (cause) {
+      if (!isSystemError(cause, "EIO", "ENOSPC", "EDQUOT", "EROFS")) throw cause;
+      catalog.transaction("unsynced", () => keepNote(catalog, "unsynced", bootId));
+      throw new FilesNotSynced(`what was written to ${placement.path} could not be made durable`, { cause });
+    }
   }
 }
 

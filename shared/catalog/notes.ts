@@ -13,6 +13,7 @@ export type Note =
   | "removals"
   | "thinning"
   | "unproven"
+  | "unsynced"
   | `home.${string}`;
 
 export function noteOf(catalog: Catalog, note: Note): unknown {

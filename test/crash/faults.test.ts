@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import { NoRoom } from "../../replica/receive/refusals.ts";
+import { FilesNotSynced } from "../../replica/rejoin/demote.ts";
 import { CopyNotThere } from "../../replica/store-home.ts";
 import { SyncFailed } from "../../replica/sync.ts";
 import { explain } from "../../shared/errors.ts";
@@ -42,6 +43,7 @@ describe("faults of the disk", function () {
           counts.syncs++;
           const fault = matrix.runWithFault(({ index }) => (index === point.operation ? "EIO" : undefined));
           if (point.step === "open") expect(fault.error, text(point)).to.be.instanceof(Error);
+          else if (point.step === "demote") expect(fault.error, text(point)).to.be.instanceof(FilesNotSynced);
           else expect(fault.error, `${text(point)}: ${explain(fault.error)}`).to.be.instanceof(SyncFailed);
           for (const mode of ["lose-all", "keep-all", "reordered"] as const) matrix.crash(fault.at, mode, 1);
           // Names are in the journal: when that fails, the kernel lets nobody write until the filesystem is mounted anew.
@@ -73,7 +75,7 @@ describe("faults of the disk", function () {
         expect(fault.error, text(point)).to.be.instanceof(NoRoom);
         const mended = matrix.runWithFault(full, (disk) => disk.stopFailing());
         expect(mended.error, text(point)).to.be.instanceof(NoRoom);
-        expect(mended.at.acknowledged, text(point)).to.equal(matrix.cuts.at(-1)!.cut.seq);
+        expect(mended.at.acknowledged, text(point)).to.equal(matrix.points().at(-1)!.acknowledged);
         matrix.crash(mended.at, "lose-all", 1);
       }
     });

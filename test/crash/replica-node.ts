@@ -14,6 +14,7 @@ import { AdoptedCut, type Question } from "./adopted-cut.ts";
 import { aheadOfCut, StagedCut } from "./ahead-frames.ts";
 import type { RecordedCut } from "./recorded-cuts.ts";
 import type { ReplicaProgram } from "./replica-program.ts";
+import { SimulatedDisk } from "./simulated-disk.ts";
 
 export interface NodeSetting {
   readonly program: ReplicaProgram;
@@ -223,6 +224,7 @@ export class ReplicaNode {
     const settled = program.settleFiles(
       this.context,
       new Map([...this.context.homes.keys()].map((number) => [number, ended])),
+      `boot ${this.context.disk instanceof SimulatedDisk ? this.context.disk.boots : 0}`,
     );
     program.demote(this.context, this.#common, settled, keepHistory);
   }

@@ -481,15 +481,20 @@ export class SimulatedDisk implements Disk {
    */
   afterPowerLoss(mode: PowerLossMode, random: () => number): SimulatedDisk {
     const after = this.withoutHandles();
+    after.boots = this.boots + 1;
     after.mounts = this.mounts.map((mount) => mount.afterPowerLoss(after.owner, mode, random));
     this.disown();
     return after;
   }
 
+  /** How often the machine was started. */
+  boots = 0;
+
   /** An independent disk in the same state, its unsynced changes and open handles included, without hook and faults. */
   clone(): SimulatedDisk {
     const clone = this.withoutHandles();
     clone.mounts = [...this.mounts];
+    clone.boots = this.boots;
     clone.directories = new Map(this.directories);
     for (const [handle, file] of this.files) clone.files.set(handle, { ...file });
     clone.nextHandle = this.nextHandle;

@@ -195,6 +195,7 @@ export class Node {
       new Map(
         [...replica.homes.keys()].map((number) => [number, { covered: false, copied: false, excluded: () => false }]),
       ),
+      "boot",
     );
     demote(replica, common, settled, true);
     return common;

@@ -179,7 +179,7 @@ export class SwapNode implements AsyncDisposable {
     const copies = openOwnCopies(primary, disk, { groupName: "app", placements: this.stores.map(placementOf) });
     try {
       checkPlaces(copies);
-      const settled = settleFiles(copies, await endStores(primary.stores, this.stores));
+      const settled = settleFiles(copies, await endStores(primary.stores, this.stores), "boot");
       const touched = demote(copies, common, settled, true);
       this.#primary = undefined;
       return { touched, settled };
