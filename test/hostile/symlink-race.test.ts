@@ -8,6 +8,7 @@ import { expect } from "chai";
 import { applyNext } from "../../replica/apply/apply.ts";
 import { commit } from "../../replica/commit/commit.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
+import { UnderstudyError } from "../../shared/errors.ts";
 import { cutInto, openPrimary, openReplica, receiverOf, sinkInto } from "../model/in-process.ts";
 import { ModelSource } from "../model/model-store.ts";
 import { until } from "../until.ts";
@@ -31,8 +32,9 @@ describe("a replica whose directories are swapped with symlinks while cuts are a
     await stage.seed();
   });
 
+  afterEach(async () => await endAttacker());
+
   after(async () => {
-    await endAttacker();
     await stage[Symbol.asyncDispose]();
   });
 
@@ -57,7 +59,16 @@ describe("a replica whose directories are swapped with symlinks while cuts are a
     const end = performance.now() + raceMs;
     let cuts = 0;
     for (; performance.now() < end || cuts < cutsMin; cuts++) {
-      const conversation = await stage.alpha.follow();
+      // As a primary does, which dials again.
+      const conversation = await until(
+        async () =>
+          await stage.alpha.follow().catch((error: unknown) => {
+            const lost = error instanceof UnderstudyError && error.code === "LINK_LOST";
+            if (lost && stage.agent.exit === undefined) return undefined;
+            throw new Error(`${stage.agent.exit ?? "the agent runs"}\n${stage.agent.tail()}`, { cause: error });
+          }),
+        "a session",
+      );
       const draft = stage.alpha.draft();
       draft.rewrite("uploads", "docs/a.txt", randomBytes(9000));
       draft.file("uploads", `docs/new-${cuts}`, randomBytes(100));
