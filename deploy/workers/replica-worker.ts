@@ -10,7 +10,7 @@ import { seal, takeOver, takeOverHanded, unseal } from "../../replica/promote/pr
 import { beginAdoption, endAdoption, setAdopting, stageFromCopy } from "../../replica/receive/adopt.ts";
 import { aheadOf } from "../../replica/receive/ahead.ts";
 import { decodePayload } from "../../replica/receive/decode-payload.ts";
-import { followedNode, rememberPrimary } from "../../replica/receive/followed.ts";
+import { checkSender, followedNode, rememberPrimary } from "../../replica/receive/followed.ts";
 import { checkBlockSize } from "../../replica/receive/pending-content.ts";
 import { Receiver } from "../../replica/receive/receive.ts";
 import { isRefusal, SenderRefused } from "../../replica/receive/refusals.ts";
@@ -134,6 +134,8 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       return standing();
     },
     startSession({ incarnation, generation: now, primary, epoch: at }) {
+      // Before the session is ended that is there: its primary may be the one that this node has come to follow meanwhile.
+      checkSender(openCatalog(), primary, at);
       endSession();
       if (forgetting) forget();
       rememberPrimary(openCatalog(), primary, at);

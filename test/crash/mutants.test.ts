@@ -385,8 +385,16 @@ const mutants: readonly Mutant[] = [
     withoutHistory: true,
     invariant: "what a replica says that it has is durable",
     edits: [
-      { file: "rejoin/demote.ts", find: "that he has mapped. syncAll(context);", replace: "that he has mapped.\n" },
-      { file: "rejoin/demote.ts", find: "settled.movingCount); syncAll(context);", replace: "settled.movingCount);" },
+      {
+        file: "rejoin/demote.ts",
+        find: "that he has mapped. syncAll(context, bootId);",
+        replace: "that he has mapped.\n",
+      },
+      {
+        file: "rejoin/demote.ts",
+        find: "settled.movingCount); syncAll(context, bootId);",
+        replace: "settled.movingCount);",
+      },
     ],
   },
   {
