@@ -19,6 +19,7 @@ import { switchoverFeature } from "../../shared/session/switchover-plan.ts";
 import { decodeMessage } from "../../shared/wire/codec.ts";
 import type { Hello, SourceState, SwitchoverMessage } from "../../shared/wire/messages.ts";
 import { type CutId, cutText, type NodeName } from "../../shared/words.ts";
+import { RemoteError } from "../workers/port-peer.ts";
 import type { ReplicaStanding } from "../workers/replica-calls.ts";
 import { Following } from "./following.ts";
 import type { GroupWorkers, ReplicaWorker } from "./group-workers.ts";
@@ -459,7 +460,10 @@ export class GroupPeers {
       workers.replicaStanding = standing;
       workers.copyProblem = "";
     } catch (error) {
-      workers.copyUnusable(error);
+      // Another session may have begun while the worker was asked, and be one that it has ended by now: it begins anew.
+      this.#replaceFollowing();
+      // Who is not followed says nothing of the copy.
+      if (!(error instanceof RemoteError && error.code === "SENDER_REFUSED")) workers.copyUnusable(error);
       throw error;
     }
     // Several may have begun while the worker was asked: the last that it heard of is the one.
