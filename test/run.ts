@@ -47,10 +47,14 @@ interface Outcome {
   readonly broken: string | undefined;
   /** The last lines of what it said: where a mocha tells of its failures. */
   readonly lastLines: readonly string[];
+  /** Its failures, in a few lines each. */
+  readonly inShort: readonly string[];
 }
 
-/** So many lines of the failures are said once more at the end, which may be all of a long output that is shown. */
+/** So many lines of the failures are said once more at the end. */
 const lastLinesMax = 150;
+/** And so many in short after them, where no more than the very end of a long output is shown. */
+const shortLinesMax = 24;
 
 async function testUnits(): Promise<Unit[]> {
   const units = new Map<string, string[]>();
@@ -93,14 +97,15 @@ async function run(unit: Unit, lane: number, directory: string): Promise<Outcome
   const seconds = (performance.now() - begun) / 1000;
   process.stdout.write(`\n▶ ${unit.name} (${seconds.toFixed(1)} s)\n`);
   process.stdout.write(Buffer.concat(said));
-  const counted = /^(\d+) passed, (\d+) failed$/m.exec(await readFile(counts, "utf8").catch(() => ""));
+  const [line = "", ...inShort] = (await readFile(counts, "utf8").catch(() => "")).trimEnd().split("\n");
+  const counted = /^(\d+) passed, (\d+) failed$/.exec(line);
   const [passed, failed] = [Number(counted?.[1] ?? 0), Number(counted?.[2] ?? 0)];
   let broken: string | undefined;
   if (counted === null) broken = `did not run to its end (${end})`;
   else if (passed + failed === 0) broken = "has no test";
   else if (end !== String(Math.min(failed, 255))) broken = `ended with ${end}`;
   const lastLines = Buffer.concat(said).toString("utf8").trimEnd().split("\n").slice(-lastLinesMax);
-  return { unit, seconds, passed, failed, broken, lastLines };
+  return { unit, seconds, passed, failed, broken, lastLines, inShort };
 }
 
 /** Of all that ran and was waited for by whoever had started it. */
@@ -146,6 +151,7 @@ async function runAll(countsFile: string | undefined): Promise<boolean> {
     said.push(
       `FAILED  ${unit.name}: ${[failed > 0 ? `${failed} failed` : "", broken ?? ""].filter(Boolean).join(", ")}`,
     );
+  said.push(...bad.flatMap(({ inShort }) => inShort).slice(0, shortLinesMax));
   const broken = bad.filter((outcome) => outcome.failed === 0).length;
   const line = `${sum(({ passed }) => passed)} passed, ${sum(({ failed }) => failed) + broken} failed`;
   process.stdout.write(`${said.join("\n")}\n\n${line}\n`);
