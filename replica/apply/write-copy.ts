@@ -101,8 +101,7 @@ class CopyWriter {
       const { root } = home.tree;
       home.firstTree.forget();
       const names = disk.list(from);
-      for (const name of names)
-        if (disk.stat(root, name) !== undefined) this.#putAside(home, name as StorePath, { directory: root, name });
+      for (const name of names) if (disk.stat(root, name) !== undefined) this.#putAside(home, name as StorePath);
       this.#settleAside();
       for (const name of names) disk.rename(from, name, root, name);
       if (names.length === 0) continue;
@@ -124,7 +123,7 @@ class CopyWriter {
     if (after !== undefined && stat.inode === inodeOf(this.#context, after.object)) return;
     if (stat.inode !== inodeOf(this.#context, before.object)) {
       // Neither what was here nor what comes: somebody else's, or what a renewed object had until he came.
-      this.#putAside(home, path, place);
+      this.#putAside(home, path);
       this.#vacated = true;
       return;
     }
@@ -151,7 +150,7 @@ class CopyWriter {
       disk.removeDirectory(place.directory, place.name);
     } catch (error) {
       if (!isSystemError(error, "ENOTEMPTY", "EEXIST")) throw error;
-      this.#putAside(home, path, place);
+      this.#putAside(home, path);
     }
     this.#touchParent(store, path);
   }
@@ -164,8 +163,9 @@ class CopyWriter {
     const stat = disk.stat(place.directory, place.name);
     if (stat?.type === "directory") return;
     if (stat !== undefined) {
-      place = this.#putAside(home, path, place);
+      this.#putAside(home, path);
       this.#settleAside();
+      place = this.#placeOf(home, path);
     }
     disk.makeDirectory(place.directory, place.name, 0o700);
     this.#touchParent(store, path);
@@ -232,7 +232,7 @@ class CopyWriter {
     const stat = disk.stat(place.directory, place.name);
     if (stat !== undefined && stat.inode === inode) return true;
     if (stat !== undefined) {
-      this.#putAside(home, path, place);
+      this.#putAside(home, path);
       return false;
     }
     const name = objectFileName(after.object);
@@ -414,8 +414,9 @@ class CopyWriter {
     const { disk } = this.#context;
     const stat = disk.stat(parent.directory, parent.name);
     if (stat !== undefined && stat.type !== "directory") {
-      parent = this.#putAside(home, dir as StorePath, parent);
+      this.#putAside(home, dir as StorePath);
       this.#settleAside();
+      parent = this.#placeOf(home, dir as StorePath);
     }
     if (stat?.type !== "directory") {
       disk.makeDirectory(parent.directory, parent.name, 0o755);
@@ -428,28 +429,24 @@ class CopyWriter {
   }
 
   /**
-   * Moves a stranger's file or directory out of the way, never over anything, never away for good. Gives the place anew:
-   * directories that were open are closed, since one of them may be what goes.
+   * Moves a stranger's file or directory out of the way, never over anything, never away for good. Directories that were
+   * open are closed, since one of them may be what goes: a place that the caller has is looked for anew.
    */
-  #putAside(
-    home: StoreHome,
-    path: StorePath,
-    place: { directory: Directory; name: string },
-  ): { directory: Directory; name: string } {
+  #putAside(home: StoreHome, path: StorePath): void {
     const { disk } = this.#context;
     home.tree.forget();
-    const again = home.tree.place(path) ?? place;
+    const place = home.tree.place(path);
+    if (place === undefined) throw new ForeignChange(`somebody takes the directory of ${path} away while we look`);
     for (let attempt = 0; ; attempt++) {
       const name = `${this.#batch.to}-${attempt}`;
       if (disk.stat(home.strangers, name) !== undefined) continue;
-      disk.rename(again.directory, again.name, home.strangers, name);
+      disk.rename(place.directory, place.name, home.strangers, name);
       break;
     }
     this.#strangers.push(path);
     this.#touchPrivate(home.number, "strangers");
     this.#touchParent(home.number, path);
     this.#aside = true;
-    return again;
   }
 
   /** As with what is vacated: what was put aside must be there for good before something else takes its name. */

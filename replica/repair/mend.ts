@@ -144,7 +144,7 @@ function settle(context: ReplicaContext, home: StoreHome, version: ObjectVersion
   for (const path of paths) {
     if (home.tree.stat(path)?.inode === found.stat.inode) continue;
     const place = clearPlace(context, home, path, applied, aside);
-    const source = held === undefined ? found : placeOf(home, held);
+    const source = held === undefined ? unlessInTree(found) : placeOf(home, held);
     if (held === undefined) disk.rename(source.directory, source.name, place.directory, place.name);
     else disk.link(source.directory, source.name, place.directory, place.name);
     held ??= path;
@@ -255,6 +255,12 @@ function placeOf(home: StoreHome, path: StorePath): Place {
   const place = home.tree.place(path);
   if (place === undefined) throw systemError("ENOENT", "openat", path);
   return place;
+}
+
+/** What had a path a moment ago has none now: somebody took it away, and its directory may be closed. */
+function unlessInTree(found: Located): Place {
+  if (found.where === "tree") throw systemError("ENOENT", "rename", found.name);
+  return found;
 }
 
 function statOf(disk: Disk, { directory, name }: Place): Stat {

@@ -1,9 +1,9 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { PrimaryContext } from "../../../primary/primary-context.ts";
 import type { ReplicaSink } from "../../../primary/ship/shipment.ts";
-import { applyNext, recoverApply } from "../../../replica/apply/apply.ts";
+import { applyNext, markSuspect, recoverApply } from "../../../replica/apply/apply.ts";
 import { ForeignChange } from "../../../replica/apply/locate.ts";
 import { restore } from "../../../replica/history/restore.ts";
 import { verify } from "../../../replica/history/verify.ts";
@@ -11,8 +11,10 @@ import { stageFromCopy } from "../../../replica/receive/adopt.ts";
 import type { Receiver } from "../../../replica/receive/receive.ts";
 import { recoverStaging, stagedRunDigests } from "../../../replica/receive/resume.ts";
 import { askedOfPrimary } from "../../../replica/repair/damage.ts";
-import { type RepairEvents, Repairing } from "../../../replica/repair/repairing.ts";
+import { type RepairEvents, Repairing, strangersCodes } from "../../../replica/repair/repairing.ts";
 import type { ReplicaContext } from "../../../replica/replica-context.ts";
+import { isSystemError } from "../../../shared/errors.ts";
+import type { Disk } from "../../../shared/ports/disk.ts";
 import type { Seq } from "../../../shared/words.ts";
 import { describeTree } from "../../model/describe-tree.ts";
 import { commit, cutInto, openPrimary, openReplica, receiverOf, sinkInto } from "../../model/in-process.ts";
@@ -21,7 +23,7 @@ import { UnsyncedDisk } from "../history/history-group.ts";
 
 /** A primary with a model of a tree and a replica on a real disk, where a stranger can do what he wants. */
 export class RepairGroup {
-  readonly directory = mkdtempSync(join(tmpdir(), "understudy-repair-"));
+  readonly directory = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "understudy-repair-"));
   readonly copy = join(this.directory, "copy");
   readonly source = new ModelSource();
   readonly primary: PrimaryContext;
@@ -34,16 +36,18 @@ export class RepairGroup {
   excluded = (_path: string): boolean => false;
   shippedBytes = 0;
   nowMs = 0;
+  readonly #disk: Disk;
   #restores = 0;
 
-  constructor() {
+  constructor(disk: Disk = new UnsyncedDisk()) {
+    this.#disk = disk;
     this.primary = openPrimary(join(this.directory, "primary.db"), { tree: this.source.adapter() });
     ({ replica: this.replica, receiver: this.receiver, repairing: this.repairing } = this.#open());
   }
 
   #open(): { replica: ReplicaContext; receiver: Receiver; repairing: Repairing } {
     const path = join(this.directory, "replica.db");
-    const replica = openReplica(path, new UnsyncedDisk(), { tree: this.copy }, { limits: { inlineBytesMax: 16384 } });
+    const replica = openReplica(path, this.#disk, { tree: this.copy }, { limits: { inlineBytesMax: 16384 } });
     const tell =
       (what: string) =>
       (...rest: unknown[]): void => {
@@ -75,6 +79,7 @@ export class RepairGroup {
   [Symbol.dispose](): void {
     this.primary.catalog.close();
     this.replica.catalog.close();
+    for (const home of this.replica.homes.values()) home.close();
     rmSync(this.directory, { recursive: true, force: true });
   }
 
@@ -113,7 +118,10 @@ export class RepairGroup {
       while (applyNext(this.replica, true) !== undefined);
       return true;
     } catch (error) {
-      if (!(error instanceof ForeignChange)) throw error;
+      // As the agent does: a stranger who is quicker than we are makes the copy suspect.
+      if (isSystemError(error, ...strangersCodes) && this.replica.catalog.standing.applying !== undefined)
+        markSuspect(this.replica, error.message);
+      else if (!(error instanceof ForeignChange)) throw error;
       for (const home of this.replica.homes.values()) home.tree.forget();
       return false;
     }
