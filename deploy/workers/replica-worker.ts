@@ -605,12 +605,18 @@ function adoptFirstCut(): void {
 
 /** Only a session leaves a transaction open, and without the copy there is none. */
 function makeWay(): void {
-  if (context !== undefined && closeTransaction(context, receiver)) acknowledge();
+  if (context === undefined || !closeTransaction(context, receiver)) return;
+  acknowledge();
+  planApply(applyDelayMs);
 }
 
 function endSession(): void {
   if (receiver === undefined) return;
-  if (receiver.ended.length > 0) commit(openContext(), receiver);
+  if (receiver.ended.length > 0) {
+    commit(openContext(), receiver);
+    // No other cut may come that would have it applied.
+    planApply(applyDelayMs);
+  }
   receiver.abort();
   receiver = undefined;
 }

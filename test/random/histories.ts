@@ -83,8 +83,8 @@ export async function runHistories({
     const words = await life.lastWords(lastWordsMax);
     const late = `this process stood still for ${metronome.latestMs} ms at most; all is kept in ${life.directory}`;
     const head = `UNDERSTUDY_SEED=${seed}, history ${totals.histories} (rejoin: ${rejoin}) at ${new Date().toISOString()}: ${explain(error)}`;
-    // The whole in one: where it is read, little else may be shown.
-    throw new Error([...words, ...run.story, late, head].join("\n"), { cause: error });
+    // The whole in one, and the head at both ends: where it is read, little else may be shown.
+    throw new Error([head, ...words, ...run.story, late, head].join("\n"), { cause: error });
   }
 }
 
