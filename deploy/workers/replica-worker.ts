@@ -414,7 +414,7 @@ function takeAhead(
   main.note("aheadRefused", { generation, reason });
 }
 
-/** A cut that cannot be taken ends the session; what was whole before it is committed all the same. */
+/** A cut that cannot be taken ends the session; what came whole before it, and was not durable yet, comes again with it. */
 function reject(error: unknown): void {
   assert(receiver !== undefined, "a session is open");
   const cut = receiver.receiving ?? { epoch: epoch(0), seq: seq(0) };
