@@ -63,6 +63,19 @@ export function ownCutOf(catalog: Catalog): OwnCut | undefined {
 }
 
 /**
+ * Where a node stands that gives up what it has beyond `common`, a cut of its history: at that one, or where it jumped over
+ * that with a later one that it got as one with it, where it jumped from. What came and went between those two it never had,
+ * and would take for known. A copy that began with more than `common` knows of nothing that is older, and stays at `common`.
+ */
+export function lastHad(catalog: Catalog, common: CutId): CutId {
+  const row = catalog.get("SELECT base_seq FROM cuts WHERE base_seq < ? AND seq > ?", common.seq, common.seq);
+  const base = seq(BigInt(Number(row?.base_seq ?? 0)));
+  if (base === 0n) return common;
+  const reign = catalog.standing.epochs.findLast(({ firstSeq }) => firstSeq <= base);
+  return reign === undefined ? common : { epoch: epoch(reign.epoch), seq: base };
+}
+
+/**
  * What is touched, from a place on, up to about so many bytes on the wire.
  * @throws {ProtocolViolation} where the place is in no store of this catalog
  */

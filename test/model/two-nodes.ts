@@ -198,7 +198,7 @@ export class Node {
       "boot",
     );
     demote(replica, common, settled, true);
-    return common;
+    return this.catalog.standing.committed;
   }
 
   /** A replica that has more of the past than its new primary gives that up. */
@@ -206,7 +206,7 @@ export class Node {
     const common = commonCut(this.catalog.standing, other.catalog.standing);
     if (common === undefined) throw new Error("the two have nothing in common");
     goBack(this.replica, common);
-    return common;
+    return this.catalog.standing.committed;
   }
 
   /** Its primary is another one from here on. */

@@ -378,13 +378,13 @@ class Run {
   }
 
   /**
-   * What a fork begins after is what its promotion said it went on from, but for cuts that this node never had; and what only
+   * What a fork begins after is what its promotion said it went on from, or an earlier one where the node never had that; and what only
    * the fork has is all that was written last there, and nothing before that.
    */
   #isAsStated(fork: ForkDescription, ids: readonly string[], final: ReadonlySet<string>, kept: readonly Kept[]): void {
     const { name, common, promotion } = fork;
     const stated = this.#stated.get(promotion.epoch);
-    if (stated !== undefined && stated.epoch === common.epoch && common.seq !== lastInCommon(fork, stated))
+    if (stated !== undefined && stated.epoch === common.epoch && common.seq > lastInCommon(fork, stated))
       throw new Error(`fork ${name} begins after ${cutRefText(common)}, the promotion said ${cutRefText(stated)}`);
     // Where that promotion was given up itself, what was common is a fork in its turn.
     if (!kept.some(({ epoch }) => epoch === promotion.epoch)) return;

@@ -1,4 +1,4 @@
-import { closeSync, openSync, readFileSync, rmSync, truncateSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, openSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "chai";
 import { beginAdoption } from "../../../replica/receive/adopt.ts";
@@ -114,6 +114,28 @@ describe("a node that rejoins", () => {
     const { bytes } = await ahead.ship(behind);
     expect(bytes).to.equal(page);
     expect(describeTree(behind.root)).to.deep.equal(describeTree(ahead.root));
+  });
+
+  it("goes back to what it had before a cut that it jumped over, of which it knows nothing", async () => {
+    await using three = await TwoNodes.start();
+    const [first, promoted] = three.nodes;
+    const ahead = await three.another("charlie");
+    const large = (fill: number): void => writeFileSync(join(first.root, "large"), Buffer.alloc(4 * page, fill));
+    writeFileSync(join(first.root, "name"), "name");
+    large(1);
+    for (const to of [promoted, ahead]) await first.ship(to);
+    renameSync(join(first.root, "name"), join(first.root, "renamed"));
+    large(2);
+    await first.ship(promoted);
+    renameSync(join(first.root, "renamed"), join(first.root, "name"));
+    large(1);
+    await first.ship(ahead);
+    await promoted.promote();
+    await promoted.cut(0n);
+    expect(ahead.goBack(promoted).seq).to.equal(1n);
+    ahead.follow(promoted);
+    await promoted.ship(ahead);
+    expect(describeTree(ahead.root)).to.deep.equal(describeTree(promoted.root));
   });
 
   it("takes no object of a reign that it has not seen for one of its own, whatever its number", () => {
