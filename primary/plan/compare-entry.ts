@@ -42,7 +42,7 @@ export async function compareEntry(
   const { manifest } = scope.context;
   const { birth, store } = scope;
   const atPath = manifest.objectAtPath(store.number, path, birth);
-  const chosen = chooseObject(scope, entry, content, atPath);
+  const chosen = chooseObject(scope, path, entry, content, atPath);
   if (entry.type === "file" && content !== undefined) {
     return await compareFile(scope, path, entry, content, chosen, atPath);
   }
@@ -82,11 +82,12 @@ export async function removeSubtree(scope: CompareScope, path: StorePath): Promi
 }
 
 /**
- * Which object a found entry is: the one that its inode had, else the one at its path when the content is a rewrite of
- * it (same offsets compared, so a rewrite ships only what differs), else a new one (undefined).
+ * Which object a found entry is: the one that its inode had, unless that is another's now, else the one at its path when
+ * the content is a rewrite of it (same offsets compared, so a rewrite ships only what differs), else a new one (undefined).
  */
 function chooseObject(
   scope: CompareScope,
+  path: StorePath,
   entry: Entry,
   content: Content | undefined,
   atPath: ObjectId | undefined,
@@ -120,6 +121,7 @@ function chooseObject(
     const version = manifest.object(object, birth);
     if (!fits(version)) continue;
     if (entry.type === "symlink" && version?.target !== entry.target) continue;
+    if (entry.type === "file" && isAnothers(scope, path, entry, object, version!)) continue;
     return object;
   }
   if (atPath !== undefined && before?.type === "file" && content !== undefined && fits(before)) {
@@ -127,6 +129,22 @@ function chooseObject(
       return atPath;
   }
   return undefined;
+}
+
+/**
+ * An inode with one link, that was known under another path, is there no more: what that path holds now is found later, or
+ * moves each time it is read. Until then it keeps its previous version, so the object is not ours to change. It is a
+ * rename where nothing changed but the name, and else perhaps another file that was given the number.
+ */
+function isAnothers(
+  { context: { manifest }, birth }: CompareScope,
+  path: StorePath,
+  entry: Entry,
+  object: ObjectId,
+  version: ObjectVersion,
+): boolean {
+  if (entry.seen.links !== 1 || (version.size === entry.size && version.mtimeUs === entry.mtimeUs)) return false;
+  return manifest.pathsOf(object, birth).some((known) => known.path !== path);
 }
 
 function looksRewritten(

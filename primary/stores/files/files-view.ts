@@ -477,6 +477,20 @@ export class FilesView implements StoreView {
     }
   }
 
+  /** Told before the file itself: one that was moved and written to is known for the same only when it has no other path. */
+  #oldPathsGone(path: StorePath, stat: BigIntStats): StorePath[] {
+    if (this.#source.stamps !== "live" || stat.nlink !== 1n) return [];
+    return this.#index.pathsOfInode(this.#identity(path, stat)).filter((other) => {
+      if (other === path || this.#index.byPath(other) === undefined) return false;
+      try {
+        return statSource(this.#native(other)) === undefined;
+      } catch (error) {
+        this.#failed(other, error);
+        return false;
+      }
+    });
+  }
+
   #lookAgain(path: StorePath, how: number): void {
     if (this.#againSeen.has(path)) return;
     if (this.#againSeen.size >= inodePathsMax) {
@@ -551,6 +565,7 @@ export class FilesView implements StoreView {
       const file = opened.kind === "replaced" ? undefined : this.#toRead(path, opened, tries);
       if (file !== undefined) {
         this.#open = file;
+        for (const old of this.#oldPathsGone(path, file.stat)) yield this.#gone(old);
         const entry = "overtaken" in file ? this.#clonedEntry(path, file) : this.#entry(path, file.stat)!;
         yield { kind: "entry", path, entry, content: file, anew: tries === 1 && this.#isAnew(entry) };
         this.#open = undefined;
