@@ -21,7 +21,7 @@ async function contentOf(files: string, database: string): Promise<Content> {
     const path = join(entry.parentPath, entry.name);
     return [path.slice(files.length + 1), await readFile(path, "utf8")] as const;
   });
-  using opened = new DatabaseSync(database);
+  using opened = new DatabaseSync(database, { timeout: deadlineMs });
   const rows = opened.prepare("SELECT text FROM notes ORDER BY rowid").all();
   return { files: Object.fromEntries((await Promise.all(texts)).sort()), rows: rows.map(({ text }) => text) };
 }
@@ -45,10 +45,12 @@ describe("recovery points", function () {
         }
         using database = new DatabaseSync(join(data("alpha"), "notes.db"));
         database.exec("PRAGMA journal_mode = WAL; CREATE TABLE notes(text TEXT)");
+        // Damage stays until somebody asks for it: a sweep would find it first, and have it mended.
         const group = (name: string, stores: string, retention: string): string => `  ${name}:
     primary: alpha
     replicas: [bravo]
     stores: { ${stores} }
+    limits: { sweep: 1h }
     retention: ${retention}`;
         return [
           group(
@@ -80,7 +82,7 @@ describe("recovery points", function () {
   }
 
   async function note(text: string): Promise<void> {
-    using database = new DatabaseSync(source.database);
+    using database = new DatabaseSync(source.database, { timeout: deadlineMs });
     database.prepare("INSERT INTO notes VALUES (?)").run(text);
   }
 
@@ -92,10 +94,10 @@ describe("recovery points", function () {
     return to;
   }
 
-  /** A cut is durable before it is a point: it has to be applied. */
-  async function becomesPoint(cut: CutRef | undefined): Promise<void> {
+  /** A cut is durable before it is a point: it has to be applied. The newest stays one, however old it is. */
+  async function becomesPoint(cut: CutRef | undefined, group = "notes"): Promise<void> {
     await until(
-      async () => (await bravo.control.points("notes")).points[0]?.seq === cut?.seq,
+      async () => (await bravo.control.points(group)).points[0]?.seq === cut?.seq,
       deadlineMs,
       "the newest cut is a point",
     );
@@ -133,8 +135,10 @@ describe("recovery points", function () {
       await recorded(async () => {
         await rm(join(source.files, "folder"), { recursive: true });
         await writeFile(join(source.files, "file"), "third".repeat(20_000));
-        using database = new DatabaseSync(source.database);
-        database.exec("DELETE FROM notes WHERE text = 'first'; PRAGMA wal_checkpoint(TRUNCATE)");
+        using database = new DatabaseSync(source.database, { timeout: deadlineMs });
+        database.exec("DELETE FROM notes WHERE text = 'first'");
+        // As far as the agent's reader lets it: that one never ends.
+        database.exec("PRAGMA busy_timeout = 0; PRAGMA wal_checkpoint(TRUNCATE)");
       }),
     ];
     await becomesPoint(states.at(-1)?.cut);
@@ -157,8 +161,14 @@ describe("recovery points", function () {
     expect(tooOld.code).to.equal(1);
     expect(tooOld.stderr).to.match(/no recovery point is as old as/);
 
-    const busy = await bravo.control.points("busy");
-    expect(busy.points).to.have.length.above(5);
+    const busy = await until(
+      async () => {
+        const answer = await bravo.control.points("busy");
+        return answer.points.length > 5 && answer;
+      },
+      deadlineMs,
+      "more than five points of the busy group",
+    );
     for (const point of [busy.points[0], busy.points[Math.floor(busy.points.length / 2)], busy.points.at(-1)]) {
       const to = await restore(point!, "busy");
       const audit = auditCopy(join(to, "db", "ledger.db"), join(to, "files"));
@@ -190,19 +200,15 @@ describe("recovery points", function () {
 
   it("drops points that are older than retention keeps", async () => {
     const file = join(alpha.dataDirectory, "short", "file");
+    const cuts: CutRef[] = [];
     for (let round = 1; round <= 5; round++) {
       await writeFile(file, `${round}`);
-      await alpha.control.wait("short", { timeoutMs: deadlineMs, replicas: [] });
+      const { cut } = await alpha.control.wait("short", { timeoutMs: deadlineMs, replicas: [] });
+      // One by one: where a round is slow, the first of them is dropped before the last one is there.
+      await becomesPoint(cut, "short");
+      cuts.push(cut);
     }
-    const all = await until(
-      async () => {
-        const { points } = await bravo.control.points("short");
-        return points.length >= 5 ? points : undefined;
-      },
-      deadlineMs,
-      "every cut is a point",
-    );
-    const oldest = all.at(-1)!;
+    const [oldest] = cuts as [CutRef];
     await until(
       async () => (await bravo.control.points("short")).points.every(({ seq }) => seq > oldest.seq),
       deadlineMs,
@@ -212,6 +218,7 @@ describe("recovery points", function () {
       ...["restore", "short", "--at", `${oldest.epoch}.${oldest.seq}`, "--to", join(cluster.directory, "none")],
     );
     expect(told.code).to.equal(1);
+    expect(told.stderr).to.match(/is no recovery point/);
     expect(await readFile(join(bravo.dataDirectory, "short", "file"), "utf8")).to.equal("5");
     expect(await bravo.control.verify("short", { quick: false })).to.include({ ok: true });
   });
@@ -251,10 +258,9 @@ describe("recovery points", function () {
       "history is within its budget",
     );
     const { points } = await bravo.control.points("small");
-    expect(points.length).to.be.within(3, 12);
-    // Between two of ours there may be cuts of a file that was just truncated: it really had that state.
+    // Between two of ours there may be cuts of a file that was just truncated: it really had that state, which costs nothing.
     const ours = points.filter(({ seq }) => contents.has(seq));
-    expect(ours).to.have.length.above(1);
+    expect(ours.length).to.be.within(3, 12);
     for (const point of ours) {
       const to = await restore(point, "small");
       expect(
