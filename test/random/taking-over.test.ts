@@ -3,13 +3,13 @@ import { Bundle } from "./bundle.ts";
 import { type Histories, runHistories } from "./histories.ts";
 
 /**
- * 80 histories in four lives beside each other, 200 with UNDERSTUDY_HISTORIES=50. Replay one with UNDERSTUDY_SEED=the seed that it
- * named and the same UNDERSTUDY_HISTORIES.
+ * 200 histories in four lives beside each other. Replay one with UNDERSTUDY_SEED=the seed that it named and the same
+ * UNDERSTUDY_HISTORIES.
  */
 const { UNDERSTUDY_SEED: seedGiven, UNDERSTUDY_LIVES: livesGiven } = process.env;
 const lanes = 4;
 const lives = seedGiven === undefined ? Number(livesGiven ?? lanes) : 1;
-const historiesEach = Number(process.env.UNDERSTUDY_HISTORIES ?? 20);
+const historiesEach = Number(process.env.UNDERSTUDY_HISTORIES ?? 50);
 
 describe("three agents, whatever happens to them", function () {
   this.timeout(lives * historiesEach * 15_000);
