@@ -50,10 +50,17 @@ export class SwitchoverTarget {
       case "switchoverPrepare":
         await following.session.send(await this.#prepare(following, message.id));
         return;
-      case "handover":
-        await this.#workers.exclusively(async () => await this.#handed(following, message));
+      case "handover": {
+        const takenOver = Promise.withResolvers<void>();
+        const handed = this.#workers.exclusively(async () => await this.#handed(following, message, takenOver.resolve));
+        // The former primary follows in another session, which a node that dials begins when this one is over: that does
+        // not wait for the service. What fails from there on ends the agent.
+        await Promise.race([handed, takenOver.promise]);
         return;
+      }
       case "handoverRevoke":
+        // This node has taken over meanwhile, and said so.
+        if (!this.#isCurrent(following)) return;
         await this.#workers.exclusively(async () => await this.#revoked(following, message.id));
         return;
       default:
@@ -109,7 +116,8 @@ export class SwitchoverTarget {
     return missing;
   }
 
-  async #handed(following: Following, handover: Handover): Promise<void> {
+  /** `takenOver` is called when nothing of the session is needed any more. */
+  async #handed(following: Following, handover: Handover, takenOver: () => void): Promise<void> {
     const workers = this.#workers;
     const { id } = handover;
     // Of a session that is over, or a second time: who asks anew asks in the session that is there.
@@ -145,6 +153,7 @@ export class SwitchoverTarget {
     const { comesBack } = this.#service;
     try {
       workers.following = undefined;
+      takenOver();
       const { failure, servedAt } = await this.#promotion.reignBegun(
         { epoch: epoch(answer.epoch), cut: handover.cut },
         "switchover",
