@@ -210,19 +210,22 @@ const main: PortPeer<PrimaryWorkerCalls, PrimaryMainCalls> = new PortPeer(
     },
     fence({ by }) {
       const { catalog } = opened();
-      durably("fence", () => {
+      catalog.transactionBetween("fence", () => {
         catalog.event("primary.fenced", { by: String(by) }, Date.now() * 1000);
         catalog.stand({ role: "fenced", epochSeen: epoch(by), switchover: undefined });
       });
       return standing();
     },
     pause({ paused }) {
-      durably("pause", () => opened().catalog.stand({ paused }));
+      const { catalog } = opened();
+      catalog.transactionBetween("pause", () => catalog.stand({ paused }));
       return standing();
     },
     confirm({ bootId: of }) {
       const { catalog } = opened();
-      durably("confirm", () => catalog.stand({ confirmed: confirmation(of, catalog.standing.epoch) }));
+      catalog.transactionBetween("confirm", () =>
+        catalog.stand({ confirmed: confirmation(of, catalog.standing.epoch) }),
+      );
       return standing();
     },
     newEpoch({ turn }) {
@@ -254,7 +257,7 @@ const main: PortPeer<PrimaryWorkerCalls, PrimaryMainCalls> = new PortPeer(
     halt({ reason }) {
       const { catalog } = opened();
       if (catalog.standing.halted !== reason) {
-        durably("halt", () => {
+        catalog.transactionBetween("halt", () => {
           if (reason !== "") catalog.event("group.halted", { reason }, Date.now() * 1000);
           catalog.stand({ halted: reason });
         });
@@ -264,7 +267,7 @@ const main: PortPeer<PrimaryWorkerCalls, PrimaryMainCalls> = new PortPeer(
     switchover({ record }) {
       const { catalog } = opened();
       enterStage("switchover");
-      durably(record?.step ?? "in service", () => catalog.stand({ switchover: record }));
+      catalog.transactionBetween(record?.step ?? "in service", () => catalog.stand({ switchover: record }));
       enterStage("wait");
       return standing();
     },
@@ -350,24 +353,6 @@ function opened(): PrimaryContext {
 
 function openCopies(places: CopyPlaces): ReplicaContext {
   return openOwnCopies(opened(), traceDisk(new RealDisk()), places);
-}
-
-/**
- * A change of what this node is, durable on return, also between two steps of a cut that is being taken: its rows so far go
- * before it, as rows of a birth that nobody sees.
- */
-function durably(purpose: string, change: () => void): void {
-  const { catalog } = opened();
-  if (!catalog.inTransaction) {
-    catalog.transaction(purpose, change);
-    return;
-  }
-  catalog.commit("rows");
-  try {
-    catalog.transaction(purpose, change);
-  } finally {
-    catalog.begin();
-  }
 }
 
 function standing(): PrimaryStanding {

@@ -11,6 +11,7 @@ import type { PrimaryContext, PrimaryStore } from "../primary-context.ts";
 import { framePayloadBytes, giveFrameMemory, takeFrameMemory } from "../ship/frame-memory.ts";
 import type { Shipment } from "../ship/shipment.ts";
 import type { FirstCut } from "./first-cut.ts";
+import { LeftTorn } from "./left-torn.ts";
 
 /** Blocks that are looked at to tell a rewritten file from another one that took its name. */
 const sampleBlocks = 8;
@@ -190,7 +191,7 @@ async function compareFile(
   }
   const object = chosen ?? catalog.newObject();
   const before = chosen === undefined ? undefined : manifest.object(chosen, birth);
-  if (!small) catalog.run("SAVEPOINT entry");
+  if (!small) catalog.mark();
   const change = new ContentChange(manifest, object, birth, before?.content ?? new Uint8Array(0), {
     births: true,
     fresh: chosen === undefined,
@@ -208,13 +209,13 @@ async function compareFile(
   const moved = movedEarly || (pieces === undefined && content.settle() === "moved");
   if (!small) {
     if (moved && !scope.preCopy) {
-      catalog.run("ROLLBACK TO entry");
-      catalog.run("RELEASE entry");
+      // What this node is was changed durably meanwhile, and with that these rows were.
+      if (!catalog.takeBack()) throw new LeftTorn(path);
       if (shipped) await shipment.drop(object);
       scope.torn.add(path);
       return false;
     }
-    catalog.run("RELEASE entry");
+    catalog.keep();
   }
   if (moved) scope.torn.add(path);
   else scope.torn.delete(path);

@@ -1,6 +1,6 @@
 import { Breath } from "../../shared/breath.ts";
 import { NewRows } from "../../shared/catalog/new-rows.ts";
-import { assert, UnderstudyError } from "../../shared/errors.ts";
+import { assert } from "../../shared/errors.ts";
 import type { StoreView, ViewRequest, ViewSummary } from "../../shared/ports/store-adapter.ts";
 import type { CutStore } from "../../shared/wire/messages.ts";
 import { type Coherency, type CutId, type ObjectId, type Seq, sameCut, seq } from "../../shared/words.ts";
@@ -9,6 +9,7 @@ import { type ReplicaSink, Shipment } from "../ship/shipment.ts";
 import { CatchUp } from "./catch-up.ts";
 import { type CompareScope, compareEntry, removeSubtree } from "./compare-entry.ts";
 import { FirstCut } from "./first-cut.ts";
+import { LeftTorn } from "./left-torn.ts";
 import { isNewborn, takeNewborn } from "./newborn.ts";
 import { dropTaking, pruneSuperseded } from "./prune.ts";
 import { seenIndex } from "./seen-index.ts";
@@ -273,17 +274,6 @@ const dropsOwed = new WeakSet<PrimaryContext>();
 function dropOwed(context: PrimaryContext): void {
   dropTaking(context, seq(context.catalog.standing.committed.seq + 1n));
   dropsOwed.delete(context);
-}
-
-/** A file moved whenever it was read, and no earlier state of it can stand in the cut. */
-class LeftTorn extends UnderstudyError {
-  readonly code = "LEFT_TORN";
-  readonly remedy = "retry";
-  readonly state = "The cut was dropped; the replicas keep the one before.";
-  readonly hint = "It is tried again. With freeze hooks: do they really stop everybody who writes there?";
-  constructor(path: string) {
-    super(`${path} could not be read whole`);
-  }
 }
 
 async function compareView(scope: CompareScope, view: StoreView): Promise<boolean> {

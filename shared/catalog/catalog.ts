@@ -110,6 +110,8 @@ export class Catalog {
   #standing: Standing;
   #open = false;
   #newObjects = 0;
+  /** A part of the open transaction can be taken back. */
+  #marked = false;
   #standingBefore: Standing;
   /** Commits are not synced at present. */
   #unsynced = false;
@@ -253,6 +255,7 @@ export class Catalog {
     this.#newObjects = 0;
     this.db.exec("COMMIT");
     this.#open = false;
+    this.#marked = false;
   }
 
   /** A synced commit syncs the whole log, and with it all that came before. */
@@ -274,6 +277,7 @@ export class Catalog {
   rollback(): void {
     if (!this.#open) return;
     this.#open = false;
+    this.#marked = false;
     this.#newObjects = 0;
     this.#standing = this.#standingBefore;
     // SQLite has rolled back by itself after some failures (a full disk): then there is nothing left to end.
@@ -292,6 +296,43 @@ export class Catalog {
       this.rollback();
       throw error;
     }
+  }
+
+  /**
+   * A transaction that is durable on return, also between two steps of one that is open: what that has so far goes before it, and
+   * it goes on in another one.
+   */
+  transactionBetween(purpose: string, change: () => void): void {
+    if (!this.#open) {
+      this.transaction(purpose, change);
+      return;
+    }
+    this.commit("rows");
+    try {
+      this.transaction(purpose, change);
+    } finally {
+      this.begin();
+    }
+  }
+
+  /** From here on the open transaction can be taken back for a part: `takeBack` or `keep` ends it. */
+  mark(): void {
+    assert(this.#open && !this.#marked, "one part of an open transaction is marked at a time");
+    this.run("SAVEPOINT part");
+    this.#marked = true;
+  }
+
+  keep(): void {
+    if (this.#marked) this.run("RELEASE part");
+    this.#marked = false;
+  }
+
+  /** False where what was marked was committed by now, and stays. */
+  takeBack(): boolean {
+    if (!this.#marked) return false;
+    this.run("ROLLBACK TO part");
+    this.keep();
+    return true;
   }
 
   /**
