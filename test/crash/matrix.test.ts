@@ -66,7 +66,7 @@ describe("the crash-point matrix", function () {
   }
 
   for (const [number, scenario] of scenarios.entries()) {
-    for (const variant of number === 0 ? variants.slice(0, 2) : variants) {
+    for (const [index, variant] of variants.slice(0, number === 0 ? 2 : 3).entries()) {
       it(`${scenario.name}, ${variant.name}: whatever the power leaves comes up as a committed cut`, async () => {
         using matrix = await CrashMatrix.open(
           {
@@ -80,8 +80,10 @@ describe("the crash-point matrix", function () {
         const points = matrix.points();
         count(points);
         for (const point of points) {
+          // The two that sync whole filesystems share the points between them, but for a soak.
+          if (seedCount === 1 && index > 0 && point.index % 2 !== index % 2) continue;
           // The program is killed and goes on at once; the power fails when it thinks that all is done.
-          if (seedCount > 1 || variant === variants[0] || point.index % 4 === 0) matrix.restart(point);
+          if (seedCount > 1 || index === 0 || point.index % 4 < 2) matrix.restart(point);
           for (const mode of powerLossModes) {
             const seeds = chosenByChance.has(mode) ? seedCount : 1;
             for (let seed = 1; seed <= seeds; seed++) {

@@ -4,7 +4,8 @@
 what=$1 intervals=$2
 pid_file=/run/application.pid
 ready=/run/application.ready
-running() { [ -e "$pid_file" ] && kill -0 "$(cat "$pid_file")" 2>/dev/null; }
+# Who has ended counts as ended, also where nobody has asked about it yet.
+running() { [ -e "$pid_file" ] && grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$(cat "$pid_file")/status"; }
 say() { echo "$(date +%s.%N) $1 $UNDERSTUDY_NODE $UNDERSTUDY_EPOCH" >>"$intervals"; }
 case $what in
 start)

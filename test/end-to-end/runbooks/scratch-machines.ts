@@ -46,7 +46,7 @@ case "$*" in
     done ;;
   "stop understudy")
     kill "$(cat "$pid")"
-    while kill -0 "$(cat "$pid")" 2>/dev/null; do sleep 0.05; done
+    while grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$(cat "$pid")/status"; do sleep 0.05; done
     rm "$pid" ;;
   "restart understudy") "$0" stop understudy && "$0" start understudy ;;
   "enable --now understudy") "$0" start understudy ;;
