@@ -111,6 +111,8 @@ function chooseObject(
   const known = atPath === undefined ? undefined : catalog.get("SELECT inode FROM seen WHERE object = ?", atPath);
   if (atPath !== undefined && fits(before) && (known === undefined || Number(known.inode) === entry.seen.inode)) {
     if (entry.type === "symlink" && before?.target !== entry.target) return undefined;
+    // Of what was one file under two names, one may have been replaced and move at each reading.
+    if (entry.type === "file" && isAnothers(scope, path, entry, atPath, before!)) return undefined;
     return atPath;
   }
   for (const row of catalog.all(
@@ -133,8 +135,8 @@ function chooseObject(
 }
 
 /**
- * An inode with one link, that was known under another path, is there no more: what that path holds now is found later, or
- * moves each time it is read. Until then it keeps its previous version, so the object is not ours to change. It is a
+ * An inode with one link, that was known under another path which the view has not said to be gone, is there no more: what that
+ * path holds now is found later, or moves each time it is read. Until then it keeps its previous version, so the object is not ours to change. It is a
  * rename where nothing changed but the name, and else perhaps another file that was given the number.
  */
 function isAnothers(
@@ -210,7 +212,7 @@ async function compareFile(
   if (!small) {
     if (moved && !scope.preCopy) {
       // What this node is was changed durably meanwhile, and with that these rows were.
-      if (!catalog.takeBack()) throw new LeftTorn(path);
+      if (!catalog.takeBack()) throw new LeftTorn(`${scope.store.name}/${path}`);
       if (shipped) await shipment.drop(object);
       scope.torn.add(path);
       return false;

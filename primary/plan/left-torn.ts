@@ -1,6 +1,6 @@
 import { UnderstudyError } from "../../shared/errors.ts";
 
-/** A file moved whenever it was read, and no earlier state of it can stand in the cut. */
+/** A file moved whenever it was read, or when it could not be taken back, and no earlier state of it can stand in the cut. */
 export class LeftTorn extends UnderstudyError {
   readonly code = "LEFT_TORN";
   readonly remedy = "retry";

@@ -143,8 +143,10 @@ function settle(context: ReplicaContext, home: StoreHome, version: ObjectVersion
   let held = paths.find((path) => home.tree.stat(path)?.inode === found.stat.inode);
   for (const path of paths) {
     if (home.tree.stat(path)?.inode === found.stat.inode) continue;
+    // Before anything is put aside for it.
+    if (held === undefined) insistOutsideTree(found);
     const place = clearPlace(context, home, path, applied, aside);
-    const source = held === undefined ? unlessInTree(found) : placeOf(home, held);
+    const source = held === undefined ? found : placeOf(home, held);
     if (held === undefined) disk.rename(source.directory, source.name, place.directory, place.name);
     else disk.link(source.directory, source.name, place.directory, place.name);
     held ??= path;
@@ -258,9 +260,8 @@ function placeOf(home: StoreHome, path: StorePath): Place {
 }
 
 /** What had a path a moment ago has none now: somebody took it away, and its directory may be closed. */
-function unlessInTree(found: Located): Place {
+function insistOutsideTree(found: Located): void {
   if (found.where === "tree") throw systemError("ENOENT", "rename", found.name);
-  return found;
 }
 
 function statOf(disk: Disk, { directory, name }: Place): Stat {
