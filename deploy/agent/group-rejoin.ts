@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ForkRecord } from "../../replica/rejoin/fork-bundle.ts";
 import { exitCodes, explain, hintOf, UnderstudyError } from "../../shared/errors.ts";
-import { commonText } from "../../shared/session/connect.ts";
+import { commonText, forgottenBy } from "../../shared/session/connect.ts";
 import { type CutId, cutText } from "../../shared/words.ts";
 import type { Reason } from "../control/api.ts";
 import { cutRef, cutRefText } from "../control/api.ts";
@@ -206,7 +206,11 @@ export class GroupRejoin {
       node: options.node,
       promotion: { node: peer, epoch: theirs.epoch },
     };
-    const { cut, fork } = await workers.demote(common, { place, kept: async (kept) => await this.#kept(kept) });
+    const { cut, fork } = await workers.demote(common, {
+      place,
+      reach: forgottenBy(theirs),
+      kept: async (kept) => await this.#kept(kept),
+    });
     this.#met = undefined;
     this.#failure = undefined;
     if (workers.replicaStanding !== undefined) this.#peers.missingSince(workers.replicaStanding);

@@ -97,6 +97,8 @@ export interface GroupOptions {
 /** What becomes of what lies beyond the common cut. */
 export interface KeepFork {
   readonly place: ForkPlace;
+  /** Up to this cut whoever is followed has forgotten what was removed. */
+  readonly reach: bigint;
   /** It is durable, and nothing of it is given up yet. */
   kept(fork: ForkRecord): Promise<void>;
 }
@@ -594,9 +596,10 @@ export class GroupWorkers {
     if (own.seq > common.seq && keep === undefined)
       throw new ForkNotKept(`this node has cut ${cutText(own)}, the common one is ${cutText(common)}`);
     await worker.call("settle", this.#places);
-    const fork = keep === undefined ? undefined : await worker.call("keepFork", { ...keep.place, common });
+    const stands = keep === undefined ? common : await worker.call("lastHad", { common, reach: keep.reach });
+    const fork = keep === undefined ? undefined : await worker.call("keepFork", { ...keep.place, common: stands });
     if (fork !== undefined) await keep?.kept(fork);
-    const demoted = await worker.call("demote", { common, keepHistory: keepsHistory(this.config.retention) });
+    const demoted = await worker.call("demote", { common: stands, keepHistory: keepsHistory(this.config.retention) });
     return { ...demoted, own, fork };
   }
 
@@ -609,9 +612,10 @@ export class GroupWorkers {
     const { committed: own } = await worker.call("settle", undefined);
     if (own.seq > common.seq && keep === undefined)
       throw new ForkNotKept(`this node has cut ${cutText(own)}, the common one is ${cutText(common)}`);
-    const fork = keep === undefined ? undefined : await worker.call("keepFork", { ...keep.place, common });
+    const stands = keep === undefined ? common : await worker.call("lastHad", { common, reach: keep.reach });
+    const fork = keep === undefined ? undefined : await worker.call("keepFork", { ...keep.place, common: stands });
     if (fork !== undefined) await keep?.kept(fork);
-    const { touched, standing } = await worker.call("goBack", { common, own }).finally(() => {
+    const { touched, standing } = await worker.call("goBack", { common: stands, own }).finally(() => {
       // Who began a session meanwhile is not listened to any more, whatever became of this.
       this.following?.stop(new Error("this node gave up what it had, or was about to"));
       this.following = undefined;

@@ -35,7 +35,7 @@ export function forkText({ fork, paths }: ForkAnswer): string {
   const { name, group, node, common, last, promotion, counts, epochs, madeAt } = fork;
   const reigns = epochs.map(({ epoch, firstSeq }) => `${epoch} from cut ${firstSeq} on`).join(", ");
   const lines = [
-    `${name}: what ${node} had of ${group} beyond cut ${cutRefText(common)}, from which ${promotion.node} went on in epoch ${promotion.epoch}.`,
+    `${name}: what ${node} had of ${group} beyond cut ${cutRefText(common)}, when ${promotion.node} went on without it in epoch ${promotion.epoch}.`,
     `Its own last cut is ${cutRefText(last)}, taken ${last.takenAt}; its epochs: ${reigns}. Kept since ${madeAt}.`,
     `${countsText(counts)}; ${count(counts.files, "file")} with ${sizeText(counts.bytes)} are in it.`,
     ...paths.map((path) => `  ${path.what} ${path.store} ${pathText(path)}${contentText(path)}`),

@@ -98,6 +98,8 @@ export type PrimaryWorkerCalls = {
    * follows them. Before `demote` the node is what it was; this worker is of no more use then, but to be closed.
    */
   settle(argument: CopyPlaces): Promise<void>;
+  /** Where this node stands when it gives up what is beyond `common`: see shared/catalog/touched.ts. */
+  lastHad(argument: { common: CutId; reach: bigint }): CutId;
   /** All that is beyond the common cut, once the stores are settled; undefined where that is nothing. */
   keepFork(argument: ForkRequest): Promise<ForkRecord | undefined>;
   /** What was settled is the copy of a replica from here on, which stands at the cut `common`. */

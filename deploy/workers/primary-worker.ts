@@ -13,6 +13,7 @@ import { Catalog } from "../../shared/catalog/catalog.ts";
 import { CatalogFailed, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
 import { forgottenUpTo } from "../../shared/catalog/notes.ts";
+import { lastHad } from "../../shared/catalog/touched.ts";
 import type { StoreOnNode } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert } from "../../shared/errors.ts";
@@ -314,6 +315,9 @@ const main: PortPeer<PrimaryWorkerCalls, PrimaryMainCalls> = new PortPeer(
       } finally {
         if (settled === undefined) closeCopies(copies);
       }
+    },
+    lastHad({ common, reach }) {
+      return lastHad(opened().catalog, common, reach);
     },
     async keepFork(request) {
       assert(settled !== undefined, "the stores are settled first");

@@ -61,6 +61,8 @@ export type ReplicaWorkerCalls = {
    * @throws when it cannot be
    */
   settle(argument: undefined): ReplicaStanding;
+  /** Where this node stands when it gives up what is beyond `common`: see shared/catalog/touched.ts. */
+  lastHad(argument: { common: CutId; reach: bigint }): CutId;
   /** All that is beyond the common cut; undefined where that is nothing. After `settle`. */
   keepFork(argument: ForkRequest): Promise<ForkRecord | undefined>;
   /** It has cuts that the new primary's history has not: see replica/rejoin/demote.ts. After `settle`. */

@@ -27,7 +27,7 @@ import { Catalog } from "../../shared/catalog/catalog.ts";
 import { CatalogFull, catalogProblem } from "../../shared/catalog/catalog-errors.ts";
 import { anyTouched } from "../../shared/catalog/collapse.ts";
 import { Manifest } from "../../shared/catalog/manifest.ts";
-import { lastObjectOf, ownCutOf, touchedPage } from "../../shared/catalog/touched.ts";
+import { lastHad, lastObjectOf, ownCutOf, touchedPage } from "../../shared/catalog/touched.ts";
 import type { RetentionConfig } from "../../shared/config/config.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { assert, isSystemError, ProtocolViolation } from "../../shared/errors.ts";
@@ -209,6 +209,9 @@ const main = new PortPeer<ReplicaWorkerCalls, ReplicaMainCalls>(
       const { applied, committed } = openCatalog().standing;
       if (applied !== committed.seq) throw new NotApplied(`cut ${cutText(committed)} is not applied`);
       return standing();
+    },
+    lastHad({ common, reach }) {
+      return lastHad(openCatalog(), common, reach);
     },
     async keepFork(request) {
       enterStage("keep fork");

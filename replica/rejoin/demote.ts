@@ -1,7 +1,7 @@
 import { collapse, dropSuperseded, type Touched, touched } from "../../shared/catalog/collapse.ts";
 import { objectVersion } from "../../shared/catalog/manifest.ts";
 import { dropNote, forgottenUpTo, keepNote, noteOf } from "../../shared/catalog/notes.ts";
-import { lastHad, noteOwnCut } from "../../shared/catalog/touched.ts";
+import { noteOwnCut } from "../../shared/catalog/touched.ts";
 import { assert, exitCodes, isSystemError, UnderstudyError } from "../../shared/errors.ts";
 import type { Stat } from "../../shared/ports/disk.ts";
 import { readablePath } from "../../shared/store-path.ts";
@@ -366,10 +366,10 @@ export function demote(context: ReplicaContext, common: CutId, settled: Settled,
   const before = catalog.standing;
   assert(before.role === "primary" || before.role === "fenced", `a ${before.role} node is not demoted`);
   assert(before.applied === before.committed.seq, "a primary has what it cut");
-  const stands = checkCommon(context, common);
+  checkCommon(context, common.seq);
   return catalog.transaction("demote", () => {
     catalog.run("INSERT OR REPLACE INTO seen SELECT object, store, inode, size, mtime_ns, ctime_ns FROM temp.settled");
-    const what = giveUpBeyond(context, stands);
+    const what = giveUpBeyond(context, common.seq);
     for (const { object, store, path, what: how } of settled.damaged)
       catalog.run(
         "INSERT OR IGNORE INTO damaged (object, store, path, what) VALUES (?,?,?,?)",
@@ -381,7 +381,7 @@ export function demote(context: ReplicaContext, common: CutId, settled: Settled,
     settleSuspect(catalog);
     // Old images are saved from here on: what the node has now can be gone back to, if that is a cut.
     const point = keepHistory && what.paths === 0 && what.objects === 0 && settled.damaged.length === 0;
-    if (point) catalog.run("UPDATE cuts SET point = 1 WHERE seq = ?", stands);
+    if (point) catalog.run("UPDATE cuts SET point = 1 WHERE seq = ?", common.seq);
     catalog.event(
       "primary.demoted",
       { cut: cutText(catalog.standing.committed), from: cutText(before.committed) },
@@ -404,9 +404,9 @@ export function goBack(context: ReplicaContext, common: CutId): Touched {
   assert(role === "replica", `a ${role} node does not go back`);
   if (applied !== committed.seq)
     throw new NotApplied(`cut ${cutText(committed)} is not applied, and nobody brings what it waits for any more`);
-  const stands = checkCommon(context, common);
+  checkCommon(context, common.seq);
   return catalog.transaction("go back", () => {
-    const what = giveUpBeyond(context, stands);
+    const what = giveUpBeyond(context, common.seq);
     catalog.event(
       "replica.went_back",
       { cut: cutText(catalog.standing.committed), from: cutText(committed) },
@@ -416,19 +416,17 @@ export function goBack(context: ReplicaContext, common: CutId): Touched {
   });
 }
 
-/** The last cut up to `common` that this node had. @throws {CommonTooFarBack} */
-function checkCommon({ catalog }: ReplicaContext, common: CutId): Seq {
+/** @throws {CommonTooFarBack} */
+function checkCommon({ catalog }: ReplicaContext, common: Seq): void {
   const { committed } = catalog.standing;
-  assert(common.seq <= committed.seq, "what two nodes have in common is no more than one of them has");
-  if (common.seq === committed.seq) return common.seq;
-  const { seq: stands } = lastHad(catalog, common);
+  assert(common <= committed.seq, "what two nodes have in common is no more than one of them has");
+  if (common === committed.seq) return;
   const forgotten = forgottenUpTo(catalog);
-  if (stands === 0n) throw new CommonTooFarBack("there is no cut in common");
-  if (forgotten > stands)
+  if (common === 0n) throw new CommonTooFarBack("there is no cut in common");
+  if (forgotten > common)
     throw new CommonTooFarBack(
-      `what was removed here up to cut ${forgotten} is not known, and the common cut is ${stands}`,
+      `what was removed here up to cut ${forgotten} is not known, and the common cut is ${common}`,
     );
-  return stands;
 }
 
 /** Within a transaction: what this node has beyond a cut of its own counts as touched, and it stands at that cut. */

@@ -5,7 +5,6 @@ import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { blockBirth } from "../../shared/catalog/content-change.ts";
 import { joinPath, type Manifest, type ObjectVersion, splitPath } from "../../shared/catalog/manifest.ts";
 import { forgottenUpTo } from "../../shared/catalog/notes.ts";
-import { lastHad } from "../../shared/catalog/touched.ts";
 import { fromTheSystem } from "../../shared/durable/system-error.ts";
 import { assert, isSystemError, UnderstudyError } from "../../shared/errors.ts";
 import { blocksPerRun, equalBytes, hashInRun } from "../../shared/manifest/block-hash.ts";
@@ -64,7 +63,7 @@ export interface ForkPlace {
 }
 
 export interface ForkRequest extends ForkPlace {
-  /** The last cut that both have. */
+  /** The last cut that both have, and that this node had as such: see `lastHad`. */
   readonly common: CutId;
   readonly wholeBytesMax?: number;
   /** Objects whose files are known to be somebody else's: what lies there is kept aside when they are mended. */
@@ -105,18 +104,16 @@ class ForkFailed extends UnderstudyError {
 /**
  * Writes down all that this node has beyond the common cut, as of its own last one, from its catalog and the stores' own
  * files; durable when it returns. The service is stopped, the last cut was just taken, and a database's log is in its file:
- * each block is compared with the manifest on its way. It begins after the common cut, or where this node jumped over that, after
- * the last one before it that it had. Gives undefined where there is nothing beyond it. A crash leaves
+ * each block is compared with the manifest on its way. Gives undefined where there is nothing beyond the common cut. A crash leaves
  * no bundle or the whole; the same fork is written once, however often this is called.
  * @throws {ForkMoved} @throws {ForkUntold} @throws {ForkNoRoom} @throws {ForkFailed}
  */
 export async function makeFork(
   source: ForkSource,
-  { common, ...asked }: ForkRequest,
+  request: ForkRequest,
   signal: AbortSignal,
 ): Promise<ForkRecord | undefined> {
   const { catalog, disk } = source;
-  const request: ForkRequest = { ...asked, common: lastHad(catalog, common) };
   const { committed, lastTakenAtUs, digest } = catalog.standing;
   const forgotten = forgottenUpTo(catalog);
   if (request.common.seq < forgotten) {

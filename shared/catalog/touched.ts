@@ -6,7 +6,7 @@ import { type Coherency, type CutId, epoch, type StorePath, seq } from "../words
 import type { Catalog } from "./catalog.ts";
 import { anyTouched } from "./collapse.ts";
 import { joinPath, splitPath } from "./manifest.ts";
-import { dropNote, keepNote, noteOf } from "./notes.ts";
+import { dropNote, forgottenUpTo, keepNote, noteOf } from "./notes.ts";
 
 const rowsMax = 2000;
 /** Of an entry beside its names, about. */
@@ -65,12 +65,14 @@ export function ownCutOf(catalog: Catalog): OwnCut | undefined {
 /**
  * Where a node stands that gives up what it has beyond `common`, a cut of its history: at that one, or where it jumped over
  * that with a later one that it got as one with it, where it jumped from. What came and went between those two it never had,
- * and would take for known. A copy that began with more than `common` knows of nothing that is older, and stays at `common`.
+ * and would take for known. A copy that began with more than `common` knows of nothing that is older, and stays at `common`; so
+ * does one that would be refused further back, since it knows no more what was removed up to there, or whom it follows does not: up to
+ * the cut `reach`.
  */
-export function lastHad(catalog: Catalog, common: CutId): CutId {
+export function lastHad(catalog: Catalog, common: CutId, reach: bigint): CutId {
   const row = catalog.get("SELECT base_seq FROM cuts WHERE base_seq < ? AND seq > ?", common.seq, common.seq);
   const base = seq(BigInt(Number(row?.base_seq ?? 0)));
-  if (base === 0n) return common;
+  if (base === 0n || base < reach || base < forgottenUpTo(catalog)) return common;
   const reign = catalog.standing.epochs.findLast(({ firstSeq }) => firstSeq <= base);
   return reign === undefined ? common : { epoch: epoch(reign.epoch), seq: base };
 }

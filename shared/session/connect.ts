@@ -50,6 +50,19 @@ export const features = {
 /** What begins the feature that says whom a node's configuration names as members, in which order: `membersDigest` follows. */
 const membersPrefix = "members=";
 
+/** What begins the feature in which a primary says up to which cut it has forgotten what was removed; a number follows. */
+const forgottenPrefix = "forgotten=";
+
+export function forgottenFeature(upTo: bigint): string {
+  return `${forgottenPrefix}${upTo}`;
+}
+
+/** 0 where the other does not say so, or nothing that can be read. */
+export function forgottenBy(theirs: Pick<Hello, "features">): bigint {
+  const said = theirs.features.find((feature) => feature.startsWith(forgottenPrefix))?.slice(forgottenPrefix.length);
+  return said !== undefined && /^[0-9]{1,19}$/.test(said) ? BigInt(said) : 0n;
+}
+
 /** What a person does about that. */
 export const membersHint =
   "Use the same file on every node, and restart the agents: the order says whose turn an epoch is, and with two orders two nodes may begin the same one.";

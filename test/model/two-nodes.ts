@@ -12,6 +12,8 @@ import { seal, takeOver } from "../../replica/promote/promote.ts";
 import { demote, goBack, settleFiles } from "../../replica/rejoin/demote.ts";
 import type { ReplicaContext } from "../../replica/replica-context.ts";
 import { blockBirth } from "../../shared/catalog/content-change.ts";
+import { forgottenUpTo } from "../../shared/catalog/notes.ts";
+import { lastHad } from "../../shared/catalog/touched.ts";
 import { RealDisk } from "../../shared/durable/real-disk.ts";
 import { blocksPerRun } from "../../shared/manifest/block-hash.ts";
 import { commonCut } from "../../shared/session/epochs.ts";
@@ -187,8 +189,7 @@ export class Node {
 
   /** Its reign is over: what it has beyond the cut that the other has, too, is noted as touched. */
   async demote(other: Node): Promise<CutId> {
-    const common = commonCut(this.catalog.standing, other.catalog.standing);
-    if (common === undefined) throw new Error("the two have nothing in common");
+    const common = this.#common(other);
     const replica = await this.becomeReplica();
     const settled = settleFiles(
       replica,
@@ -203,10 +204,14 @@ export class Node {
 
   /** A replica that has more of the past than its new primary gives that up. */
   goBack(other: Node): CutId {
+    goBack(this.replica, this.#common(other));
+    return this.catalog.standing.committed;
+  }
+
+  #common(other: Node): CutId {
     const common = commonCut(this.catalog.standing, other.catalog.standing);
     if (common === undefined) throw new Error("the two have nothing in common");
-    goBack(this.replica, common);
-    return this.catalog.standing.committed;
+    return lastHad(this.catalog, common, forgottenUpTo(other.catalog));
   }
 
   /** Its primary is another one from here on. */

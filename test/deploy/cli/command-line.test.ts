@@ -282,7 +282,7 @@ describe("command line", () => {
       });
       const shown = await forks(["show", name]);
       expect(shown.out)
-        .to.include("what alpha had of app beyond cut 1.42, from which bravo went on in epoch 2.")
+        .to.include("what alpha had of app beyond cut 1.42, when bravo went on without it in epoch 2.")
         .and.include('  changed db "app.db": 8 KiB\n')
         .and.include('  created up "a\\nb": 8 B\n')
         .and.include("and 1 more");
