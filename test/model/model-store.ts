@@ -187,6 +187,8 @@ class ModelStore implements StoreAdapter {
 
 function* findings(source: ModelSource, seen: SeenIndex): Generator<Found> {
   yield* gone(source, seen, "" as StorePath);
+  const links = new Map<ModelNode, number>();
+  for (const node of source.nodes.values()) links.set(node, (links.get(node) ?? 0) + 1);
   for (const [path, node] of source.nodes) {
     const content: Content = {
       blockSize: 4096,
@@ -214,7 +216,7 @@ function* findings(source: ModelSource, seen: SeenIndex): Generator<Found> {
           size: node.bytes.length,
           mtimeNs: BigInt(node.version),
           ctimeNs: BigInt(node.version),
-          links: 1,
+          links: links.get(node) ?? 1,
         },
       },
       ...(node.type === "file" ? { content } : {}),
