@@ -135,9 +135,10 @@ function chooseObject(
 }
 
 /**
- * An inode with one link, that was known under another path which the view has not said to be gone, is there no more: what that
- * path holds now is found later, or moves each time it is read. Until then it keeps its previous version, so the object is not ours to change. It is a
- * rename where nothing changed but the name, and else perhaps another file that was given the number.
+ * An inode with one link, that was known under another path which the view has not said to be gone, is there no more: what
+ * that path holds now is found later, or moves each time it is read. Until then it keeps its previous version, so the
+ * object is not ours to change. It is a rename where nothing changed but the name, and else perhaps another file that was
+ * given the number.
  */
 function isAnothers(
   { context: { manifest }, birth }: CompareScope,

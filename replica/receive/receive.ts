@@ -247,10 +247,12 @@ export class Receiver {
   #extent(open: OpenCut, said: Extent, bytes: Uint8Array): void {
     const { manifest } = this.#context;
     const { object, blockSize, offset, length } = said;
-    const known = manifest.object(object, open.begin.base.seq) !== undefined;
+    const mayBeKnown = object <= open.lastObjectBefore;
+    const old = mayBeKnown && manifest.object(object, open.begin.base.seq) !== undefined;
     // Who rejoins may never have had an object of the common reign that came and went between two cuts that it got: then all
     // of it was born since, and comes, as the digests prove.
-    const extent = open.rejoins && !known && !said.fresh ? { ...said, fresh: true } : said;
+    const lacked = open.rejoins && mayBeKnown && !old && !said.fresh;
+    const extent = lacked ? { ...said, fresh: true } : said;
     const store = this.#store(open, extent.store);
     const existing = this.#object(open, object);
     if (existing !== undefined && (existing.type !== "file" || existing.blockSize !== blockSize)) {
@@ -259,7 +261,6 @@ export class Receiver {
         `extent of object ${object}: it is a ${existing.type} with blocks of ${existing.blockSize}`,
       );
     }
-    const old = object <= open.lastObjectBefore && known;
     const renews = old && this.#renews(open, extent, existing);
     if (extent.fresh === old && !renews)
       throw this.#contradiction(open, `extent of object ${object} says ${extent.fresh ? "new" : "known"}: it is not`);
@@ -271,7 +272,7 @@ export class Receiver {
         throw new CutMalformed(`more than ${pendingContentsMax} objects with extents and no row`);
       this.#checkStoreOf(open, object, store);
       const content = existing?.content ?? new Uint8Array(0);
-      const isNew = (object > open.lastObjectBefore || extent !== said) && existing === undefined;
+      const isNew = (!mayBeKnown || lacked) && existing === undefined;
       const anew = renews && !open.renewed.has(object);
       const change = new ContentChange(manifest, object, open.seq, content, { births: false, anew, fresh: isNew });
       if (renews) open.renewed.add(object);

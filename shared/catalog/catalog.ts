@@ -299,8 +299,8 @@ export class Catalog {
   }
 
   /**
-   * A transaction that is durable on return, also between two steps of one that is open: what that has so far goes before it, and
-   * it goes on in another one.
+   * A transaction that is durable on return, also between two steps of one that is open: what that has so far goes before
+   * it, and it goes on in another one.
    */
   transactionBetween(purpose: string, change: () => void): void {
     if (!this.#open) {

@@ -65,9 +65,9 @@ export function ownCutOf(catalog: Catalog): OwnCut | undefined {
 /**
  * Where a node stands that gives up what it has beyond `common`, a cut of its history: at that one, or where it jumped over
  * that with a later one that it got as one with it, where it jumped from. What came and went between those two it never had,
- * and would take for known. A copy that began with more than `common` knows of nothing that is older, and stays at `common`; so
- * does one that would be refused further back, since it knows no more what was removed up to there, or whom it follows does not: up to
- * the cut `reach`.
+ * and would take for known. A copy that began with more than `common` knows of nothing that is older, and stays at
+ * `common`; so does one that would be refused further back, since it knows no more what was removed up to there, or whom it
+ * follows does not: up to the cut `reach`.
  */
 export function lastHad(catalog: Catalog, common: CutId, reach: bigint): CutId {
   const row = catalog.get("SELECT base_seq FROM cuts WHERE base_seq < ? AND seq > ?", common.seq, common.seq);
