@@ -2,19 +2,18 @@ import type { Breath } from "../../shared/breath.ts";
 import { ContentChange } from "../../shared/catalog/content-change.ts";
 import type { ObjectVersion } from "../../shared/catalog/manifest.ts";
 import { assert } from "../../shared/errors.ts";
-import { blockHash, equalBytes, hashBytes, isZero } from "../../shared/manifest/block-hash.ts";
+import { equalBytes, hashBytes, isZero } from "../../shared/manifest/block-hash.ts";
 import { blockHashes } from "../../shared/manifest/block-hashes.ts";
-import type { Content, Entry } from "../../shared/ports/store-adapter.ts";
+import type { Content, Entry, FoundEntry } from "../../shared/ports/store-adapter.ts";
 import type { ObjectRow } from "../../shared/wire/messages.ts";
 import type { ObjectId, Seq, StorePath } from "../../shared/words.ts";
 import type { PrimaryContext, PrimaryStore } from "../primary-context.ts";
 import { framePayloadBytes, giveFrameMemory, takeFrameMemory } from "../ship/frame-memory.ts";
 import type { Shipment } from "../ship/shipment.ts";
+import { chooseObject } from "./choose-object.ts";
 import type { FirstCut } from "./first-cut.ts";
 import { LeftTorn } from "./left-torn.ts";
-
-/** Blocks that are looked at to tell a rewritten file from another one that took its name. */
-const sampleBlocks = 8;
+import { rangesOf, readBuffer, readFully } from "./read-content.ts";
 
 export interface CompareScope {
   readonly context: PrimaryContext;
@@ -34,16 +33,12 @@ export interface CompareScope {
 }
 
 /** Compares one thing that an adapter found with the manifest; writes and ships what differs. True when anything did. */
-export async function compareEntry(
-  scope: CompareScope,
-  path: StorePath,
-  entry: Entry,
-  content: Content | undefined,
-): Promise<boolean> {
+export async function compareEntry(scope: CompareScope, found: FoundEntry): Promise<boolean> {
   const { manifest } = scope.context;
   const { birth, store } = scope;
+  const { path, entry, content } = found;
   const atPath = manifest.objectAtPath(store.number, path, birth);
-  const chosen = chooseObject(scope, path, entry, content, atPath);
+  const chosen = await chooseObject(scope, found, atPath);
   if (entry.type === "file" && content !== undefined) {
     return await compareFile(scope, path, entry, content, chosen, atPath);
   }
@@ -80,96 +75,6 @@ export async function removeSubtree(scope: CompareScope, path: StorePath): Promi
   manifest.putPath(store.number, path, undefined, birth);
   await shipment.path({ store: storeIndex, path, object: undefined });
   return true;
-}
-
-/**
- * Which object a found entry is: the one that its inode had, unless that is another's now, else the one at its path when
- * the content is a rewrite of it (same offsets compared, so a rewrite ships only what differs), else a new one (undefined).
- */
-function chooseObject(
-  scope: CompareScope,
-  path: StorePath,
-  entry: Entry,
-  content: Content | undefined,
-  atPath: ObjectId | undefined,
-): ObjectId | undefined {
-  const { catalog, manifest } = scope.context;
-  const { store, birth } = scope;
-  const before = atPath === undefined ? undefined : manifest.object(atPath, birth);
-  if (entry.type === "directory") return before?.type === "directory" ? atPath : undefined;
-  const fits = (version: ObjectVersion | undefined): boolean =>
-    version !== undefined &&
-    version.type === entry.type &&
-    (content === undefined || version.blockSize === content.blockSize || entry.type !== "file");
-  if (
-    entry.type === "symlink" &&
-    before?.type === "symlink" &&
-    before.target === entry.target &&
-    manifest.pathsOf(atPath!, birth).length === 1
-  )
-    return atPath;
-  const known = atPath === undefined ? undefined : catalog.get("SELECT inode FROM seen WHERE object = ?", atPath);
-  if (atPath !== undefined && fits(before) && (known === undefined || Number(known.inode) === entry.seen.inode)) {
-    if (entry.type === "symlink" && before?.target !== entry.target) return undefined;
-    // Of what was one file under two names, one may have been replaced and move at each reading.
-    if (entry.type === "file" && isAnothers(scope, path, entry, atPath, before!)) return undefined;
-    return atPath;
-  }
-  for (const row of catalog.all(
-    "SELECT object FROM seen WHERE inode = ? AND store = ?",
-    entry.seen.inode,
-    store.number,
-  )) {
-    const object = Number(row.object) as ObjectId;
-    const version = manifest.object(object, birth);
-    if (!fits(version)) continue;
-    if (entry.type === "symlink" && version?.target !== entry.target) continue;
-    if (entry.type === "file" && isAnothers(scope, path, entry, object, version!)) continue;
-    return object;
-  }
-  if (atPath !== undefined && before?.type === "file" && content !== undefined && fits(before)) {
-    if (manifest.pathsOf(atPath, birth).length === 1 && looksRewritten(scope, atPath, before, entry, content))
-      return atPath;
-  }
-  return undefined;
-}
-
-/**
- * An inode with one link, that was known under another path which the view has not said to be gone, is there no more: what
- * that path holds now is found later, or moves each time it is read. Until then it keeps its previous version, so the
- * object is not ours to change. It is a rename where nothing changed but the name, and else perhaps another file that was
- * given the number.
- */
-function isAnothers(
-  { context: { manifest }, birth }: CompareScope,
-  path: StorePath,
-  entry: Entry,
-  object: ObjectId,
-  version: ObjectVersion,
-): boolean {
-  if (entry.seen.links !== 1 || (version.size === entry.size && version.mtimeUs === entry.mtimeUs)) return false;
-  return manifest.pathsOf(object, birth).some((known) => known.path !== path);
-}
-
-function looksRewritten(
-  scope: CompareScope,
-  object: ObjectId,
-  before: ObjectVersion,
-  entry: Entry,
-  content: Content,
-): boolean {
-  const { manifest } = scope.context;
-  const blocks = Math.ceil(Math.min(before.size, entry.size) / content.blockSize);
-  if (blocks < sampleBlocks) return false;
-  const change = new ContentChange(manifest, object, scope.birth, before.content, { births: true });
-  const buffer = Buffer.allocUnsafe(content.blockSize);
-  let same = 0;
-  for (let i = 0; i < sampleBlocks; i++) {
-    const block = Math.floor((i * blocks) / sampleBlocks);
-    const length = content.read(buffer, block * content.blockSize);
-    if (equalBytes(blockHash(buffer.subarray(0, length)), change.hash(block))) same++;
-  }
-  return same * 2 >= sampleBlocks;
 }
 
 async function compareFile(
@@ -228,27 +133,6 @@ async function compareFile(
   return changed;
 }
 
-/** Where the content has to be looked at, within the entry's size. */
-function rangesOf(entry: Entry, content: Content): { offset: number; length: number }[] {
-  const ranges = content.ranges === "all" ? [{ offset: 0, length: entry.size }] : content.ranges;
-  return ranges.flatMap(({ offset, length }) => {
-    const within = Math.min(length, entry.size - offset);
-    return within > 0 ? [{ offset, length: within }] : [];
-  });
-}
-
-/** One for each group: what lies in it was copied into a frame before the next is read. */
-const readBuffers = new WeakMap<PrimaryContext, Buffer>();
-
-export function readBuffer(context: PrimaryContext): Buffer {
-  let buffer = readBuffers.get(context);
-  if (buffer === undefined) {
-    buffer = Buffer.allocUnsafeSlow(framePayloadBytes);
-    readBuffers.set(context, buffer);
-  }
-  return buffer;
-}
-
 /** Ends early when the content does: then `settle` says that it moved. */
 function readPieces(
   context: PrimaryContext,
@@ -265,16 +149,6 @@ function readPieces(
     if (got < length) break;
   }
   return pieces;
-}
-
-export function readFully(content: Content, buffer: Uint8Array, offset: number): number {
-  let got = 0;
-  while (got < buffer.length) {
-    const read = content.read(got === 0 ? buffer : buffer.subarray(got), offset + got);
-    if (read === 0) break;
-    got += read;
-  }
-  return got;
 }
 
 async function readAndShip(

@@ -5,7 +5,8 @@ import { runTerm, Sum256 } from "../../shared/manifest/digest.ts";
 import type { Content, Entry, Found } from "../../shared/ports/store-adapter.ts";
 import type { ObjectId, StorePath } from "../../shared/words.ts";
 import { framePayloadBytes } from "../ship/frame-memory.ts";
-import { type CompareScope, isZeroHash, readBuffer, readFully, rowOf } from "./compare-entry.ts";
+import { type CompareScope, isZeroHash, rowOf } from "./compare-entry.ts";
+import { readBuffer, readFully } from "./read-content.ts";
 
 const noBytes = new Uint8Array(0);
 

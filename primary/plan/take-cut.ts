@@ -289,10 +289,7 @@ async function compareView(scope: CompareScope, view: StoreView): Promise<boolea
       if (scope.shipment.isPacked) await scope.shipment.send();
     } else {
       newRows.flush();
-      differs =
-        found.kind === "gone"
-          ? await removeSubtree(scope, found.path)
-          : await compareEntry(scope, found.path, found.entry, found.content);
+      differs = found.kind === "gone" ? await removeSubtree(scope, found.path) : await compareEntry(scope, found);
     }
     if (differs) changed = true;
     if (++rows >= rowsPerTransactionMax) {

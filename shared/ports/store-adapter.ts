@@ -117,19 +117,23 @@ export interface ViewSummary {
   readonly skipped: number;
 }
 
-export type Found =
-  | { readonly kind: "gone"; readonly path: StorePath } // and everything below it
-  | {
-      readonly kind: "entry";
-      readonly path: StorePath;
-      readonly entry: Entry;
-      readonly content?: Content;
-      /**
-       * The store was never cut, this view has not given the path before, and the file has no other: there is nothing
-       * to compare it with. Only a help: it may be left out.
-       */
-      readonly anew?: boolean;
-    };
+export type Found = { readonly kind: "gone"; readonly path: StorePath } /* and everything below it */ | FoundEntry;
+
+export interface FoundEntry {
+  readonly kind: "entry";
+  readonly path: StorePath;
+  readonly entry: Entry;
+  readonly content?: Content;
+  /**
+   * The store was never cut, this view has not given the path before, and the file has no other: there is nothing
+   * to compare it with. Only a help: it may be left out.
+   */
+  readonly anew?: boolean;
+  /** Paths under which the last cut knew the file's inode, and where something else is by now. */
+  readonly replaced?: readonly StorePath[];
+  /** Of a further link, in place of the content: the path under which this view has given it. */
+  readonly linkOf?: StorePath;
+}
 
 /** A directory, file or symlink as stat says. A `file` without `content` has changed only in its meta or its paths. */
 export interface Entry {

@@ -4,6 +4,7 @@ import { assert, isSystemError } from "../../../shared/errors.ts";
 import type {
   Entry,
   Found,
+  FoundEntry,
   Seen,
   SeenEntry,
   SeenIndex,
@@ -119,8 +120,8 @@ export class FilesView implements StoreView {
   readonly #unreadable = new Map<StorePath, Error>();
   /** By native path: a sync that failed says nothing the second time, so these are not read in this round. */
   readonly #unsynced = new Map<string, Error>();
-  /** Inodes with several links whose content was handed out in this round, with the ctime that it had. */
-  readonly #offeredLinks = new Map<number, bigint>();
+  /** Inodes with several links whose content was handed out in this round: under which path, and the ctime that it had. */
+  readonly #offeredLinks = new Map<number, { readonly path: StorePath; readonly ctimeNs: bigint }>();
   /** To be looked at before the round ends: old paths of inodes that were met elsewhere, and what changed its type. */
   #again: DirtyPaths = new Map();
   readonly #againSeen = new Set<StorePath>();
@@ -477,18 +478,22 @@ export class FilesView implements StoreView {
     }
   }
 
-  /** Told before the file itself: one that was moved and written to is known for the same only when it has no other path. */
-  #oldPathsGone(path: StorePath, stat: BigIntStats): StorePath[] {
-    if (this.#source.stamps !== "live" || stat.nlink !== 1n) return [];
-    return this.#index.pathsOfInode(this.#identity(path, stat)).filter((other) => {
-      if (other === path || this.#index.byPath(other) === undefined) return false;
+  /** Paths under which the inode was seen, and is no more: what is gone there, and what was replaced by something else. */
+  #oldPaths(path: StorePath, stat: BigIntStats): { gone: StorePath[]; replaced: StorePath[] } {
+    const old = { gone: [] as StorePath[], replaced: [] as StorePath[] };
+    if (this.#source.stamps !== "live") return old;
+    const inode = this.#identity(path, stat);
+    for (const other of this.#index.pathsOfInode(inode)) {
+      if (other === path || this.#index.byPath(other) === undefined) continue;
       try {
-        return statSource(this.#native(other)) === undefined;
+        const there = statSource(this.#native(other));
+        if (there === undefined) old.gone.push(other);
+        else if (this.#identity(other, there) !== inode) old.replaced.push(other);
       } catch (error) {
         this.#failed(other, error);
-        return false;
       }
-    });
+    }
+    return old;
   }
 
   #lookAgain(path: StorePath, how: number): void {
@@ -549,9 +554,10 @@ export class FilesView implements StoreView {
     let wastedBytes = 0;
     for (let tries = 1; tries <= readTriesMax && wastedBytes <= wastedBytesMax; tries++) {
       const inode = this.#identity(path, stat);
-      if (this.#offeredLinks.get(inode) === stat.ctimeNs) {
+      const linkOf = this.#offeredAs(inode, stat);
+      if (linkOf !== undefined) {
         const entry = this.#entry(path, stat);
-        if (entry !== undefined) yield this.#found(path, entry);
+        if (entry !== undefined) yield { ...this.#found(path, entry), linkOf };
         return;
       }
       if (this.#sync.isDue(stat)) yield this.#sync.run(this.#native(path), stat, this.#signal);
@@ -565,13 +571,15 @@ export class FilesView implements StoreView {
       const file = opened.kind === "replaced" ? undefined : this.#toRead(path, opened, tries);
       if (file !== undefined) {
         this.#open = file;
-        for (const old of this.#oldPathsGone(path, file.stat)) yield this.#gone(old);
+        const { gone, replaced } = this.#oldPaths(path, file.stat);
+        // Before the file itself: one that was moved and written to is known for the same only when it has no other path.
+        for (const old of gone) yield this.#gone(old);
         const entry = "overtaken" in file ? this.#clonedEntry(path, file) : this.#entry(path, file.stat)!;
-        yield { kind: "entry", path, entry, content: file, anew: tries === 1 && this.#isAnew(entry) };
+        yield { kind: "entry", path, entry, content: file, anew: tries === 1 && this.#isAnew(entry), replaced };
         this.#open = undefined;
         if (file.settle() === "stable") {
           this.#index.found(path, entry);
-          if (file.stat.nlink > 1n) this.#rememberLink(this.#identity(path, file.stat), file.stat.ctimeNs);
+          if (file.stat.nlink > 1n) this.#rememberLink(path, file.stat);
           return;
         }
         if (file.failure !== undefined) {
@@ -609,7 +617,7 @@ export class FilesView implements StoreView {
     return size >= cloneFirstBytesMin && this.#source.now() - Number(ctimeNs / 1_000_000n) < writtenLatelyMs;
   }
 
-  #found(path: StorePath, entry: Entry): Found {
+  #found(path: StorePath, entry: Entry): FoundEntry {
     this.#index.found(path, entry);
     return { kind: "entry", path, entry, anew: this.#isAnew(entry) };
   }
@@ -706,9 +714,21 @@ export class FilesView implements StoreView {
     this.#young.set(this.#young.has(rootPath) ? rootPath : path, dueMs);
   }
 
-  #rememberLink(inode: number, ctimeNs: bigint): void {
+  #rememberLink(path: StorePath, stat: BigIntStats): void {
     if (this.#offeredLinks.size >= hardLinksKeptMax) this.#offeredLinks.clear(); // Then read once more: only slower.
-    this.#offeredLinks.set(inode, ctimeNs);
+    this.#offeredLinks.set(this.#identity(path, stat), { path, ctimeNs: stat.ctimeNs });
+  }
+
+  /** The path under which the same content was handed out in this round, while it is still a link to it. */
+  #offeredAs(inode: number, { ctimeNs }: BigIntStats): StorePath | undefined {
+    const offered = this.#offeredLinks.get(inode);
+    if (offered?.ctimeNs !== ctimeNs) return undefined;
+    try {
+      const there = statSource(this.#native(offered.path));
+      return there !== undefined && this.#identity(offered.path, there) === inode ? offered.path : undefined;
+    } catch (error) {
+      return this.#failed(offered.path, error);
+    }
   }
 
   // ---- What goes wrong ----

@@ -1,4 +1,14 @@
-import { appendFileSync, mkdirSync, mkdtempSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
@@ -55,6 +65,21 @@ class Tree implements AsyncDisposable {
     return object === undefined ? undefined : manifest.object(object, catalog.standing.committed.seq)?.size;
   }
 
+  /** Digest of the content that the last cut has at a path. */
+  contentOf(name: string): string | undefined {
+    const { manifest, catalog } = this.#primary;
+    const object = this.objectOf(name);
+    const version = object === undefined ? undefined : manifest.object(object, catalog.standing.committed.seq);
+    return version === undefined ? undefined : Buffer.from(version.content).toString("hex");
+  }
+
+  /** What is at the path moves each time it is read: cuts keep what they had of it. */
+  restless(name: string): void {
+    this.during = ({ path }) => {
+      if (path === name) appendFileSync(this.at(name), "!");
+    };
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#adapter.close();
     this.#primary.catalog.close();
@@ -87,15 +112,66 @@ describe("an inode that comes to another path while a cut is taken", () => {
     renameSync(tree.at("b"), tree.at("a"));
     writeFileSync(tree.at("a"), "a that is newer");
     writeFileSync(tree.at("b"), "b newer");
-    tree.during = ({ path }) => {
-      if (path === "b") appendFileSync(tree.at("b"), "!");
-    };
+    tree.restless("b");
     await tree.cut();
     expect(["a", "b"].map((name) => tree.bytesOf(name))).to.deep.equal(["a that is newer".length, "old".length]);
     tree.during = () => {};
     await tree.cut();
     expect(tree.bytesOf("b")).to.equal(statSync(tree.at("b")).size);
   });
+
+  it("is told from the file that had it by its content, where size and time are the same", async () => {
+    await using tree = await Tree.begin();
+    utimesSync(tree.at("b"), 1, 1);
+    await tree.cut();
+    const old = tree.contentOf("b");
+    renameSync(tree.at("b"), tree.at("a"));
+    writeFileSync(tree.at("a"), "new");
+    utimesSync(tree.at("a"), 1, 1);
+    writeFileSync(tree.at("b"), "b newer");
+    tree.restless("b");
+    await tree.cut();
+    expect(tree.contentOf("b")).to.equal(old);
+    expect(tree.contentOf("a")).not.to.equal(old);
+  });
+
+  it("is told from the file that had it where the new one has two names", async () => {
+    await using tree = await Tree.begin();
+    const old = tree.contentOf("b");
+    renameSync(tree.at("b"), tree.at("published"));
+    writeFileSync(tree.at("published"), "new content");
+    linkSync(tree.at("published"), tree.at("temporary"));
+    writeFileSync(tree.at("b"), "b newer");
+    tree.restless("b");
+    await tree.cut();
+    expect(tree.contentOf("b")).to.equal(old);
+    expect(tree.contentOf("published")).not.to.equal(old);
+    expect(tree.objectOf("temporary")).to.equal(tree.objectOf("published"));
+    rmSync(tree.at("temporary"));
+    appendFileSync(tree.at("published"), " and more");
+    await tree.cut();
+    expect(tree.contentOf("b")).to.equal(old);
+    expect(tree.bytesOf("published")).to.equal("new content and more".length);
+  });
+
+  for (const moved of ["aa", "c"]) {
+    it(`is the same file at ${moved}, and what took its place at b holds what it held until it holds still`, async () => {
+      await using tree = await Tree.begin();
+      const before = tree.objectOf("b");
+      renameSync(tree.at("b"), tree.at(moved));
+      writeFileSync(tree.at("b"), "b newer");
+      tree.restless("b");
+      await tree.cut();
+      expect([tree.objectOf(moved), tree.objectOf("b")]).to.deep.equal([before, before]);
+      appendFileSync(tree.at(moved), ", and longer");
+      await tree.cut();
+      expect(tree.bytesOf(moved)).to.equal("old, and longer".length);
+      expect(tree.bytesOf("b")).to.equal("old".length);
+      tree.during = () => {};
+      await tree.cut();
+      expect(tree.bytesOf("b")).to.equal(statSync(tree.at("b")).size);
+    });
+  }
 
   it("makes no other file of one that was moved and written to", async () => {
     await using tree = await Tree.begin();
