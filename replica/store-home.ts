@@ -6,6 +6,7 @@ import type { Directory, Disk } from "../shared/ports/disk.ts";
 import { inBytes, privateName, trialName } from "../shared/store-path.ts";
 import type { GroupId, StoreKind, StoreName, StorePath } from "../shared/words.ts";
 import { SafeTree } from "./safe-tree.ts";
+import { failing } from "./sync.ts";
 
 /** The copy's filesystem is not there, or not the one that the catalog speaks of. */
 export class CopyNotThere extends UnderstudyError {
@@ -115,7 +116,7 @@ function localName(placement: StorePlacement): StorePath {
 /**
  * Opens the homes of a group's stores, making them where the group has no copy yet. With an applied cut the marker must
  * be there; without one the copy's place must be empty unless `adopt`.
- * @throws {CopyNotThere} @throws {CopyOccupied}
+ * @throws {CopyNotThere} @throws {CopyOccupied} @throws {SyncFailed}
  */
 export function openStoreHomes(
   disk: Disk,
@@ -223,7 +224,7 @@ function begin(
       disk.closeFile(file);
     }
   }
-  disk.syncFilesystem(home);
+  failing(() => disk.syncFilesystem(home));
   const write = (): void => keepNote(catalog, homeNote(placement), choice);
   if (catalog.inTransaction) write();
   else catalog.transaction("home", write);

@@ -1,5 +1,5 @@
 import type { PrimaryContext, PrimaryStore } from "../../primary/primary-context.ts";
-import type { EndedStore } from "../../replica/rejoin/demote.ts";
+import { checkSynced, type EndedStore, syncing } from "../../replica/rejoin/demote.ts";
 import { defaultReplicaLimits, type ReplicaContext } from "../../replica/replica-context.ts";
 import { CopyNotThere, forgetStoreHomes, openStoreHomes, type StorePlacement } from "../../replica/store-home.ts";
 import type { StoreOnNode } from "../../shared/config/config.ts";
@@ -16,13 +16,17 @@ export interface CopyPlaces {
 /**
  * A primary's own files as a replica sees its copies; here they are not empty, and are the group's all the same. Where this
  * node was a replica before and its files were moved since, the private directory of that time is elsewhere: it gets another one.
+ * @throws {FilesNotSynced}
  */
 export function openOwnCopies(
   { catalog, manifest, nowUs }: Omit<PrimaryContext, "stores" | "incarnation">,
   disk: Disk,
   { groupName, placements }: CopyPlaces,
+  bootId: string,
 ): ReplicaContext {
-  const open = (): ReplicaContext["homes"] => openStoreHomes(disk, catalog, groupName, placements, true);
+  checkSynced(catalog, bootId);
+  const open = (): ReplicaContext["homes"] =>
+    syncing(catalog, bootId, "beside the stores", () => openStoreHomes(disk, catalog, groupName, placements, true));
   let homes: ReplicaContext["homes"];
   try {
     homes = open();

@@ -356,7 +356,7 @@ function opened(): PrimaryContext {
 }
 
 function openCopies(places: CopyPlaces): ReplicaContext {
-  return openOwnCopies(opened(), traceDisk(new RealDisk()), places);
+  return openOwnCopies(opened(), traceDisk(new RealDisk()), places, bootId);
 }
 
 function standing(): PrimaryStanding {

@@ -1,8 +1,9 @@
+import type { Catalog } from "../../shared/catalog/catalog.ts";
 import { collapse, dropSuperseded, type Touched, touched } from "../../shared/catalog/collapse.ts";
 import { objectVersion } from "../../shared/catalog/manifest.ts";
 import { dropNote, forgottenUpTo, keepNote, noteOf } from "../../shared/catalog/notes.ts";
 import { noteOwnCut } from "../../shared/catalog/touched.ts";
-import { assert, exitCodes, isSystemError, UnderstudyError } from "../../shared/errors.ts";
+import { assert, exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
 import type { Stat } from "../../shared/ports/disk.ts";
 import { readablePath } from "../../shared/store-path.ts";
 import {
@@ -19,6 +20,7 @@ import { settleSuspect } from "../repair/damage.ts";
 import type { ReplicaContext } from "../replica-context.ts";
 import { setMetaAsPermitted } from "../set-meta.ts";
 import type { StoreHome } from "../store-home.ts";
+import { failing, SyncFailed } from "../sync.ts";
 
 /** Files are not what the last cut says: whoever writes there does not know that this node is no primary any more. */
 export class StillWritten extends UnderstudyError {
@@ -112,11 +114,11 @@ export function checkPlaces({ homes }: ReplicaContext): void {
  * @throws {StillWritten} @throws {NoPlaceForCopy} @throws {FilesNotSynced}
  */
 export function settleFiles(context: ReplicaContext, ended: ReadonlyMap<number, EndedStore>, bootId: string): Settled {
-  if (noteOf(context.catalog, "unsynced") === bootId)
-    throw new FilesNotSynced("what was written here could not be made durable since this machine was started");
+  const { catalog } = context;
+  checkSynced(catalog, bootId);
   // From here on whoever writes leaves a trace in the stamps, also through memory that he has mapped.
   syncAll(context, bootId);
-  const { db } = context.catalog;
+  const { db } = catalog;
   db.exec(
     `DROP TABLE IF EXISTS temp.settled;
      CREATE TEMP TABLE settled (object INTEGER PRIMARY KEY, store INTEGER NOT NULL, inode INTEGER NOT NULL,
@@ -336,23 +338,54 @@ class StoreSettling {
   }
 }
 
+/** Where a sync has failed and the catalog may not say so: a full disk may be under both. */
+const notSynced = new WeakSet<Catalog>();
+
+/** @throws {FilesNotSynced} where a sync has failed since the machine was started */
+export function checkSynced(catalog: Catalog, bootId: string): void {
+  if (notSynced.has(catalog) || noteOf(catalog, "unsynced") === bootId)
+    throw new FilesNotSynced("what was written here could not be made durable since this machine was started", {
+      cause: keepUnsynced(catalog, bootId),
+    });
+}
+
 /**
- * Each filesystem once: a private directory is on that of its copy. What the kernel says after one that failed is a lie for as
+ * Does what syncs filesystems under the application's own files. What the kernel says after a sync that failed is a lie for as
  * long as the machine runs, so that is kept in mind.
+ * @throws {FilesNotSynced} in place of SyncFailed
  */
+export function syncing<T>(catalog: Catalog, bootId: string, what: string, sync: () => T): T {
+  try {
+    return sync();
+  } catch (error) {
+    if (!(error instanceof SyncFailed)) throw error;
+    const { cause } = error;
+    const message = `what was written ${what} could not be made durable`;
+    const unkept = keepUnsynced(catalog, bootId);
+    if (unkept === undefined) throw new FilesNotSynced(message, { cause });
+    throw new FilesNotSynced(`${message} (${explain(cause)}), nor could that be noted`, { cause: unkept });
+  }
+}
+
+/** Each filesystem once: a private directory is on that of its copy. */
 function syncAll({ catalog, disk, homes }: ReplicaContext, bootId: string): void {
   const synced = new Set<number>();
   for (const { tree, placement } of homes.values()) {
     const { device } = disk.statDirectory(tree.root);
     if (synced.has(device)) continue;
     synced.add(device);
-    try {
-      disk.syncFilesystem(tree.root);
-    } catch (cause) {
-      if (!isSystemError(cause, "EIO", "ENOSPC", "EDQUOT", "EROFS")) throw cause;
-      catalog.transaction("unsynced", () => keepNote(catalog, "unsynced", bootId));
-      throw new FilesNotSynced(`what was written to ${placement.path} could not be made durable`, { cause });
-    }
+    syncing(catalog, bootId, `to ${placement.path}`, () => failing(() => disk.syncFilesystem(tree.root)));
+  }
+}
+
+/** What keeps the catalog from saying so after this process; then a later attempt of it tries again. */
+function keepUnsynced(catalog: Catalog, bootId: string): unknown {
+  notSynced.add(catalog);
+  try {
+    catalog.transaction("unsynced", () => keepNote(catalog, "unsynced", bootId));
+    return undefined;
+  } catch (error) {
+    return error;
   }
 }
 

@@ -18,9 +18,12 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
-import { NoPlaceForCopy, StillWritten } from "../../../replica/rejoin/demote.ts";
+import { FilesNotSynced, NoPlaceForCopy, StillWritten } from "../../../replica/rejoin/demote.ts";
 import { askedOfPrimary, unexamined } from "../../../replica/repair/damage.ts";
-import { SwapNode } from "./swap-node.ts";
+import { RealDisk } from "../../../shared/durable/real-disk.ts";
+import { explain } from "../../../shared/errors.ts";
+import type { Directory } from "../../../shared/ports/disk.ts";
+import { SwapNode, type SwapOptions } from "./swap-node.ts";
 
 const old = new Date("2020-01-01T00:00:00Z");
 
@@ -34,8 +37,8 @@ describe("the files of an ex-primary", function () {
     rmSync(directory, { recursive: true, force: true });
   });
 
-  async function primary(exclude: readonly string[] = []): Promise<SwapNode> {
-    const node = new SwapNode(directory, "alpha", { kinds: ["files"], exclude });
+  async function primary(options: SwapOptions = {}): Promise<SwapNode> {
+    const node = new SwapNode(directory, "alpha", { kinds: ["files"], ...options });
     mkdirSync(join(node.tree, "docs"), { recursive: true });
     for (const name of ["one", "two"]) writeFileSync(join(node.tree, "docs", name), name.repeat(5000));
     writeFileSync(join(node.tree, "scratch"), "as it was cut");
@@ -102,10 +105,7 @@ describe("the files of an ex-primary", function () {
       await using node = await primary();
       const last = await node.cut();
       change(node.tree);
-      const refusal = await node.demote(last).then(
-        () => undefined,
-        (error: unknown) => error,
-      );
+      const refusal = await failureOf(node.demote(last));
       if (outcome === "settles") {
         expect(refusal).to.equal(undefined);
         node.openReplica();
@@ -129,6 +129,35 @@ describe("the files of an ex-primary", function () {
       expect((await node.verify()).differences).to.deep.equal([]);
     });
   }
+
+  it("are not given to a copy once a sync has failed, also where there was no room to note that", async () => {
+    let failing = true;
+    let full = true;
+    class FailingDisk extends RealDisk {
+      override syncFilesystem(directory: Directory): void {
+        if (failing) throw Object.assign(new Error("no space left on device"), { code: "ENOSPC" });
+        super.syncFilesystem(directory);
+      }
+    }
+    await using node = await primary({
+      disk: new FailingDisk(),
+      observer: (_when, purpose) => {
+        if (full && purpose === "unsynced") throw new Error("database or disk is full");
+      },
+    });
+    const common = await node.cut();
+    const refusal = async () => await failureOf(node.demote(common));
+    expect(explain(await refusal())).to.match(/durable \(no space .*, nor could that be noted: .* full/);
+    failing = false;
+    await node.reign();
+    expect(await refusal()).to.be.instanceof(FilesNotSynced);
+    full = false;
+    await node.reign();
+    expect(await refusal()).to.be.instanceof(FilesNotSynced);
+    await node.crash();
+    await node.reign();
+    expect(await refusal()).to.be.instanceof(FilesNotSynced);
+  });
 
   it("that were excluded and changed since are left to the primary, and nothing of them is lost", async () => {
     await using node = await primary();
@@ -218,3 +247,13 @@ describe("the files of an ex-primary", function () {
     expect(settled.filesRead + known).to.be.at.least(3);
   });
 });
+
+/** Undefined where the work came to its end. */
+async function failureOf(work: Promise<unknown>): Promise<unknown> {
+  try {
+    await work;
+    return undefined;
+  } catch (error) {
+    return error;
+  }
+}

@@ -176,7 +176,8 @@ export class SwapNode implements AsyncDisposable {
   async demote(common: CutId): Promise<{ touched: Touched; settled: Settled }> {
     const primary = this.primary;
     const disk = this.#options.disk ?? new RealDisk();
-    const copies = openOwnCopies(primary, disk, { groupName: "app", placements: this.stores.map(placementOf) });
+    const places = { groupName: "app", placements: this.stores.map(placementOf) };
+    const copies = openOwnCopies(primary, disk, places, "boot");
     try {
       checkPlaces(copies);
       const settled = settleFiles(copies, await endStores(primary.stores, this.stores), "boot");
