@@ -131,6 +131,34 @@ describe("what judges the histories of three agents", () => {
       ).to.have.length(2);
     });
 
+    it("are beside each other after somebody was promoted who knew nothing of a switchover, whichever epoch is higher", () => {
+      const unknowing = intervalsOf(
+        [
+          `start bravo ${at(100)} 3`,
+          `start charlie ${at(200)} 2`,
+          `stop charlie ${at(300)} 2`,
+          `start alpha ${at(310)} 4`,
+          `stop bravo ${at(3000)} 3`,
+        ].join("\n"),
+      );
+      const reigns = [
+        formed,
+        begun(3, "bravo", "1.9", false),
+        begun(2, "charlie", "1.9"),
+        begun(4, "alpha", "2.4", false),
+      ];
+      expect(overlaps(unknowing, [{ node: "charlie", from: 190 }], reigns)).to.deep.equal([]);
+      expect(overlaps(unknowing, [], reigns)).to.have.length(2);
+      // Where bravo's reign led to alpha's, its service had to stop first.
+      const handedOn = [
+        formed,
+        begun(2, "charlie", "1.9"),
+        begun(3, "bravo", "2.3", false),
+        begun(4, "alpha", "3.4", false),
+      ];
+      expect(overlaps(unknowing, [{ node: "charlie", from: 50 }], handedOn)).to.have.length(2);
+    });
+
     it("ran on from the first contact, whoever of the two wrote that down, or from when its node was fenced", () => {
       expect(runOn(beside, [{ node: "bravo", peer: "alpha", at: 250 }], [])).to.deep.equal([
         { node: "alpha", from: 250, to: 3000 },

@@ -44,8 +44,8 @@ export function intervalsOf(outside: string): Interval[] {
 }
 
 /**
- * Where two services ran beside each other although nobody had said, since the reign of the one and up to that of the other,
- * that a primary that cannot be reached counts no more.
+ * Where two services ran beside each other although nobody had said that a primary that cannot be reached counts no more:
+ * since the reign of the one and up to that of the other, or in what led to either since they part.
  */
 export function overlaps(
   intervals: readonly Interval[],
@@ -67,19 +67,32 @@ export function overlaps(
     );
   };
   const permittedEpochs = byStart.filter(permitted).map(({ epoch }) => epoch);
+  const waysPart = (one: number, other: number): number[] => {
+    const [way, otherWay] = [wayTo(reasons, one), wayTo(reasons, other)];
+    const own = way.filter((epoch) => !otherWay.includes(epoch));
+    // A record that was cut off tells nothing of where they part.
+    return own.length === way.length ? [] : [...own, ...otherWay.filter((epoch) => !way.includes(epoch))];
+  };
   const found: string[] = [];
   for (const [index, one] of byStart.entries()) {
     for (const other of byStart.slice(index + 1)) {
       if (other.node === one.node || other.from >= one.to) continue;
       const [earlier, later] = one.epoch < other.epoch ? [one.epoch, other.epoch] : [other.epoch, one.epoch];
       // Who was promoted may have handed over since to somebody who has not met the former one, either.
-      if (!permittedEpochs.some((epoch) => epoch > earlier && epoch <= later))
+      const since = waysPart(earlier, later);
+      if (!permittedEpochs.some((epoch) => (epoch > earlier && epoch <= later) || since.includes(epoch)))
         found.push(
           `${one.node} (epoch ${one.epoch}) until ${timeText(one.to)}, ${other.node} (epoch ${other.epoch}) from ${timeText(other.from)}`,
         );
     }
   }
   return found;
+}
+
+/** The reigns that led to this one, itself first. */
+function wayTo(reigns: ReadonlyMap<number, Begun>, epoch: number): number[] {
+  const before = reigns.get(epoch)?.from?.epoch;
+  return before === undefined ? [epoch] : [epoch, ...wayTo(reigns, before)];
 }
 
 /** From when to when a service ran on after its node had met the primary of a higher epoch. Wall clock, ms. */
