@@ -94,12 +94,13 @@ describe("the sqlite store", () => {
     const { last, tookMs } = await writer.do({ op: "end" });
     await follower.cut();
     expect(follower.audited()).to.equal(last);
-    const { turns, turnsLocked, lockedMs, everythingFound } = store.counters();
+    const { turns, turnsLocked, lockedMs, everythingFound, holdersLost } = store.counters();
     console.log(`      ${last} transactions, ${turns} generations turned, ${turnsLocked} with writers shut out:`);
     console.log(`      p50 ${quantile(lockedMs, 0.5).toFixed(1)} ms, p99 ${quantile(lockedMs, 0.99).toFixed(1)} ms;`);
     console.log(`      writer p50 ${quantile(tookMs, 0.5).toFixed(2)} ms, p99 ${quantile(tookMs, 0.99).toFixed(2)} ms`);
     expect(turns).to.be.greaterThan(4);
-    expect(everythingFound).to.equal(1);
+    // On a crowded machine a holder may sit on the lock for too long, and is ended.
+    expect(everythingFound).to.be.within(1, 1 + holdersLost);
   });
 
   it("turns generations without shutting anybody out where the writer pauses", async () => {
