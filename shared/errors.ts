@@ -55,6 +55,13 @@ export function explain(error: unknown): string {
   return error.cause === undefined ? error.message : `${error.message}: ${explain(error.cause)}`;
 }
 
+/** What stands in the way of something, each on a line: what a person may do about it, and the flag that passes it. */
+export function hintsOf(obstacles: readonly { readonly hint: string; readonly flag?: string | undefined }[]): string {
+  return obstacles
+    .map(({ hint, flag }) => (flag === undefined ? hint : `${hint} To go on all the same: ${flag}`))
+    .join("\n");
+}
+
 /** What a person may do about an error; never empty. */
 export function hintOf(error: unknown): string {
   return error instanceof UnderstudyError && error.hint !== "" ? error.hint : "See the agent's log.";

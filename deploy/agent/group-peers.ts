@@ -1,7 +1,8 @@
 import { randomInt } from "node:crypto";
 import { membersOf } from "../../shared/config/config.ts";
 import { configurationDigest, membersDigest } from "../../shared/config/digest.ts";
-import { explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
+import { exitCodes, explain, ProtocolViolation, UnderstudyError } from "../../shared/errors.ts";
+import { ChannelClosed } from "../../shared/link/link-errors.ts";
 import {
   commonText,
   type Decision,
@@ -165,7 +166,10 @@ export class GroupPeers {
       });
       await this.#act(session, decision, ours.committed, changes);
     } catch (error) {
-      this.#notes.set(peer, { state: "refused", reason: explain(error), unformed: false });
+      const lost =
+        error instanceof ChannelClosed ||
+        (error instanceof UnderstudyError && error.exitCode === exitCodes.unreachable);
+      this.#notes.set(peer, { state: lost ? "connecting" : "refused", reason: explain(error), unformed: false });
       session.channel.close(error instanceof Error ? error : new Error(String(error)));
       if (!workers.stopped) throw error;
     } finally {

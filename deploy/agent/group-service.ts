@@ -1,5 +1,5 @@
 import { nodeNamed } from "../../shared/config/config.ts";
-import { exitCodes, explain, UnderstudyError } from "../../shared/errors.ts";
+import { exitCodes, explain, hintsOf, UnderstudyError } from "../../shared/errors.ts";
 import { type HookCommand, hurriedKillDelayMs } from "../../shared/hooks.ts";
 import { type OutOfService, type ServiceState, serviceState } from "../../shared/session/in-service.ts";
 import { epoch } from "../../shared/words.ts";
@@ -33,9 +33,9 @@ class NotConfirmed extends UnderstudyError {
   readonly state = "Nothing was done: the service is not started here.";
   readonly hint: string;
   override readonly exitCode = exitCodes.refused;
-  constructor({ message, hint, flag }: OutOfService) {
-    super(message);
-    this.hint = flag === undefined ? hint : `${hint} To go on all the same: ${flag}`;
+  constructor(reason: OutOfService) {
+    super(reason.message);
+    this.hint = hintsOf([reason]);
   }
 }
 

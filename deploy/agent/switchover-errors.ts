@@ -1,4 +1,4 @@
-import { exitCodes, UnderstudyError } from "../../shared/errors.ts";
+import { exitCodes, hintsOf, UnderstudyError } from "../../shared/errors.ts";
 import type { Obstacle } from "../../shared/session/switchover-plan.ts";
 
 /** Something stands in the way of the switchover. */
@@ -12,9 +12,7 @@ export class SwitchoverRefused extends UnderstudyError {
   constructor(obstacles: readonly Obstacle[]) {
     super(obstacles.map(({ message }) => message).join("; "));
     this.obstacles = obstacles;
-    this.hint = obstacles
-      .map(({ hint, flag }) => (flag === undefined ? hint : `${hint} To go on all the same: ${flag}`))
-      .join(" ");
+    this.hint = hintsOf(obstacles);
   }
 }
 

@@ -54,7 +54,7 @@ function failureText(error: unknown): string {
     const stack = error instanceof Error && error.stack !== undefined ? `${error.stack}\n` : "";
     return `understudy: ${explain(error)}\n${stack}`;
   }
-  return `understudy: ${explain(error)}\n  ${error.state}\n  ${error.hint}\n`;
+  return `understudy: ${explain(error)}\n  ${error.state}\n  ${error.hint.replaceAll("\n", "\n  ")}\n`;
 }
 
 class CommandLine {

@@ -2,7 +2,7 @@ import { bearTouched } from "../../shared/catalog/bear-touched.ts";
 import { anyTouched } from "../../shared/catalog/collapse.ts";
 import { keepForgottenUpTo } from "../../shared/catalog/notes.ts";
 import { clearTouched, ownCutOf } from "../../shared/catalog/touched.ts";
-import { assert, exitCodes, UnderstudyError } from "../../shared/errors.ts";
+import { assert, exitCodes, hintsOf, UnderstudyError } from "../../shared/errors.ts";
 import { membersHint } from "../../shared/session/connect.ts";
 import { newReign, type Turn } from "../../shared/session/epochs.ts";
 import { confirmation } from "../../shared/session/in-service.ts";
@@ -40,11 +40,7 @@ export class PromotionRefused extends UnderstudyError {
     super(reasons.map((reason) => reason.message).join("; "));
     this.reasons = reasons;
     this.state = sealed ? "The replica is unsealed again and follows on." : "Nothing was changed.";
-    this.hint = reasons
-      .map((reason) =>
-        reason.flag === undefined ? reason.hint : `${reason.hint} To go on all the same: ${reason.flag}`,
-      )
-      .join(" ");
+    this.hint = hintsOf(reasons);
   }
 }
 

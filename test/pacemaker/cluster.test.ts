@@ -73,7 +73,11 @@ describe("a cluster of Pacemaker and Corosync", function () {
     const since = Date.now();
     await stage.node(former).off();
     await failover("power off", since);
-    await whole();
+    const heir = primary;
+    expect(await stage.walk("lost", heir, former, heir)).to.match(/replica\.promoted {2}epoch=\d+ {2}cut=\d+\.\d+/);
+    const lost = await whole(since);
+    // What was written and not shipped is there, if any was.
+    expect(await stage.walk("forks", former, former, heir)).to.match(lost > 0 ? / app-\d/ : /./);
   });
 
   it("promotes another node when the primary's cable is cut, once that is fenced", async () => {
@@ -153,6 +157,35 @@ describe("a cluster of Pacemaker and Corosync", function () {
     expect(await stage.promoted(primary)).to.equal(primary);
     await fencing("true");
     await until(async () => (await rights()).length === 2, 120_000, "both may be promoted again", 200);
+    await whole();
+  });
+
+  it("is done without by hand, and learns of it when it is back", async () => {
+    const former = primary;
+    const [chosen = "", other = ""] = stage.others(former);
+    stage.rig.broken = true; // Whoever has lost the cluster first would be fenced by the others.
+    await Promise.all([...stage.rig.nodes.values()].map(async (node) => await node.dropCluster()));
+    await stage.node(former).off();
+    let said: unknown;
+    const shows = async (name: string, what: string) =>
+      await until(
+        async () => {
+          said = await stage.cli(name, "status");
+          return (said as { stdout: string }).stdout.includes(what);
+        },
+        60_000,
+        () => `${name} says "${what}": ${JSON.stringify(said)}`,
+        100,
+      );
+    await shows(chosen, `replica of ${former} (connecting)`);
+    const asked = await stage.tryOut("ask", chosen, former, chosen);
+    expect(asked.code).to.equal(3);
+    expect(asked.stderr).to.match(/--accept-unreachable-primary\n.*--accept-loss=\d+\.\d+\n/);
+    await stage.walk("bypass", chosen, former, chosen);
+    await shows(other, `replica of ${chosen} (streaming)`);
+    stage.rig.broken = false;
+    for (const name of [chosen, other]) await stage.node(name).startCluster();
+    expect(await stage.inStep()).to.equal(chosen);
     await whole();
   });
 });

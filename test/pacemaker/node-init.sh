@@ -54,14 +54,7 @@ if [ -z "$bare" ]; then
     install -o hacluster -g haclient -m 600 "$home/../cib.xml" /var/lib/pacemaker/cib/cib.xml
     : >"$home/formatted"
   fi
-  corosync -f -c "$home/../corosync.conf" >"$home/corosync.out" 2>&1 &
-  tries=0
-  until corosync-cmapctl -g runtime.votequorum.this_node_id >/dev/null 2>&1; do
-    tries=$((tries + 1))
-    [ "$tries" -lt 100 ] || exit 1
-    sleep 0.1
-  done
-  PCMK_logfile=/var/log/pacemaker/pacemaker.log PCMK_fail_fast=no pacemakerd >"$home/pacemaker.out" 2>&1 &
+  sh "$(dirname "$0")/start-cluster.sh" "$home"
 fi
 echo "$outside" >"$home/init.pid.new"
 mv "$home/init.pid.new" "$home/init.pid"

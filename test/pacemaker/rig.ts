@@ -276,6 +276,19 @@ export class Machine {
     if (code !== 0) throw new Error(stderr);
   }
 
+  /** The cluster's own programs are gone at once; whatever they have started runs on. */
+  async dropCluster(): Promise<void> {
+    const cluster = /^(?:corosync|pacemaker)/;
+    for (const { pid, command } of await this.#processes()) if (cluster.test(command)) signal(pid, "SIGKILL");
+    const left = async () => (await this.#processes()).filter(({ command }) => cluster.test(command));
+    await until(async () => (await left()).length === 0, 60_000, `nothing of the cluster runs on ${this.name}`);
+  }
+
+  async startCluster(): Promise<void> {
+    const { code, stderr } = await this.run(["sh", here("start-cluster.sh"), this.home]);
+    if (code !== 0) throw new Error(`the cluster does not start on ${this.name}: ${stderr}`);
+  }
+
   /** It hangs: every process stands still, and goes on with `thaw` as if nothing had been. */
   async freeze(): Promise<void> {
     // What is started while the others are stopped is found the next time.
@@ -290,17 +303,17 @@ export class Machine {
     for (const { pid } of await this.#processes()) signal(pid, "SIGCONT");
   }
 
-  async #processes(): Promise<{ readonly pid: number; readonly state: string }[]> {
+  async #processes(): Promise<{ readonly pid: number; readonly state: string; readonly command: string }[]> {
     const init = this.#pid;
     if (init === undefined) return [];
     const { stdout } = await run("lsns", ["--noheadings", "--output", "NS", "--type", "pid", "--task", String(init)]);
     const space = stdout.trim();
-    const { stdout: all } = await run("ps", ["-e", "-o", "pidns=,pid=,stat="]);
+    const { stdout: all } = await run("ps", ["-e", "-o", "pidns=,pid=,stat=,comm="]);
     return all
       .split("\n")
       .map((line) => line.trim().split(/\s+/))
       .filter(([at, pid]) => at === space && pid !== String(init))
-      .map(([, pid, state = ""]) => ({ pid: Number(pid), state }));
+      .map(([, pid, state = "", command = ""]) => ({ pid: Number(pid), state, command }));
   }
 
   /** A command on the node; never throws for what it exits with. */

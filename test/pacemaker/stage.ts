@@ -86,16 +86,21 @@ export class Stage implements AsyncDisposable {
 
   /**
    * Runs the commands of a block of the runbook on a node as they are printed, but for whom they are about; whoever the runbook
-   * calls alpha or bravo is given.
+   * calls alpha or bravo is given. Gives what they said.
    */
-  async walk(block: string, on: string, alpha: string, bravo: string): Promise<void> {
+  async walk(block: string, on: string, alpha: string, bravo: string): Promise<string> {
+    const { code, stdout, stderr } = await this.tryOut(block, on, alpha, bravo);
+    if (code !== 0) throw new Error(`${block}: ${stdout}${stderr}`);
+    return stdout;
+  }
+
+  async tryOut(block: string, on: string, alpha: string, bravo: string): ReturnType<Machine["run"]> {
     const text = await readFile(here("../../deploy/docs/runbooks/ha-pacemaker.md"), "utf8");
     const commands = new RegExp(`<!-- test: ${block} -->\n\`\`\`sh\n([\\s\\S]*?)\`\`\``).exec(text)?.[1];
     if (commands === undefined) throw new Error(`the runbook has no block ${block}`);
     const about = commands.replaceAll(/\b(?:alpha|bravo)\b/g, (name) => (name === "alpha" ? alpha : bravo));
     const program = `set -e\nunderstudy() { ${launcherFile} "$@" --state /run/node/state; }\n${about}`;
-    const { code, stdout, stderr } = await this.node(on).run(["sh", "-c", program], 150_000);
-    if (code !== 0) throw new Error(`${block}: ${stdout}${stderr}`);
+    return await this.node(on).run(["sh", "-c", program], 150_000);
   }
 
   /** Whom the cluster has promoted, as one of its nodes sees it. */

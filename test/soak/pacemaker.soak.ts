@@ -25,7 +25,7 @@ describe("soak: a cluster that is never left alone", function () {
     };
     await audited();
     const events: Readonly<Record<string, (name: string) => Promise<void>>> = {
-      "planned move": async (name) => await stage.walk("move", name, name, name),
+      "planned move": async (name) => void (await stage.walk("move", name, name, name)),
       "power off": async (name) => await stage.node(name).off(),
       "cable cut": async (name) => await stage.node(name).cut(),
       "hung node": async (name) => await stage.node(name).freeze(),
