@@ -18,7 +18,9 @@ describe("the resource agent, without a cluster", function () {
     const scripts = [
       fileURLToPath(new URL("../../deploy/ocf/examples/pcs.sh", import.meta.url)),
       agentFile,
-      ...["node-init.sh", "fence_switch", "hook.sh"].map((name) => fileURLToPath(new URL(name, import.meta.url))),
+      ...["node-init.sh", "start-cluster.sh", "fence_switch", "fence_ipmilan", "hook.sh"].map((name) =>
+        fileURLToPath(new URL(name, import.meta.url)),
+      ),
     ];
     for (const script of scripts) {
       const checked = await promisify(execFile)("shellcheck", ["--shell", "sh", script]);

@@ -4,9 +4,12 @@
 set -eu
 
 # Without fencing nobody is promoted. Each node is fenced by another one.
-pcs stonith create fence-alpha fence_ipmilan ip=10.0.1.1 username=fence password=secret lanplus=1 pcmk_host_list=alpha
-pcs stonith create fence-bravo fence_ipmilan ip=10.0.1.2 username=fence password=secret lanplus=1 pcmk_host_list=bravo
-pcs stonith create fence-charlie fence_ipmilan ip=10.0.1.3 username=fence password=secret lanplus=1 pcmk_host_list=charlie
+pcs stonith create fence-alpha fence_ipmilan ip=10.0.1.1 username=fence password=secret lanplus=1 pcmk_host_list=alpha \
+  op monitor interval=60s timeout=60s
+pcs stonith create fence-bravo fence_ipmilan ip=10.0.1.2 username=fence password=secret lanplus=1 pcmk_host_list=bravo \
+  op monitor interval=60s timeout=60s
+pcs stonith create fence-charlie fence_ipmilan ip=10.0.1.3 username=fence password=secret lanplus=1 pcmk_host_list=charlie \
+  op monitor interval=60s timeout=60s
 pcs constraint location fence-alpha avoids alpha
 pcs constraint location fence-bravo avoids bravo
 pcs constraint location fence-charlie avoids charlie
@@ -18,10 +21,11 @@ pcs resource create app ocf:understudy:understudy group=app max_lag=10 \
   meta migration-threshold=3 failure-timeout=60s \
   promotable promoted-max=1 notify=true interleave=true
 
-pcs resource create app-address ocf:heartbeat:IPaddr2 ip=10.0.0.100 cidr_netmask=24 op monitor interval=10s timeout=20s
+pcs resource create app-address ocf:heartbeat:IPaddr2 ip=10.0.0.100 cidr_netmask=24 \
+  op start timeout=20s stop timeout=20s monitor interval=10s timeout=20s
 pcs constraint colocation add app-address with Promoted app-clone INFINITY
 # shellcheck disable=SC1010
-pcs constraint order promote app-clone then start app-address
+pcs constraint order promote app-clone then start app-address kind=Mandatory
 
 pcs property set stonith-enabled=true no-quorum-policy=stop
 pcs resource defaults update resource-stickiness=100
