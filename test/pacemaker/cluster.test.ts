@@ -113,6 +113,55 @@ describe("a cluster of Pacemaker and Corosync", function () {
     await whole();
   });
 
+  it("promotes another node when an operator says that the one that cannot be fenced is off", async () => {
+    stage.rig.broken = true;
+    const former = primary;
+    const since = Date.now();
+    const [seen = ""] = stage.others(former);
+    const before = (await stage.rig.switched()).length;
+    await stage.node(former).off();
+    await until(async () => (await stage.rig.switched()).length > before, 120_000, "fencing was tried", 100);
+    expect(await stage.promoted(seen)).to.be.oneOf([undefined, former]);
+    await stage.walk("confirm", seen, former, seen);
+    await failover("power off, confirmed by hand", since);
+    stage.rig.broken = false;
+    await whole();
+  });
+
+  it("promotes nobody while failovers are paused", async () => {
+    const former = primary;
+    const [one = "", two = ""] = stage.others(former);
+    const marked = async (mark: string) =>
+      await until(
+        async () => {
+          const marks = await stage.marks(former);
+          return [one, two].every((name) => marks[name]?.startsWith(mark));
+        },
+        60_000,
+        `both are ${mark}`,
+        100,
+      );
+    await stage.walk("hold", former, former, one);
+    await marked("PAUSED@");
+    await stage.node(former).off();
+    await until(async () => (await stage.promoted(one)) !== former, 120_000, `${former} is no primary`, 100);
+    await stage.settled(one);
+    expect(await stage.promoted(one)).to.equal(undefined);
+    await stage.node(former).on();
+    await stage.rig.online();
+    await until(
+      async () => (await stage.cli(former, "status")).code === 0,
+      60_000,
+      `the agent of ${former} answers`,
+      100,
+    );
+    await stage.settled(one);
+    expect(await stage.promoted(one), "not even the primary itself").to.equal(undefined);
+    await stage.walk("let go", former, former, one);
+    expect(await stage.promotedOther(one, undefined)).to.equal(former);
+    await whole();
+  });
+
   it("promotes no replica that was left behind, whatever is started anew; the primary comes back with everything", async () => {
     const former = primary;
     const since = Date.now();
