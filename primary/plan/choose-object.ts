@@ -73,10 +73,10 @@ async function mayBecome(
   object: ObjectId,
   version: ObjectVersion,
 ): Promise<boolean> {
-  const { entry, content, replaced } = found;
+  const { entry, content, isLink } = found;
   if (entry.type !== "file" || content === undefined) return true;
   const others = scope.context.manifest.pathsOf(object, scope.birth).filter(({ path }) => path !== found.path);
-  const kept = entry.seen.links === 1 ? others : others.filter(({ path }) => replaced?.includes(path) === true);
+  const kept = entry.seen.links === 1 ? others : others.filter(({ path }) => isLink?.(path) === false);
   return (
     kept.length === 0 || (hasSameMeta(entry, version) && (await hasSameContent(scope, object, version, entry, content)))
   );

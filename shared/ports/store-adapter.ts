@@ -129,8 +129,8 @@ export interface FoundEntry {
    * to compare it with. Only a help: it may be left out.
    */
   readonly anew?: boolean;
-  /** Paths under which the last cut knew the file's inode, and where something else is by now. */
-  readonly replaced?: readonly StorePath[];
+  /** Of a file with several links: whether another path is one of them by now. Looks at the file system. */
+  readonly isLink?: (path: StorePath) => boolean;
   /** Of a further link, in place of the content: the path under which this view has given it. */
   readonly linkOf?: StorePath;
 }

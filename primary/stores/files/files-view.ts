@@ -478,22 +478,22 @@ export class FilesView implements StoreView {
     }
   }
 
-  /** Paths under which the inode was seen, and is no more: what is gone there, and what was replaced by something else. */
-  #oldPaths(path: StorePath, stat: BigIntStats): { gone: StorePath[]; replaced: StorePath[] } {
-    const old = { gone: [] as StorePath[], replaced: [] as StorePath[] };
-    if (this.#source.stamps !== "live") return old;
-    const inode = this.#identity(path, stat);
-    for (const other of this.#index.pathsOfInode(inode)) {
-      if (other === path || this.#index.byPath(other) === undefined) continue;
-      try {
-        const there = statSource(this.#native(other));
-        if (there === undefined) old.gone.push(other);
-        else if (this.#identity(other, there) !== inode) old.replaced.push(other);
-      } catch (error) {
-        this.#failed(other, error);
-      }
+  /** Paths under which the inode was seen, and where nothing is any more. */
+  #oldPathsGone(path: StorePath, inode: number): StorePath[] {
+    if (this.#source.stamps !== "live") return [];
+    return this.#index
+      .pathsOfInode(inode)
+      .filter((other) => other !== path && this.#index.byPath(other) !== undefined && this.#inodeAt(other) === "gone");
+  }
+
+  /** Undefined where that cannot be known. */
+  #inodeAt(path: StorePath): number | "gone" | undefined {
+    try {
+      const stat = statSource(this.#native(path));
+      return stat === undefined ? "gone" : this.#identity(path, stat);
+    } catch (error) {
+      return this.#failed(path, error);
     }
-    return old;
   }
 
   #lookAgain(path: StorePath, how: number): void {
@@ -571,11 +571,11 @@ export class FilesView implements StoreView {
       const file = opened.kind === "replaced" ? undefined : this.#toRead(path, opened, tries);
       if (file !== undefined) {
         this.#open = file;
-        const { gone, replaced } = this.#oldPaths(path, file.stat);
         // Before the file itself: one that was moved and written to is known for the same only when it has no other path.
-        for (const old of gone) yield this.#gone(old);
+        for (const old of this.#oldPathsGone(path, inode)) yield this.#gone(old);
         const entry = "overtaken" in file ? this.#clonedEntry(path, file) : this.#entry(path, file.stat)!;
-        yield { kind: "entry", path, entry, content: file, anew: tries === 1 && this.#isAnew(entry), replaced };
+        const anew = tries === 1 && this.#isAnew(entry);
+        yield { kind: "entry", path, entry, content: file, anew, isLink: (other) => this.#inodeAt(other) === inode };
         this.#open = undefined;
         if (file.settle() === "stable") {
           this.#index.found(path, entry);
@@ -723,12 +723,7 @@ export class FilesView implements StoreView {
   #offeredAs(inode: number, { ctimeNs }: BigIntStats): StorePath | undefined {
     const offered = this.#offeredLinks.get(inode);
     if (offered?.ctimeNs !== ctimeNs) return undefined;
-    try {
-      const there = statSource(this.#native(offered.path));
-      return there !== undefined && this.#identity(offered.path, there) === inode ? offered.path : undefined;
-    } catch (error) {
-      return this.#failed(offered.path, error);
-    }
+    return this.#inodeAt(offered.path) === inode ? offered.path : undefined;
   }
 
   // ---- What goes wrong ----

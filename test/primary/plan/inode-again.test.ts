@@ -24,10 +24,12 @@ class Tree implements AsyncDisposable {
   readonly #primary = openPrimary(join(this.#scratch, "catalog.db"), { tree: this.#adapter });
   during: (found: Found) => void = () => {};
 
-  static async begin(): Promise<Tree> {
+  /** `prepare`: before the first cut. */
+  static async begin(prepare: (tree: Tree) => void = () => {}): Promise<Tree> {
     const tree = new Tree();
     mkdirSync(tree.at(""));
     for (const name of ["a", "b"]) writeFileSync(tree.at(name), "old");
+    prepare(tree);
     const enter = tree.#adapter.enter.bind(tree.#adapter);
     tree.#adapter.enter = async (...request) => {
       const view = await enter(...request);
@@ -152,6 +154,24 @@ describe("an inode that comes to another path while a cut is taken", () => {
     await tree.cut();
     expect(tree.contentOf("b")).to.equal(old);
     expect(tree.bytesOf("published")).to.equal("new content and more".length);
+  });
+
+  it("is told from the file that had it within the group's first cut, too", async () => {
+    let met = 0;
+    await using tree = await Tree.begin((begun) => {
+      mkdirSync(begun.at("c"));
+      begun.during = ({ path }) => {
+        if (path !== "c" || met++ > 0) return;
+        renameSync(begun.at("b"), begun.at("c/published"));
+        writeFileSync(begun.at("c/published"), "new content");
+        linkSync(begun.at("c/published"), begun.at("c/temporary"));
+        writeFileSync(begun.at("b"), "b newer");
+      };
+    });
+    expect(met).to.be.above(0);
+    expect(tree.bytesOf("b")).to.equal("old".length);
+    expect(tree.bytesOf("c/published")).to.equal("new content".length);
+    expect(tree.objectOf("c/temporary")).to.equal(tree.objectOf("c/published"));
   });
 
   for (const moved of ["aa", "c"]) {
