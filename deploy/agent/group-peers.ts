@@ -250,8 +250,7 @@ export class GroupPeers {
       case "refuse":
         this.#notes.set(peer, { state: "refused", reason: decision.message, unformed: false });
         log.error("session.refused", { peer, code: decision.code, reason: decision.message, hint: decision.hint });
-        await session.send({ kind: "refusal", code: decision.code, message: decision.message, hint: decision.hint });
-        session.channel.close();
+        await this.#refuse(session, decision);
         return;
       case "fenced":
         await changes.fence(decision.by, peer);
@@ -291,16 +290,22 @@ export class GroupPeers {
           code: "REPLICA_NEWER",
           reason,
         });
-        await session.send({
-          kind: "refusal",
-          code: "REPLICA_NEWER",
-          message: reason,
-          hint: `On ${peer}: understudy promote ${config.name}`,
-        });
-        session.channel.close();
+        const hint = `On ${peer}: understudy promote ${config.name}`;
+        await this.#refuse(session, { code: "REPLICA_NEWER", message: reason, hint });
         return;
       }
     }
+  }
+
+  async #refuse(session: Session, why: { code: string; message: string; hint: string }): Promise<void> {
+    const { code, message, hint } = why;
+    try {
+      await session.send({ kind: "refusal", code, message, hint });
+    } catch (error) {
+      // Who has refused as well may be gone without having heard it: what was noted stays.
+      if (!(error instanceof ChannelClosed)) throw error;
+    }
+    session.channel.close();
   }
 
   /** As long as the session lasts it is known from where this node could follow. */

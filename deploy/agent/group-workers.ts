@@ -148,6 +148,8 @@ export class GroupWorkers {
   #scrubbing: Scrubbing | undefined;
   #stopped = false;
   #begun = false;
+  /** A sync of this node's own files has failed, and the kernel says nothing the second time. */
+  #unsynced = false;
   #changing: Promise<unknown> = Promise.resolve();
   #becoming: Promise<void> = Promise.resolve();
 
@@ -517,7 +519,17 @@ export class GroupWorkers {
   }
 
   get #places(): CopyPlaces {
-    return { groupName: this.config.name, placements: this.stores.map(placementOf) };
+    return { groupName: this.config.name, placements: this.stores.map(placementOf), unsynced: this.#unsynced };
+  }
+
+  /** Does what makes a copy of the primary's own files, and keeps in mind beyond its worker that they could not be made durable. */
+  async #syncing<T>(step: Promise<T>): Promise<T> {
+    try {
+      return await step;
+    } catch (error) {
+      if (error instanceof RemoteError && error.code === "FILES_NOT_SYNCED") this.#unsynced = true;
+      throw error;
+    }
   }
 
   /**
@@ -528,7 +540,7 @@ export class GroupWorkers {
   async prepareDemotion(): Promise<void> {
     if (this.#primary === undefined) throw new WrongRole("only a primary is demoted", this.role);
     const { worker, reign } = this.#primary;
-    await reign.betweenCuts(async () => await worker.call("prepareDemotion", this.#places));
+    await reign.betweenCuts(async () => await this.#syncing(worker.call("prepareDemotion", this.#places)));
   }
 
   /**
@@ -595,7 +607,7 @@ export class GroupWorkers {
     });
     if (own.seq > common.seq && keep === undefined)
       throw new ForkNotKept(`this node has cut ${cutText(own)}, the common one is ${cutText(common)}`);
-    await worker.call("settle", this.#places);
+    await this.#syncing(worker.call("settle", this.#places));
     const stands = keep === undefined ? common : await worker.call("lastHad", { common, reach: keep.reach });
     const fork = keep === undefined ? undefined : await worker.call("keepFork", { ...keep.place, common: stands });
     if (fork !== undefined) await keep?.kept(fork);

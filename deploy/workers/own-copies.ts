@@ -11,6 +11,8 @@ import { hasCopiedStamps, leavesOut } from "./store-adapters.ts";
 export interface CopyPlaces {
   readonly groupName: string;
   readonly placements: readonly StorePlacement[];
+  /** This process knows that a sync has failed here since the machine was started. */
+  readonly unsynced: boolean;
 }
 
 /**
@@ -21,10 +23,10 @@ export interface CopyPlaces {
 export function openOwnCopies(
   { catalog, manifest, nowUs }: Omit<PrimaryContext, "stores" | "incarnation">,
   disk: Disk,
-  { groupName, placements }: CopyPlaces,
+  { groupName, placements, unsynced }: CopyPlaces,
   bootId: string,
 ): ReplicaContext {
-  checkSynced(catalog, bootId);
+  checkSynced(catalog, bootId, unsynced);
   const open = (): ReplicaContext["homes"] =>
     syncing(catalog, bootId, "beside the stores", () => openStoreHomes(disk, catalog, groupName, placements, true));
   let homes: ReplicaContext["homes"];

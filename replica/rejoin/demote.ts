@@ -115,7 +115,7 @@ export function checkPlaces({ homes }: ReplicaContext): void {
  */
 export function settleFiles(context: ReplicaContext, ended: ReadonlyMap<number, EndedStore>, bootId: string): Settled {
   const { catalog } = context;
-  checkSynced(catalog, bootId);
+  checkSynced(catalog, bootId, false);
   // From here on whoever writes leaves a trace in the stamps, also through memory that he has mapped.
   syncAll(context, bootId);
   const { db } = catalog;
@@ -338,12 +338,12 @@ class StoreSettling {
   }
 }
 
-/** Where a sync has failed and the catalog may not say so: a full disk may be under both. */
-const notSynced = new WeakSet<Catalog>();
-
-/** @throws {FilesNotSynced} where a sync has failed since the machine was started */
-export function checkSynced(catalog: Catalog, bootId: string): void {
-  if (notSynced.has(catalog) || noteOf(catalog, "unsynced") === bootId)
+/**
+ * `unsynced`: a sync has failed that the catalog may not tell of; a full disk may be under both.
+ * @throws {FilesNotSynced} where a sync has failed since the machine was started
+ */
+export function checkSynced(catalog: Catalog, bootId: string, unsynced: boolean): void {
+  if (unsynced || noteOf(catalog, "unsynced") === bootId)
     throw new FilesNotSynced("what was written here could not be made durable since this machine was started", {
       cause: keepUnsynced(catalog, bootId),
     });
@@ -360,6 +360,8 @@ export function syncing<T>(catalog: Catalog, bootId: string, what: string, sync:
   } catch (error) {
     if (!(error instanceof SyncFailed)) throw error;
     const { cause } = error;
+    // Of a sync that was never begun the kernel has told nobody anything: the next one tells the truth.
+    if (cause instanceof Error && isSpawnError(cause.cause)) throw error;
     const message = `what was written ${what} could not be made durable`;
     const unkept = keepUnsynced(catalog, bootId);
     if (unkept === undefined) throw new FilesNotSynced(message, { cause });
@@ -378,11 +380,14 @@ function syncAll({ catalog, disk, homes }: ReplicaContext, bootId: string): void
   }
 }
 
-/** What keeps the catalog from saying so after this process; then a later attempt of it tries again. */
+function isSpawnError(error: unknown): boolean {
+  return error instanceof Error && "syscall" in error && String(error.syscall).startsWith("spawn");
+}
+
+/** Gives what keeps the catalog from saying so. */
 function keepUnsynced(catalog: Catalog, bootId: string): unknown {
-  notSynced.add(catalog);
   try {
-    catalog.transaction("unsynced", () => keepNote(catalog, "unsynced", bootId));
+    catalog.transactionBetween("unsynced", () => keepNote(catalog, "unsynced", bootId));
     return undefined;
   } catch (error) {
     return error;

@@ -158,6 +158,37 @@ class Pair implements AsyncDisposable {
   }
 }
 
+/** A `sync` that fails when it is told to, first in the path of all workers that begin. */
+class FailingSync implements AsyncDisposable {
+  readonly #directory: string;
+  readonly #path = process.env.PATH;
+
+  private constructor(directory: string) {
+    this.#directory = directory;
+    process.env.PATH = `${directory}:${this.#path}`;
+  }
+
+  static async install(): Promise<FailingSync> {
+    const directory = await mkdtemp(join(tmpdir(), "us-sync-"));
+    const script = `#!/bin/sh\n[ ! -e ${directory}/fails ] || exit 1\nPATH=\${PATH#*:}\nexec sync "$@"\n`;
+    await writeFile(join(directory, "sync"), script, { mode: 0o755 });
+    return new FailingSync(directory);
+  }
+
+  async fail(): Promise<void> {
+    await writeFile(join(this.#directory, "fails"), "");
+  }
+
+  async succeed(): Promise<void> {
+    await rm(join(this.#directory, "fails"));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    process.env.PATH = this.#path;
+    await rm(this.#directory, { recursive: true });
+  }
+}
+
 describe("two agents that swap their roles", function () {
   this.timeout(120_000);
 
@@ -178,5 +209,30 @@ describe("two agents that swap their roles", function () {
     expect((await stat(pair.file("alpha"))).ino, "the very file").to.equal(ino);
     const events = (await readFile(join(pair.state("alpha"), "events.jsonl"), "utf8")).trim().split("\n");
     expect(events.map((line) => (JSON.parse(line) as { event: string }).event)).to.include("primary.demoted");
+  });
+
+  it("does not believe a sync of its files once one has failed, whatever became of the note of that", async () => {
+    await using program = await FailingSync.install();
+    await using pair = await Pair.start();
+    await until(() => (pair.agent("bravo").standing?.committed.seq ?? 0n) > 0n, "bravo has a cut");
+    const alpha = pair.agent("alpha");
+    const { cut } = await alpha.reign!.requestCut();
+    await pair.applied("bravo", cut);
+    const refusal = async (): Promise<unknown> =>
+      await alpha.workers
+        .exclusively(async () => await alpha.roles.demote(cut))
+        .then(
+          () => undefined,
+          (error: unknown) => error,
+        );
+    await program.fail();
+    expect(await refusal()).to.include({ code: "FILES_NOT_SYNCED" });
+    await program.succeed();
+    {
+      using catalog = new DatabaseSync(join(pair.state("alpha"), "groups", "app", "catalog.db"));
+      expect(catalog.prepare("DELETE FROM standing WHERE key = 'unsynced'").run().changes).to.equal(1);
+    }
+    expect(await refusal()).to.include({ code: "FILES_NOT_SYNCED" });
+    expect(alpha.role).to.equal("primary");
   });
 });

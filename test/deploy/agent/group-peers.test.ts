@@ -3,6 +3,8 @@ import { GroupPeers, type RoleChanges } from "../../../deploy/agent/group-peers.
 import type { GroupWorkers } from "../../../deploy/agent/group-workers.ts";
 import type { Session } from "../../../deploy/agent/session.ts";
 import { membersDigest } from "../../../shared/config/digest.ts";
+import { ProtocolViolation } from "../../../shared/errors.ts";
+import { ChannelClosed, LinkLost } from "../../../shared/link/link-errors.ts";
 import { type Log, silentLog } from "../../../shared/log.ts";
 import { membersFeature } from "../../../shared/session/connect.ts";
 import { encodeMessage } from "../../../shared/wire/codec.ts";
@@ -111,4 +113,38 @@ describe("what a node says of itself before a promotion", () => {
     for (const talk of talks) talk.end();
     await Promise.all(over);
   });
+});
+
+describe("a peer in the status", () => {
+  const stranger = { groupId: "1".repeat(32) };
+  const gone = new ChannelClosed("the channel to alpha is closed");
+  const cases: readonly (readonly [string, Partial<Hello>, Partial<Talk["session"]>, string])[] = [
+    ["was refused and heard it", stranger, {}, "refused"],
+    [
+      "was refused, has refused as well and is gone",
+      stranger,
+      { send: async () => await Promise.reject(gone) },
+      "refused",
+    ],
+    [
+      "was idle when its connection broke",
+      {},
+      { next: async () => await Promise.reject(new LinkLost("it broke")) },
+      "connecting",
+    ],
+    [
+      "said what it must not",
+      {},
+      { next: async () => await Promise.reject(new ProtocolViolation("nonsense")) },
+      "refused",
+    ],
+  ];
+  for (const [what, hello, change, state] of cases) {
+    it(`is ${state} when it ${what}`, async () => {
+      const peers = peersOf([]);
+      const { session } = new Talk("alpha", hello);
+      await peers.converse(Object.assign(session, change), changes).catch(() => {});
+      expect(peers.note("alpha")?.state).to.equal(state);
+    });
+  }
 });

@@ -146,14 +146,16 @@ describe("the files of an ex-primary", function () {
       },
     });
     const common = await node.cut();
-    const refusal = async () => await failureOf(node.demote(common));
+    const refusal = async (unsynced = false) => await failureOf(node.demote(common, unsynced));
     expect(explain(await refusal())).to.match(/durable \(no space .*, nor could that be noted: .* full/);
     failing = false;
+    await node.crash();
     await node.reign();
-    expect(await refusal()).to.be.instanceof(FilesNotSynced);
+    expect(await refusal(true)).to.be.instanceof(FilesNotSynced);
     full = false;
+    await node.crash();
     await node.reign();
-    expect(await refusal()).to.be.instanceof(FilesNotSynced);
+    expect(await refusal(true)).to.be.instanceof(FilesNotSynced);
     await node.crash();
     await node.reign();
     expect(await refusal()).to.be.instanceof(FilesNotSynced);

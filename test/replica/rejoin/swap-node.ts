@@ -173,10 +173,10 @@ export class SwapNode implements AsyncDisposable {
   }
 
   /** The adapters' end and the transaction, as the worker does it; the node is open as a replica afterwards. */
-  async demote(common: CutId): Promise<{ touched: Touched; settled: Settled }> {
+  async demote(common: CutId, unsynced = false): Promise<{ touched: Touched; settled: Settled }> {
     const primary = this.primary;
     const disk = this.#options.disk ?? new RealDisk();
-    const places = { groupName: "app", placements: this.stores.map(placementOf) };
+    const places = { groupName: "app", placements: this.stores.map(placementOf), unsynced };
     const copies = openOwnCopies(primary, disk, places, "boot");
     try {
       checkPlaces(copies);
