@@ -117,7 +117,8 @@ export interface ViewSummary {
   readonly skipped: number;
 }
 
-export type Found = { readonly kind: "gone"; readonly path: StorePath } /* and everything below it */ | FoundEntry;
+/** What is gone is gone with everything below it. */
+export type Found = { readonly kind: "gone"; readonly path: StorePath } | FoundEntry;
 
 export interface FoundEntry {
   readonly kind: "entry";

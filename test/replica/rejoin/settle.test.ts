@@ -1,4 +1,4 @@
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import {
   chmodSync,
   existsSync,
@@ -20,6 +20,7 @@ import { join } from "node:path";
 import { expect } from "chai";
 import { FilesNotSynced, NoPlaceForCopy, StillWritten } from "../../../replica/rejoin/demote.ts";
 import { askedOfPrimary, unexamined } from "../../../replica/repair/damage.ts";
+import { SyncFailed } from "../../../replica/sync.ts";
 import { RealDisk } from "../../../shared/durable/real-disk.ts";
 import { explain } from "../../../shared/errors.ts";
 import type { Directory } from "../../../shared/ports/disk.ts";
@@ -159,6 +160,26 @@ describe("the files of an ex-primary", function () {
     await node.crash();
     await node.reign();
     expect(await refusal()).to.be.instanceof(FilesNotSynced);
+  });
+
+  it("become a copy after a sync that could not even be started, of which the kernel has told nobody anything", async () => {
+    let program = "/nowhere/sync";
+    class NoProgram extends RealDisk {
+      override syncFilesystem(directory: Directory): void {
+        if (program !== "") {
+          const { error } = spawnSync(program);
+          throw Object.assign(new Error("sync could not be run", { cause: error }), { code: "EIO" });
+        }
+        super.syncFilesystem(directory);
+      }
+    }
+    await using node = await primary({ disk: new NoProgram() });
+    const common = await node.cut();
+    expect(await failureOf(node.demote(common))).to.be.instanceof(SyncFailed);
+    program = "";
+    await node.crash();
+    await node.reign();
+    expect(await failureOf(node.demote(common))).to.equal(undefined);
   });
 
   it("that were excluded and changed since are left to the primary, and nothing of them is lost", async () => {
